@@ -1,0 +1,97 @@
+#include "core/atomic_file.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+
+namespace fathom {
+namespace {
+
+constexpr int kClosed = -1;
+constexpr size_t kMaxWriteBytes = size_t{1} << 30;  // Linux moves at most 2 GiB a call
+
+std::filesystem::path temporary_name(const std::filesystem::path& path) {
+  static std::atomic<uint64_t> counter{0};
+  std::filesystem::path name = path;
+  name += ".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++);
+  return name;
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::filesystem::path path, mode_t mode)
+    : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  // A leftover of a dead process that had our pid is nobody's: replace it.
+  ::unlink(temporary_.c_str());
+  fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
+  if (fd_ == kClosed) fail("create a temporary file beside it");
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ == kClosed) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::fail(const char* doing) const {
+  const int reason = errno;
+  throw Error(ErrorCode::kRuntime, path_.string() + ": cannot " + doing +
+                                       "; expected a writable folder with room, got '" + std::strerror(reason) +
+                                       "'; try another place");
+}
+
+void AtomicFile::write(const void* data, size_t size_bytes) {
+  FATHOM_CHECK(fd_ != kClosed, "write after commit");
+  const auto* bytes = static_cast<const std::byte*>(data);
+  while (size_bytes > 0) {
+    const ssize_t n = ::pwrite(fd_, bytes, std::min(size_bytes, kMaxWriteBytes), static_cast<off_t>(written_bytes_));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      fail("write");
+    }
+    bytes += n;
+    size_bytes -= static_cast<size_t>(n);
+    written_bytes_ += static_cast<uint64_t>(n);
+  }
+}
+
+void AtomicFile::write_at(uint64_t offset_bytes, const void* data, size_t size_bytes) {
+  FATHOM_CHECK(fd_ != kClosed, "write after commit");
+  FATHOM_CHECK(offset_bytes <= written_bytes_ && size_bytes <= written_bytes_ - offset_bytes,
+               "write_at reaches past what was written");
+  const auto* bytes = static_cast<const std::byte*>(data);
+  while (size_bytes > 0) {
+    const ssize_t n = ::pwrite(fd_, bytes, std::min(size_bytes, kMaxWriteBytes), static_cast<off_t>(offset_bytes));
+    if (n < 0) {
+      if (errno == EINTR) continue;
+      fail("write");
+    }
+    bytes += n;
+    size_bytes -= static_cast<size_t>(n);
+    offset_bytes += static_cast<uint64_t>(n);
+  }
+}
+
+void AtomicFile::commit() {
+  FATHOM_CHECK(fd_ != kClosed, "a second commit");
+  if (::fsync(fd_) != 0) fail("flush it to the disk");
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("put it in place");
+  ::close(fd_);
+  fd_ = kClosed;
+  // Without this the rename itself may be lost in a power cut. Some file systems refuse to sync a folder: no harm done.
+  const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
+  const int folder_fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder_fd != -1) {
+    ::fsync(folder_fd);
+    ::close(folder_fd);
+  }
+}
+
+}  // namespace fathom

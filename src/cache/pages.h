@@ -1,0 +1,136 @@
+// Who owns which latent page: a pool of pages with reference counts, and sequences that share and copy them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/buffer.h"
+#include "core/dtype.h"
+#include "core/tensor.h"
+
+namespace fathom {
+
+/// Tokens per page. 64 rows of 576 bf16 values are 72 KiB: large enough that a page is one streaming read, small enough
+/// that a sequence wastes half a page (32 tokens) on average.
+constexpr int kPageTokens = 64;
+
+/// What one cached token is, layer by layer. MLA keeps [latent C | rotated key R] = kv_lora_rank + qk_rope_head_dim
+/// elements (after the norm and after RoPE); plain attention keeps keys and values, 2 * heads * head_dim. A model that
+/// keeps further rows (indexer keys) counts them as further layers.
+struct CacheLayout {
+  int n_layers = 0;
+  std::vector<int64_t> row_elements;  ///< one per layer, positive; q8_0 needs multiples of 32
+  DType dtype = DType::kBF16;         ///< f32, f16, bf16, q8_0 or f8_e4m3
+
+  size_t row_bytes(int layer_idx) const;
+  size_t token_bytes() const;                                        ///< all layers
+  size_t page_bytes() const { return kPageTokens * token_bytes(); }  ///< all layers
+  std::string describe() const;                                      ///< "27 layers x 576 bf16"
+  bool operator==(const CacheLayout&) const = default;
+};
+
+/// Throws Error{kUsage} for a dtype the cache cannot hold or rows that do not divide into its blocks, BugError for a
+/// layout without layers.
+void validate(const CacheLayout& layout);
+
+class Sequence;
+
+/// A fixed number of pages. Memory is reserved at once but costs nothing until a page is first written. Every holder of
+/// a page (a sequence, a prefix tree) counts once; a page without holders is free, its old content still in place. Not
+/// thread-safe: one thread (the scheduler) owns the pool and everything that holds its pages. Must outlive them.
+class PagePool {
+ public:
+  /// n_pages >= 0, n_pages * kPageTokens below 2^31. Throws as validate(layout) does, Error{kNoMemory} naming the size.
+  PagePool(CacheLayout layout, int64_t n_pages);
+  PagePool(const PagePool&) = delete;
+  PagePool& operator=(const PagePool&) = delete;
+
+  const CacheLayout& layout() const { return layout_; }
+  /// [n_pages, kPageTokens, row_elements[layer_idx]] of the cache dtype, contiguous. Seen as rows: slot s of a sequence
+  /// is row s of [n_pages * kPageTokens, row_elements].
+  Tensor layer(int layer_idx) const;
+  /// The kPageTokens rows of one page in one layer.
+  std::byte* page_data(int layer_idx, int32_t page_id) const;
+
+  int32_t n_pages() const { return static_cast<int32_t>(ref_counts_.size()); }
+  int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
+  int32_t used_pages() const { return n_pages() - free_pages(); }
+  size_t capacity_bytes() const { return static_cast<size_t>(n_pages()) * layout_.page_bytes(); }
+  size_t used_bytes() const { return static_cast<size_t>(used_pages()) * layout_.page_bytes(); }
+
+  /// A page with one holder, or nothing if all are taken.
+  std::optional<int32_t> allocate();
+  /// One more holder of a page in use.
+  void retain(int32_t page_id);
+  /// One holder less; the last one frees the page.
+  void release(int32_t page_id);
+  int32_t ref_count(int32_t page_id) const;
+  /// Copies the first n_rows rows of a page to another, in all layers.
+  void copy_rows(int32_t from_page, int32_t to_page, int n_rows);
+
+  /// The first violation found, or nothing: every reference count equals its holders (`live` sequences, which must be
+  /// all there are, plus `held` ids, one entry per holder); the free list names every page without holders exactly
+  /// once; every sequence has the pages its length needs.
+  std::optional<std::string> check_integrity(std::span<const Sequence* const> live,
+                                             std::span<const int32_t> held = {}) const;
+
+ private:
+  void check_page(int32_t page_id) const;
+
+  CacheLayout layout_;
+  std::vector<std::shared_ptr<Buffer>> buffers_;  // one per layer
+  std::vector<int32_t> ref_counts_;
+  std::vector<int32_t> free_;  // a stack: the page freed last is taken first, while it may still be in a CPU cache
+};
+
+/// The cached tokens of one timeline: position p lives in page pages()[p / 64], row p % 64. To add tokens: reserve(n),
+/// write the rows at slots(length(), n), advance(n). Pages are shared with forks and with a prefix tree and never
+/// written while shared: reserve() copies the last, partly filled page first.
+class Sequence {
+ public:
+  explicit Sequence(PagePool& pool) : pool_(&pool) {}
+  /// Shares `pages` (each retained), the first `n_tokens` rows of which are this sequence's tokens. Needs exactly
+  /// ceil(n_tokens / 64) pages.
+  Sequence(PagePool& pool, std::span<const int32_t> pages, int64_t n_tokens);
+  ~Sequence() { clear(); }
+  Sequence(Sequence&& other) noexcept;
+  Sequence& operator=(Sequence&& other) noexcept;
+  Sequence(const Sequence&) = delete;
+  Sequence& operator=(const Sequence&) = delete;
+
+  int64_t length() const { return length_; }
+  PagePool& pool() const { return *pool_; }
+  /// Pages in order of position; after a reserve() there may be more than length() needs.
+  std::span<const int32_t> pages() const { return pages_; }
+
+  /// Pages that reserve(n_tokens) would take from the pool now, a copy of the shared last page included.
+  int64_t pages_needed(int64_t n_tokens) const;
+  /// Makes slots [length, length + n_tokens) writable. False, and nothing changed, if the pool lacks the pages.
+  [[nodiscard]] bool reserve(int64_t n_tokens);
+  /// Row of a position below length() + reserved, in the tensors PagePool::layer() seen as [n_pages * 64,
+  /// row_elements].
+  int32_t slot(int64_t pos) const;
+  /// Rows of positions [first_pos, first_pos + n). Rows at or past length() are for writing: throws BugError if their
+  /// page is shared (no reserve() since the last fork or truncate).
+  std::vector<int32_t> slots(int64_t first_pos, int64_t n) const;
+  /// n_tokens reserved rows have been written.
+  void advance(int64_t n_tokens);
+  /// Forgets positions [n_tokens, length) and returns the pages only they and unused reservations needed.
+  void truncate(int64_t n_tokens);
+  void clear() { truncate(0); }
+  /// A second timeline over the same tokens; costs no page until one of the two writes. Rows reserved but not advanced
+  /// stay with this one and need a new reserve() before they are written.
+  Sequence fork() const;
+
+ private:
+  PagePool* pool_;
+  std::vector<int32_t> pages_;
+  int64_t length_ = 0;
+};
+
+}  // namespace fathom
