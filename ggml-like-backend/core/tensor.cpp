@@ -3,6 +3,14 @@
 #include "core/error.h"
 
 namespace fathom {
+namespace {
+
+/// Before a graph is bound, `data` holds an offset: plain integer arithmetic, not pointer arithmetic.
+std::byte* advanced(std::byte* data, int64_t bytes) {
+  return reinterpret_cast<std::byte*>(reinterpret_cast<uintptr_t>(data) + static_cast<uintptr_t>(bytes));
+}
+
+}  // namespace
 
 Shape::Shape(std::initializer_list<int64_t> values) {
   FATHOM_CHECK(values.size() <= static_cast<size_t>(kMaxDims), "too many dimensions");
@@ -61,7 +69,7 @@ std::string Tensor::describe() const { return std::string(dtype_name(dtype)) + "
 Tensor Tensor::slab(int64_t i) const {
   FATHOM_CHECK(shape.rank >= 2 && i >= 0 && i < shape[0], "no slab " + std::to_string(i) + " in " + describe());
   Tensor t = *this;
-  t.data = data + i * strides_bytes[0];
+  t.data = advanced(data, i * strides_bytes[0]);
   t.shape.rank = shape.rank - 1;
   for (int d = 0; d < t.shape.rank; ++d) {
     t.shape.dims[static_cast<size_t>(d)] = shape[d + 1];
@@ -74,7 +82,7 @@ Tensor Tensor::slice(int64_t first, int64_t count) const {
   FATHOM_CHECK(shape.rank >= 2 && first >= 0 && count >= 0 && first + count <= shape[0],
                "no rows " + std::to_string(first) + "+" + std::to_string(count) + " in " + describe());
   Tensor t = *this;
-  t.data = data + first * strides_bytes[0];
+  t.data = advanced(data, first * strides_bytes[0]);
   t.shape.dims[0] = count;
   return t;
 }

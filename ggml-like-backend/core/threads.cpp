@@ -1,0 +1,115 @@
+#include "core/threads.h"
+
+#include <sched.h>
+
+#include <fstream>
+#include <set>
+#include <string>
+
+#include "core/error.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace fathom {
+namespace {
+
+// About 20-50 us of spinning: longer than a barrier between busy threads, shorter than a scheduler's time slice, so that a
+// machine with other load does not burn its cores in waiting.
+constexpr int kSpins = 2000;
+
+void relax() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Returns once `value` is no longer `old`.
+void wait_for_change(const std::atomic<uint32_t>& value, uint32_t old) {
+  for (int i = 0; i < kSpins; ++i) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    relax();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+void Worker::barrier() {
+  if (count_ == 1) {
+    pool_.next_item_.store(0, std::memory_order_relaxed);
+    return;
+  }
+  pool_.arrive_and_wait();
+}
+
+int64_t Worker::take(int64_t chunk) { return pool_.next_item_.fetch_add(chunk, std::memory_order_relaxed); }
+
+ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) {
+  FATHOM_CHECK(n_threads >= 1, "a pool needs a thread");
+  threads_.reserve(static_cast<size_t>(n_threads - 1));
+  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { thread_main(i); });
+}
+
+ThreadPool::~ThreadPool() {
+  stopping_.store(true, std::memory_order_release);
+  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.notify_all();
+  for (std::thread& t : threads_) t.join();
+}
+
+void ThreadPool::run(const std::function<void(Worker&)>& fn) {
+  job_ = &fn;
+  next_item_.store(0, std::memory_order_relaxed);
+  if (n_threads_ > 1) {
+    epoch_.fetch_add(1, std::memory_order_release);
+    epoch_.notify_all();
+  }
+  Worker worker(*this, 0, n_threads_);
+  fn(worker);
+  if (n_threads_ > 1) arrive_and_wait();
+}
+
+void ThreadPool::arrive_and_wait() {
+  const uint32_t generation = generation_.load(std::memory_order_acquire);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_threads_ - 1) {
+    arrived_.store(0, std::memory_order_relaxed);
+    next_item_.store(0, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+  } else {
+    wait_for_change(generation_, generation);
+  }
+}
+
+void ThreadPool::thread_main(int index) {
+  uint32_t seen = 0;
+  for (;;) {
+    wait_for_change(epoch_, seen);
+    ++seen;  // every run waits for all threads at its end, so no epoch is ever missed
+    if (stopping_.load(std::memory_order_acquire)) return;
+    Worker worker(*this, index, n_threads_);
+    (*job_)(worker);
+    arrive_and_wait();
+  }
+}
+
+int usable_physical_cores() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
+  std::set<std::string> cores;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &allowed)) continue;
+    std::string siblings;
+    std::ifstream file("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    if (!std::getline(file, siblings)) siblings = "cpu" + std::to_string(cpu);
+    cores.insert(siblings);
+  }
+  return cores.empty() ? 1 : static_cast<int>(cores.size());
+}
+
+}  // namespace fathom

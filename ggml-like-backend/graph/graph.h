@@ -1,0 +1,59 @@
+// A list of nodes in execution order and a plan that lets their values share memory.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <vector>
+
+#include "core/backend.h"
+#include "core/node.h"
+
+namespace fathom {
+
+/// Built by ops/*.h, one step at a time: build, then run() on an Executor. Until then the `data` of a graph value is its byte
+/// offset from the value's start, so that views of values (slab, slice, reshaped) work before there is an address.
+class Graph {
+ public:
+  /// A contiguous value that a node to be added will write.
+  Tensor new_value(DType dtype, Shape shape);
+  void add(NodeArgs args) { nodes_.push_back(Node{std::move(args)}); }
+  /// The value is read after the run: its memory is not given to another value.
+  void keep(const Tensor& value);
+
+  /// Gives every value an offset such that values alive at the same node do not overlap; returns the bytes needed.
+  /// A value lives from the first node that writes it to the last that reads it.
+  size_t plan();
+  /// Turns offsets into addresses in all nodes. Call once, after plan(). arena: at least plan() bytes, 64-byte aligned.
+  void bind(std::byte* arena);
+  /// The tensor with its address; after bind().
+  Tensor resolve(const Tensor& value) const;
+
+  const std::vector<Node>& nodes() const { return nodes_; }
+
+ private:
+  struct Value {
+    size_t size_bytes;
+    int first_node = -1;
+    int last_node = -1;
+    bool kept = false;
+    size_t offset = 0;
+  };
+  std::vector<Node> nodes_;
+  std::vector<Value> values_;
+  std::byte* arena_ = nullptr;
+};
+
+/// Runs graphs on one backend, in one arena that grows to the largest plan seen.
+class Executor {
+ public:
+  explicit Executor(Backend& backend) : backend_(backend) {}
+  /// Plans, binds and executes. Results stay readable through graph.resolve until the next run.
+  void run(Graph& graph);
+  size_t arena_bytes() const { return arena_ ? arena_->size_bytes() : 0; }
+
+ private:
+  Backend& backend_;
+  std::shared_ptr<Buffer> arena_;
+};
+
+}  // namespace fathom

@@ -1,0 +1,183 @@
+// The contracts of all operations, checked as a node is made. A failed check is a bug of the caller: model files have been
+// checked against the configuration before (models/<family>/weights.cpp).
+#include "core/error.h"
+#include "ops/add.h"
+#include "ops/embed_rows.h"
+#include "ops/latent_attention.h"
+#include "ops/linear.h"
+#include "ops/moe.h"
+#include "ops/rms_norm.h"
+#include "ops/rope.h"
+#include "ops/store_latent.h"
+#include "ops/take_rows.h"
+
+namespace fathom {
+namespace {
+
+void expect_f32(const Tensor& t, int rank, const char* what) {
+  FATHOM_CHECK(t.dtype == DType::kF32 && t.shape.rank == rank, std::string(what) + " has to be f32 of rank " + std::to_string(rank) + ", is " + t.describe());
+}
+
+void expect_i32(const Tensor& t, int rank, const char* what) {
+  FATHOM_CHECK(t.dtype == DType::kI32 && t.shape.rank == rank, std::string(what) + " has to be i32 of rank " + std::to_string(rank) + ", is " + t.describe());
+}
+
+void expect_shape(const Tensor& t, const Shape& shape, const char* what) {
+  FATHOM_CHECK(t.shape == shape, std::string(what) + " has to be " + shape.to_string() + ", is " + t.describe());
+}
+
+void expect_step(const StepTensors& step, int64_t n_tokens) {
+  expect_i32(step.positions, 1, "positions");
+  expect_i32(step.sequence_of, 1, "sequence_of");
+  expect_i32(step.page_table, 2, "page_table");
+  FATHOM_CHECK(step.positions.dim(0) == n_tokens && step.sequence_of.dim(0) == n_tokens, "a position and a sequence for every token");
+}
+
+void expect_ffn(const GatedFfnWeights& w, int64_t hidden, const char* what) {
+  const int r = w.gate.shape.rank;
+  FATHOM_CHECK(w.gate.shape.last() == hidden && w.up.shape == w.gate.shape && w.down.shape.rank == r &&
+                   w.down.shape.last() == w.gate.dim(r - 2) && w.down.dim(r - 2) == hidden,
+               std::string(what) + ": gate " + w.gate.describe() + ", up " + w.up.describe() + ", down " + w.down.describe() + " do not fit a hidden size of " + std::to_string(hidden));
+}
+
+}  // namespace
+
+Tensor embed_rows(Graph& g, const Tensor& table, const Tensor& ids) {
+  expect_i32(ids, 1, "ids");
+  FATHOM_CHECK(table.shape.rank == 2, "an embedding table has rows");
+  Tensor out = g.new_value(DType::kF32, {ids.dim(0), table.dim(1)});
+  g.add(EmbedRowsArgs{table, ids, out});
+  return out;
+}
+
+Tensor take_rows(Graph& g, const Tensor& x, const Tensor& rows) {
+  expect_f32(x, 2, "x");
+  expect_i32(rows, 1, "rows");
+  Tensor out = g.new_value(DType::kF32, {rows.dim(0), x.dim(1)});
+  g.add(TakeRowsArgs{x, rows, out});
+  return out;
+}
+
+Tensor add(Graph& g, const Tensor& a, const Tensor& b) {
+  expect_f32(a, 2, "a");
+  expect_f32(b, 2, "b");
+  expect_shape(b, a.shape, "b");
+  Tensor out = g.new_value(DType::kF32, a.shape);
+  g.add(AddArgs{a, b, out});
+  return out;
+}
+
+Tensor rms_norm(Graph& g, const Tensor& x, const Tensor& weight, float eps) {
+  expect_f32(x, 2, "x");
+  expect_f32(weight, 1, "weight");
+  expect_shape(weight, {x.dim(1)}, "weight");
+  Tensor out = g.new_value(DType::kF32, x.shape);
+  g.add(RmsNormArgs{x, weight, out, eps});
+  return out;
+}
+
+Tensor linear(Graph& g, const Tensor& x, const Tensor& weight) {
+  expect_f32(x, 2, "x");
+  FATHOM_CHECK(weight.shape.rank == 2 && weight.dim(1) == x.dim(1), "weight " + weight.describe() + " does not fit x " + x.describe());
+  Tensor out = g.new_value(DType::kF32, {x.dim(0), weight.dim(0)});
+  g.add(LinearArgs{x, weight, out});
+  return out;
+}
+
+Tensor rope_table(Graph& g, const Tensor& positions, const Tensor& frequencies) {
+  expect_i32(positions, 1, "positions");
+  expect_f32(frequencies, 1, "frequencies");
+  Tensor out = g.new_value(DType::kF32, {positions.dim(0), frequencies.dim(0), 2});
+  g.add(RopeTableArgs{positions, frequencies, out});
+  return out;
+}
+
+Tensor rotate_heads(Graph& g, const Tensor& x, const Tensor& table, int first_dim, RopePairing pairing) {
+  expect_f32(x, 3, "x");
+  expect_f32(table, 3, "table");
+  FATHOM_CHECK(table.dim(0) == x.dim(0) && first_dim >= 0 && first_dim + 2 * table.dim(1) <= x.dim(2), "rotation of " + x.describe() + " by " + table.describe());
+  Tensor out = g.new_value(DType::kF32, x.shape);
+  g.add(RotateHeadsArgs{x, table, out, first_dim, pairing});
+  return out;
+}
+
+void store_latent(Graph& g, const Tensor& kv_a, const Tensor& norm_weight, float eps, const Tensor& rope_table,
+                  RopePairing pairing, const Tensor& slots, const Tensor& cache) {
+  expect_f32(kv_a, 2, "kv_a");
+  expect_f32(norm_weight, 1, "norm_weight");
+  expect_i32(slots, 1, "slots");
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == kv_a.dim(1) && norm_weight.dim(0) + 2 * rope_table.dim(1) == kv_a.dim(1) &&
+                   slots.dim(0) == kv_a.dim(0) && rope_table.dim(0) == kv_a.dim(0),
+               "kv_a " + kv_a.describe() + " does not fit cache " + cache.describe());
+  g.add(StoreLatentArgs{kv_a, norm_weight, rope_table, slots, cache, eps, pairing});
+}
+
+void store_key_value(Graph& g, const Tensor& k, const Tensor& v, const Tensor& slots, const Tensor& cache) {
+  expect_f32(k, 3, "k");
+  expect_f32(v, 3, "v");
+  expect_shape(v, k.shape, "v");
+  expect_i32(slots, 1, "slots");
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == 2 * k.dim(1) * k.dim(2), "k " + k.describe() + " does not fit cache " + cache.describe());
+  g.add(StoreKeyValueArgs{k, v, slots, cache});
+}
+
+Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, const Tensor& cache, const StepTensors& step,
+                        int64_t value_dim, float scale, AttentionForm form) {
+  expect_f32(q, 3, "q");
+  expect_step(step, q.dim(0));
+  Tensor out = g.new_value(DType::kF32, {q.dim(0), q.dim(1) * value_dim});
+  LatentAttentionArgs a{q, w.kv_b, w.k_b, w.v_b, cache, step, out, scale, form};
+  const int64_t heads = a.n_heads(), latent = a.latent_dim(), nope = a.nope_dim();
+  FATHOM_CHECK(cache.shape.rank == 3 && latent > 0 && a.rope_dim() > 0 && nope > 0, "q " + q.describe() + " does not fit cache " + cache.describe());
+  if (w.kv_b) {
+    expect_shape(w.kv_b, {heads * (nope + value_dim), latent}, "kv_b");
+  } else {
+    expect_shape(w.k_b, {heads, latent, nope}, "k_b");
+    expect_shape(w.v_b, {heads, value_dim, latent}, "v_b");
+  }
+  g.add(a);
+  return out;
+}
+
+Tensor multi_head_attention(Graph& g, const Tensor& q, const Tensor& cache, const StepTensors& step, float scale) {
+  expect_f32(q, 3, "q");
+  expect_step(step, q.dim(0));
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == 2 * q.dim(1) * q.dim(2), "q " + q.describe() + " does not fit cache " + cache.describe());
+  Tensor out = g.new_value(DType::kF32, {q.dim(0), q.dim(1) * q.dim(2)});
+  g.add(MultiHeadAttentionArgs{q, cache, step, out, scale});
+  return out;
+}
+
+ExpertRoutes route_experts(Graph& g, const Tensor& logits, const Tensor& bias, const RouterParams& params) {
+  expect_f32(logits, 2, "logits");
+  const int64_t n_experts = logits.dim(1);
+  if (bias) expect_shape(bias, {n_experts}, "bias");
+  FATHOM_CHECK(params.n_used >= 1 && params.n_groups >= 1 && n_experts % params.n_groups == 0 && params.n_groups_used >= 1 &&
+                   params.n_groups_used <= params.n_groups && params.n_used <= n_experts / params.n_groups * params.n_groups_used,
+               "router parameters do not fit " + std::to_string(n_experts) + " experts");
+  ExpertRoutes routes{g.new_value(DType::kI32, {logits.dim(0), params.n_used}), g.new_value(DType::kF32, {logits.dim(0), params.n_used})};
+  g.add(RouteExpertsArgs{logits, bias, routes.ids, routes.weights, params});
+  return routes;
+}
+
+Tensor moe_ffn(Graph& g, const Tensor& x, const ExpertRoutes& routes, const GatedFfnWeights& experts, const GatedFfnWeights& shared) {
+  expect_f32(x, 2, "x");
+  FATHOM_CHECK(experts.gate.shape.rank == 3 && experts.down.shape.rank == 3, "expert weights are stacked");
+  expect_ffn(experts, x.dim(1), "experts");
+  if (shared.gate) expect_ffn(shared, x.dim(1), "shared experts");
+  FATHOM_CHECK(routes.ids.dim(0) == x.dim(0) && routes.weights.shape == routes.ids.shape, "a route for every token");
+  Tensor out = g.new_value(DType::kF32, x.shape);
+  g.add(MoeFfnArgs{x, routes.ids, routes.weights, experts, shared, out});
+  return out;
+}
+
+Tensor gated_ffn(Graph& g, const Tensor& x, const GatedFfnWeights& weights) {
+  expect_f32(x, 2, "x");
+  FATHOM_CHECK(weights.gate.shape.rank == 2 && weights.down.shape.rank == 2, "weights of one network");
+  expect_ffn(weights, x.dim(1), "gated_ffn");
+  Tensor out = g.new_value(DType::kF32, x.shape);
+  g.add(GatedFfnArgs{x, weights, out});
+  return out;
+}
+
+}  // namespace fathom
