@@ -16,9 +16,9 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kGreedyBelow = 1e-5f;
 
-// Tokens this far below the best (e^-8 = 3e-4 of its probability) are rarely needed to reach top_p or top_k. Looking at
-// the others only when it turns out that they are keeps the common case to one cheap pass.
-constexpr float kNearBest = 8.0f;
+// Tokens further than this below the best (e^-8 = 3e-4 and e^-14 = 8e-7 of its probability) are rarely needed to reach
+// top_k or top_p. Looking at the others only when it turns out that they are keeps the common case cheap.
+constexpr float kReach[] = {8.0f, 14.0f, kInfinity};
 
 /// Maps floats to integers of the same order; -0 and +0 to the same one.
 uint32_t rank_key(float x) {
@@ -34,6 +34,11 @@ float checked_max(std::span<const float> logits) {
   throw Error(ErrorCode::kRuntime, "sampling: the model's logit of token " + std::to_string(bad - logits.begin()) +
                                        " is not a number; expected finite logits, got " +
                                        (std::isnan(*bad) ? "NaN" : "infinity") + "; try another backend or model file");
+}
+
+/// Of a token whose logit is given; `total` is the sum of e^(logit - max).
+float logprob_of(float logit, float max, double total) {
+  return static_cast<float>(static_cast<double>(logit) - static_cast<double>(max) - std::log(total));
 }
 
 }  // namespace
@@ -92,41 +97,43 @@ bool Sampler::edit_logits(std::span<const uint64_t> allowed) {
 TokenChoice Sampler::sample(std::span<const float> logits, std::span<const uint64_t> allowed) {
   const float raw_max = checked_max(logits);
   logits_.assign(logits.begin(), logits.end());
-  const float max = edit_logits(allowed) ? checked_max(logits_) : raw_max;
+  const bool edited = edit_logits(allowed);
+  const float max = edited ? checked_max(logits_) : raw_max;
   if (max == -kInfinity) {
     throw Error(ErrorCode::kRuntime, "sampling: no token may be chosen; expected at least one of " +
                                          std::to_string(logits.size()) +
                                          " allowed, got none; try a looser schema or logit bias");
   }
+  const double raw_total = sum_exp(logits, raw_max, 1.0f);
   int32_t id;
   if (params_.temperature < kGreedyBelow) {
     id = static_cast<int32_t>(std::find(logits_.begin(), logits_.end(), max) - logits_.begin());
   } else {
-    id = narrow(max) ? draw_from_candidates(max) : draw_from_all(max);
+    id = narrow(max, edited ? std::nullopt : std::optional(raw_total)) ? draw_from_candidates(max) : draw_from_all(max);
   }
-  const double logprob = static_cast<double>(logits[static_cast<size_t>(id)]) - log_sum_exp(logits, raw_max);
-  return {id, static_cast<float>(logprob)};
+  return {id, logprob_of(logits[static_cast<size_t>(id)], raw_max, raw_total)};
 }
 
-/// Steps 6 to 8. False: every token stays, and candidates_ was not filled.
-bool Sampler::narrow(float max) {
+/// Steps 6 to 8. `total`: sum of all weights, if already known. False: every token stays, candidates_ was not filled.
+bool Sampler::narrow(float max, std::optional<double> total) {
   bool narrowed = false;
   if (params_.top_k > 0 && static_cast<size_t>(params_.top_k) < logits_.size()) {
     const auto k = static_cast<size_t>(params_.top_k);
-    gather(max - kNearBest, max);
-    if (candidates_.size() < k) gather(-kInfinity, max);
+    for (const float reach : kReach) {
+      gather(max - reach, max);
+      if (candidates_.size() >= k) break;
+    }
     cut_after(static_cast<double>(k), true);
+    total = 0;
+    for (const Candidate& c : candidates_) *total += static_cast<double>(c.weight);
     narrowed = true;
   }
   if (params_.top_p < 1.0f) {
-    double total = 0;
-    if (narrowed) {
-      for (const Candidate& c : candidates_) total += static_cast<double>(c.weight);
-    } else {
-      total = sum_exp(logits_, max, 1.0f);
+    if (!total) total = sum_exp(logits_, max, 1.0f);
+    const double target = static_cast<double>(params_.top_p) * *total;
+    for (const float reach : kReach) {
+      if (narrowed || gather(max - reach, max) >= target) break;
     }
-    const double target = static_cast<double>(params_.top_p) * total;
-    if (!narrowed && gather(max - kNearBest, max) < target) gather(-kInfinity, max);
     cut_after(target, false);
     narrowed = true;
   }
@@ -144,14 +151,15 @@ bool Sampler::narrow(float max) {
 
 /// candidates_ becomes the tokens with logit >= lowest, except forbidden ones, by id. Returns the sum of their weights.
 double Sampler::gather(float lowest, float max) {
+  near_ids_.clear();
+  select_at_least(logits_, std::max(lowest, std::numeric_limits<float>::lowest()), near_ids_);
   candidates_.clear();
-  lowest = std::max(lowest, std::numeric_limits<float>::lowest());
   double total = 0;
-  for (size_t i = 0; i < logits_.size(); ++i) {
-    if (logits_[i] < lowest) continue;
-    const float weight = exp_nonpositive(logits_[i] - max);
+  for (const int32_t id : near_ids_) {
+    const float logit = logits_[static_cast<size_t>(id)];
+    const float weight = exp_nonpositive(logit - max);
     total += static_cast<double>(weight);
-    candidates_.push_back({logits_[i], weight, static_cast<int32_t>(i)});
+    candidates_.push_back({logit, weight, id});
   }
   return total;
 }
@@ -164,15 +172,14 @@ void Sampler::cut_after(double target, bool by_count) {
   constexpr size_t kSmall = 512;
   const auto mass = [&](const Candidate& c) { return by_count ? 1.0 : static_cast<double>(c.weight); };
 
-  boundary_scratch_ = candidates_;
-  std::vector<Candidate>& rest = boundary_scratch_;
-  uint32_t fixed_bits = 0;  // leading key bits that all of `rest` share
-  while (rest.size() > kSmall && fixed_bits < 32) {
+  rest_ = candidates_;
+  uint32_t fixed_bits = 0;  // leading key bits that all of rest_ share
+  while (rest_.size() > kSmall && fixed_bits < 32) {
     const uint32_t bits = std::min<uint32_t>(kBinBits, 32 - fixed_bits);
     const uint32_t shift = 32 - fixed_bits - bits;
     const auto bin_of = [&](const Candidate& c) { return (rank_key(c.logit) >> shift) & ((1u << bits) - 1); };
     histogram_.assign(size_t{1} << bits, 0.0);
-    for (const Candidate& c : rest) histogram_[bin_of(c)] += mass(c);
+    for (const Candidate& c : rest_) histogram_[bin_of(c)] += mass(c);
     uint32_t boundary = 0;
     double above = 0, here = 0;  // masses of the filled bins over the boundary, and of the boundary itself
     for (uint32_t bin = 1u << bits; bin-- > 0;) {
@@ -183,18 +190,18 @@ void Sampler::cut_after(double target, bool by_count) {
       if (above + here >= target) break;
     }
     target -= above;
-    std::erase_if(rest, [&](const Candidate& c) { return bin_of(c) != boundary; });
+    std::erase_if(rest_, [&](const Candidate& c) { return bin_of(c) != boundary; });
     fixed_bits += bits;
   }
   if (fixed_bits < 32) {  // otherwise all equal, and still by id
-    std::sort(rest.begin(), rest.end(), [](const Candidate& a, const Candidate& b) {
+    std::sort(rest_.begin(), rest_.end(), [](const Candidate& a, const Candidate& b) {
       return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
     });
   }
   size_t i = 0;
-  for (double reached = mass(rest[0]); reached < target && i + 1 < rest.size(); reached += mass(rest[++i])) {
+  for (double reached = mass(rest_[0]); reached < target && i + 1 < rest_.size(); reached += mass(rest_[++i])) {
   }
-  const Candidate last = rest[i];
+  const Candidate last = rest_[i];
   std::erase_if(candidates_,
                 [&](const Candidate& c) { return c.logit < last.logit || (c.logit == last.logit && c.id > last.id); });
 }
@@ -268,11 +275,11 @@ std::vector<TokenChoice> top_logprobs(std::span<const float> logits, int k) {
     std::push_heap(best.begin(), best.end(), better);
   }
   std::sort_heap(best.begin(), best.end(), better);
-  const double log_total = log_sum_exp(logits, max);
+  const double total = sum_exp(logits, max, 1.0f);
   std::vector<TokenChoice> choices;
   choices.reserve(best.size());
   for (const int32_t id : best) {
-    choices.push_back({id, static_cast<float>(static_cast<double>(logits[static_cast<size_t>(id)]) - log_total)});
+    choices.push_back({id, logprob_of(logits[static_cast<size_t>(id)], max, total)});
   }
   return choices;
 }

@@ -1,14 +1,11 @@
-// The passes over a whole vocabulary: maximum, NaN check, sum of exponentials. Written in lanes so that the compiler
-// can use vector registers without being allowed to reorder floating point arithmetic: results are the same everywhere.
+// The passes over a whole vocabulary: maximum, NaN check, sum of exponentials, search. Sums run in fixed lanes, so that
+// vector registers can be used without reordering floating point arithmetic: results are the same on every machine.
 #pragma once
 
-#include <algorithm>
 #include <bit>
-#include <cmath>
-#include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
+#include <vector>
 
 namespace fathom {
 
@@ -40,54 +37,12 @@ struct LogitScan {
   float max;  ///< -infinity for an empty range; meaningless if has_nan
   bool has_nan;
 };
-
-inline LogitScan scan_logits(std::span<const float> logits) {
-  constexpr size_t kLanes = 16;
-  float max[kLanes];
-  int32_t nan[kLanes] = {};
-  for (float& m : max) m = -std::numeric_limits<float>::infinity();
-  size_t i = 0;
-  for (; i + kLanes <= logits.size(); i += kLanes) {
-    for (size_t l = 0; l < kLanes; ++l) {
-      const float x = logits[i + l];
-      max[l] = x > max[l] ? x : max[l];
-      nan[l] |= x != x ? 1 : 0;
-    }
-  }
-  for (; i < logits.size(); ++i) {
-    max[0] = logits[i] > max[0] ? logits[i] : max[0];
-    nan[0] |= std::isnan(logits[i]) ? 1 : 0;
-  }
-  LogitScan scan{max[0], nan[0] != 0};
-  for (size_t l = 1; l < kLanes; ++l) {
-    scan.max = std::max(scan.max, max[l]);
-    scan.has_nan = scan.has_nan || nan[l] != 0;
-  }
-  return scan;
-}
+LogitScan scan_logits(std::span<const float> logits);
 
 /// Sum of exp((x - max) / temperature). max is at least every x and finite; temperature > 0.
-inline double sum_exp(std::span<const float> x, float max, float temperature) {
-  constexpr size_t kLanes = 16;
-  constexpr size_t kBlock =
-      1024;  // floats summed before going to double: 64 terms a lane, error below 1e-5 of the block
-  double total = 0;
-  for (size_t begin = 0; begin < x.size(); begin += kBlock) {
-    const size_t end = std::min(begin + kBlock, x.size());
-    float sum[kLanes] = {};
-    size_t i = begin;
-    for (; i + kLanes <= end; i += kLanes) {
-      for (size_t l = 0; l < kLanes; ++l) sum[l] += exp_nonpositive((x[i + l] - max) / temperature);
-    }
-    for (; i < end; ++i) sum[0] += exp_nonpositive((x[i] - max) / temperature);
-    for (const float s : sum) total += static_cast<double>(s);
-  }
-  return total;
-}
+double sum_exp(std::span<const float> x, float max, float temperature);
 
-/// log(sum of exp(x)) with its maximum already known; the log-probability of token i is x[i] minus this.
-inline double log_sum_exp(std::span<const float> x, float max) {
-  return static_cast<double>(max) + std::log(sum_exp(x, max, 1.0f));
-}
+/// Appends the indices of all x >= lowest, in order. Fast where they are few.
+void select_at_least(std::span<const float> x, float lowest, std::vector<int32_t>& indices);
 
 }  // namespace fathom
