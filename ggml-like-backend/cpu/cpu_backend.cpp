@@ -1,0 +1,142 @@
+#include "cpu/cpu_backend.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/threads.h"
+#include "cpu/attention.h"
+#include "cpu/fast/fast.h"
+#include "cpu/op_context.h"
+#include "cpu/reference/reference.h"
+
+namespace fathom {
+namespace {
+
+using namespace cpu;
+
+constexpr size_t kAlign = 64;
+
+template <typename... Fns>
+struct Overload : Fns... {
+  using Fns::operator()...;
+};
+
+/// What an operation needs beside its tensors; `kernels` null means the reference.
+Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_threads) {
+  return std::visit(
+      Overload{
+          [&](const LinearArgs& a) { return kernels ? fast::linear_workspace(a, *kernels) : reference::linear_workspace(a, n_threads); },
+          [&](const GatedFfnArgs& a) { return kernels ? fast::gated_ffn_workspace(a, *kernels) : reference::gated_ffn_workspace(a, n_threads); },
+          [&](const MoeFfnArgs& a) { return kernels ? fast::moe_ffn_workspace(a, *kernels) : reference::moe_ffn_workspace(a, n_threads); },
+          [&](const LatentAttentionArgs& a) {
+            return kernels ? fast::latent_attention_workspace(a, n_threads) : reference::latent_attention_workspace(a, n_threads);
+          },
+          [&](const MultiHeadAttentionArgs& a) {
+            return kernels ? fast::multi_head_attention_workspace(a, n_threads) : reference::multi_head_attention_workspace(a, n_threads);
+          },
+          [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
+          [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },
+          [&](const auto&) { return Workspace{}; },
+      },
+      node.args);
+}
+
+void run_node(const Node& node, OpContext& c) {
+  const bool fast_kernels = c.matmul != nullptr;
+  std::visit(
+      Overload{
+          [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
+          [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
+          [&](const AddArgs& a) { reference::add(a, c); },
+          [&](const RmsNormArgs& a) { reference::rms_norm(a, c); },
+          [&](const RopeTableArgs& a) { reference::rope_table(a, c); },
+          [&](const RotateHeadsArgs& a) { reference::rotate_heads(a, c); },
+          [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
+          [&](const StoreKeyValueArgs& a) { reference::store_key_value(a, c); },
+          [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
+          [&](const LinearArgs& a) { fast_kernels ? fast::linear(a, c) : reference::linear(a, c); },
+          [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
+          [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
+          [&](const LatentAttentionArgs& a) { fast_kernels ? fast::latent_attention(a, c) : reference::latent_attention(a, c); },
+          [&](const MultiHeadAttentionArgs& a) { fast_kernels ? fast::multi_head_attention(a, c) : reference::multi_head_attention(a, c); },
+      },
+      node.args);
+}
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(int n_threads, const MatmulKernels* kernels) : kernels_(kernels), pool_(n_threads) {}
+
+  std::string_view name() const override { return "cpu"; }
+  std::string describe() const override {
+    return "cpu " + std::string(kernels_ ? kernels_->isa : "reference") + ", " + std::to_string(pool_.size()) + (pool_.size() == 1 ? " thread" : " threads");
+  }
+  std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override { return allocate_heap(size_bytes, what); }
+
+  void check_supported(const Node& node) const override {
+    auto weight = [&](const Tensor& w) {
+      if (w && kernels_ != nullptr && !kernels_->supports(w.dtype)) {
+        throw Error(ErrorCode::kModel, "cpu backend: operation " + std::string(op_name(node)) + " has no " + std::string(kernels_->isa) +
+                                           " kernel for weights of type " + std::string(dtype_name(w.dtype)) + "; try --isa reference");
+      }
+    };
+    std::visit(Overload{[&](const LinearArgs& a) { weight(a.weight); }, [&](const GatedFfnArgs& a) { a.weights.each(weight); },
+                        [&](const MoeFfnArgs& a) { a.experts.each(weight), a.shared.each(weight); }, [](const auto&) {}},
+               node.args);
+  }
+
+  void execute(std::span<const Node> nodes) override {
+    Workspace needed;
+    for (const Node& node : nodes) {
+      const Workspace w = workspace_of(node, kernels_, pool_.size());
+      needed.shared_bytes = std::max(needed.shared_bytes, w.shared_bytes);
+      needed.per_thread_bytes = std::max(needed.per_thread_bytes, w.per_thread_bytes);
+    }
+    const size_t shared = (needed.shared_bytes + kAlign - 1) / kAlign * kAlign;
+    const size_t own = (needed.per_thread_bytes + kAlign - 1) / kAlign * kAlign;
+    const size_t total = shared + own * static_cast<size_t>(pool_.size());
+    if (!workspace_ || workspace_->size_bytes() < total) {
+      workspace_.reset();
+      workspace_ = allocate_heap(total, "workspace of the CPU kernels");
+    }
+    pool_.run([&](Worker& worker) {
+      OpContext context{worker, kernels_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
+      for (const Node& node : nodes) {
+        run_node(node, context);
+        worker.barrier();
+      }
+    });
+  }
+
+ private:
+  const MatmulKernels* kernels_;  ///< null: reference
+  ThreadPool pool_;
+  std::shared_ptr<Buffer> workspace_;
+};
+
+std::string choices() {
+  std::string s = "auto";
+  for (const std::string& name : cpu_isa_names()) s += ", " + name;
+  return s;
+}
+
+}  // namespace
+
+std::vector<std::string> cpu_isa_names() {
+  std::vector<std::string> names = matmul_isa_names();
+  names.push_back("reference");
+  return names;
+}
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  const std::string isa = options.isa == "auto" ? cpu_isa_names().front() : options.isa;
+  const std::vector<std::string> names = cpu_isa_names();
+  if (std::find(names.begin(), names.end(), isa) == names.end()) {
+    throw Error(ErrorCode::kUsage, "--isa: this machine has no kernels called that; expected one of " + choices() + ", got '" + isa + "'; try auto");
+  }
+  if (options.n_threads < 0) throw Error(ErrorCode::kUsage, "--threads: out of range; expected 1 or more, got " + std::to_string(options.n_threads));
+  const int n_threads = options.n_threads == 0 ? usable_physical_cores() : options.n_threads;
+  return std::make_unique<CpuBackend>(n_threads, isa == "reference" ? nullptr : matmul_kernels(isa));
+}
+
+}  // namespace fathom

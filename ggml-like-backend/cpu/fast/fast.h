@@ -1,0 +1,16 @@
+// The same operations as reference/reference.h over the matrix kernels of an instruction set. Each is called by all
+// threads of a run together.
+#pragma once
+
+#include "cpu/op_context.h"
+
+namespace fathom::cpu::fast {
+
+void linear(const LinearArgs& a, OpContext& c);
+Workspace linear_workspace(const LinearArgs& a, const MatmulKernels& kernels);
+void gated_ffn(const GatedFfnArgs& a, OpContext& c);
+Workspace gated_ffn_workspace(const GatedFfnArgs& a, const MatmulKernels& kernels);
+void moe_ffn(const MoeFfnArgs& a, OpContext& c);
+Workspace moe_ffn_workspace(const MoeFfnArgs& a, const MatmulKernels& kernels);
+
+}  // namespace fathom::cpu::fast

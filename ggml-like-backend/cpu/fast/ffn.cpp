@@ -1,0 +1,231 @@
+// Gated feed-forward networks, one or a mixture of experts, in two phases of tasks: gate and up with SiLU, then down.
+//
+// A dense network is a mixture with one expert that every token uses, so both run the same code. Tokens are grouped by
+// expert once; each token's activations are quantized once for each weight type that meets them; a task is a range of
+// weight rows of one expert with all the expert's tokens. Between the phases the hidden rows are quantized for the down
+// matrices; the weighted sum over a token's experts is taken in order of choice, so a token's result does not depend on
+// its company in the batch.
+#include "cpu/expert_groups.h"
+#include "cpu/fast/fast.h"
+#include "cpu/fast/matmul_tasks.h"
+
+namespace fathom::cpu::fast {
+namespace {
+
+/// The mixture as tasks see it: experts 0..E-1 of the stack, and after them the shared network as expert E.
+struct Mixture {
+  Tensor x, out;
+  const GatedFfnWeights* experts;  ///< null: only the shared network
+  const GatedFfnWeights* shared;   ///< null: none
+  const int32_t* expert_ids;       ///< [T * K]
+  const float* expert_weights;     ///< [T * K]
+  int64_t n_used;                  ///< K, 0 without experts
+
+  int64_t n_tokens() const { return x.dim(0); }
+  int64_t hidden_size() const { return x.dim(1); }
+  int64_t n_experts() const { return experts ? experts->gate.dim(0) : 0; }
+  int64_t n_routes() const { return n_tokens() * n_used; }
+  /// Hidden rows: one for each route, then one a token for the shared network.
+  int64_t n_hidden_rows() const { return n_routes() + (shared ? n_tokens() : 0); }
+  int64_t expert_width() const { return experts ? experts->gate.dim(1) : 0; }
+  int64_t shared_width() const { return shared ? shared->gate.dim(0) : 0; }
+  int64_t width() const { return std::max(expert_width(), shared_width()); }
+};
+
+struct Layout {
+  std::byte* groups;
+  std::byte* acts[4];        ///< x quantized for experts.gate, experts.up, shared.gate, shared.up; equal formats share
+  size_t act_bytes[4];
+  float* hidden;             ///< [hidden rows, width] silu(gate) * up
+  float* up;                 ///< [hidden rows, width]
+  std::byte* down_acts;      ///< [hidden rows] quantized for the down matrices
+  size_t down_act_bytes;
+  float* outputs;            ///< [hidden rows, D]
+  const void** act_rows;     ///< [gate, up][hidden rows] in group order
+  const void** down_rows;    ///< [hidden rows] in group order
+  float** gate_rows;         ///< [hidden rows] in group order: where gate results go
+  float** up_rows;           ///< likewise
+  float** output_rows;       ///< likewise
+  size_t total_bytes;
+
+  Layout(const Mixture& m, const MatmulKernels& k, std::byte* base) {
+    const int64_t rows = m.n_hidden_rows();
+    Carver carver(base);
+    groups = carver.take<std::byte>(static_cast<int64_t>(ExpertGroups::bytes(m.n_experts(), m.n_routes())));
+    const Tensor* weights[4] = {m.experts ? &m.experts->gate : nullptr, m.experts ? &m.experts->up : nullptr,
+                                m.shared ? &m.shared->gate : nullptr, m.shared ? &m.shared->up : nullptr};
+    for (int i = 0; i < 4; ++i) {
+      acts[i] = nullptr;
+      act_bytes[i] = 0;
+      if (weights[i] == nullptr) continue;
+      for (int j = 0; j < i; ++j) {
+        if (weights[j] != nullptr && k.same_activations(weights[j]->dtype, weights[i]->dtype)) {
+          acts[i] = acts[j];
+          act_bytes[i] = act_bytes[j];
+        }
+      }
+      if (act_bytes[i] != 0) continue;
+      act_bytes[i] = k.act_row_bytes(weights[i]->dtype, m.hidden_size());
+      acts[i] = carver.take<std::byte>(m.n_tokens() * static_cast<int64_t>(act_bytes[i]));
+    }
+    hidden = carver.take<float>(rows * m.width());
+    up = carver.take<float>(rows * m.width());
+    down_act_bytes = std::max(m.experts ? k.act_row_bytes(m.experts->down.dtype, m.expert_width()) : 0,
+                              m.shared ? k.act_row_bytes(m.shared->down.dtype, m.shared_width()) : 0);
+    down_acts = carver.take<std::byte>(rows * static_cast<int64_t>(down_act_bytes));
+    outputs = carver.take<float>(rows * m.hidden_size());
+    act_rows = carver.take<const void*>(2 * rows);
+    down_rows = carver.take<const void*>(rows);
+    gate_rows = carver.take<float*>(rows);
+    up_rows = carver.take<float*>(rows);
+    output_rows = carver.take<float*>(rows);
+    total_bytes = carver.used();
+  }
+};
+
+/// A range of weight rows of one expert, of `expert_at` tasks each.
+struct TaskGrid {
+  int64_t rows_per_task, shared_rows_per_task, tasks_per_expert, shared_tasks, n_tasks;
+
+  TaskGrid(int64_t n_active, int64_t expert_rows, int64_t expert_row_bytes, int64_t shared_rows, int64_t shared_row_bytes, int n_threads) {
+    // Routed experts are many and small: tasks of an expert need not feed all threads by themselves.
+    const int64_t sharing = std::max<int64_t>(1, n_active);
+    rows_per_task = fast::rows_per_task(expert_rows * sharing, expert_row_bytes, n_threads);
+    rows_per_task = std::min(rows_per_task, std::max<int64_t>(32, (expert_rows + 31) / 32 * 32));
+    shared_rows_per_task = fast::rows_per_task(shared_rows, shared_row_bytes, n_threads);
+    tasks_per_expert = expert_rows == 0 ? 0 : (expert_rows + rows_per_task - 1) / rows_per_task;
+    shared_tasks = shared_rows == 0 ? 0 : (shared_rows + shared_rows_per_task - 1) / shared_rows_per_task;
+    n_tasks = n_active * tasks_per_expert + shared_tasks;
+  }
+};
+
+Workspace mixture_workspace(const Mixture& m, const MatmulKernels& kernels) {
+  return {Layout(m, kernels, nullptr).total_bytes, 0};
+}
+
+void run_mixture(const Mixture& m, OpContext& c) {
+  const MatmulKernels& kernels = *c.matmul;
+  const Layout l(m, kernels, c.shared);
+  const ExpertGroups groups = ExpertGroups::at(l.groups, m.n_experts(), m.n_routes());
+  const int64_t n_tokens = m.n_tokens(), hidden_size = m.hidden_size(), width = m.width();
+  const Tensor* const gates[2] = {m.experts ? &m.experts->gate : nullptr, m.shared ? &m.shared->gate : nullptr};
+
+  // 1. Group the routes (one thread, a few thousand integers) beside quantizing the activations.
+  if (c.worker.index() == 0) groups.fill(m.expert_ids, m.n_routes(), m.n_experts());
+  c.worker.share(n_tokens, 1, [&](int64_t t, int64_t) {
+    for (int i = 0; i < 4; ++i) {
+      const GatedFfnWeights* w = i < 2 ? m.experts : m.shared;
+      if (w == nullptr) continue;
+      bool done = false;
+      for (int j = 0; j < i; ++j) done = done || l.acts[j] == l.acts[i];
+      if (done) continue;
+      const DType type = i % 2 == 0 ? w->gate.dtype : w->up.dtype;
+      kernels.quantize_act(type, m.x.row_as<float>(t), l.acts[i] + static_cast<size_t>(t) * l.act_bytes[i], hidden_size);
+    }
+  });
+  c.worker.barrier();
+
+  // 2. Addresses of each group's rows, in group order. Position p < routes is route order[p]; the rest are shared rows.
+  const int64_t n_routes = m.n_routes();
+  c.worker.share(m.n_hidden_rows(), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const bool routed = p < n_routes;
+      const int64_t row = routed ? groups.order[p] : p;
+      const int64_t token = routed ? row / m.n_used : p - n_routes;
+      for (int i = 0; i < 2; ++i) {
+        const int slot = (routed ? 0 : 2) + i;
+        l.act_rows[i * m.n_hidden_rows() + p] = l.acts[slot] + static_cast<size_t>(token) * l.act_bytes[slot];
+      }
+      l.gate_rows[p] = l.hidden + row * width;
+      l.up_rows[p] = l.up + row * width;
+      l.down_rows[p] = l.down_acts + static_cast<size_t>(row) * l.down_act_bytes;
+      l.output_rows[p] = l.outputs + row * hidden_size;
+    }
+  });
+  c.worker.barrier();
+  const int64_t n_active = m.experts ? *groups.n_active : 0;
+
+  // Calls fn(weights of the network, first position of its group, tokens in the group, row range) for every task taken.
+  auto each_task = [&](const TaskGrid& grid, int64_t expert_rows, int64_t shared_rows, auto&& fn) {
+    c.worker.share(grid.n_tasks, 1, [&](int64_t task, int64_t) {
+      // The shared network first: its tasks are the longest, and the short ones of the experts fill the end evenly.
+      if (task < grid.shared_tasks) {
+        const int64_t begin = task * grid.shared_rows_per_task;
+        fn(static_cast<int64_t>(-1), n_routes, n_tokens, begin, std::min(shared_rows, begin + grid.shared_rows_per_task));
+        return;
+      }
+      const int64_t expert = groups.active[(task - grid.shared_tasks) / grid.tasks_per_expert];
+      const int64_t begin = (task - grid.shared_tasks) % grid.tasks_per_expert * grid.rows_per_task;
+      fn(expert, static_cast<int64_t>(groups.first[expert]), static_cast<int64_t>(groups.first[expert + 1] - groups.first[expert]), begin,
+         std::min(expert_rows, begin + grid.rows_per_task));
+    });
+  };
+
+  // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache.
+  auto stride = [](const Tensor* t) { return t ? t->strides_bytes[static_cast<size_t>(t->shape.rank - 2)] : 0; };
+  const TaskGrid gate_grid(n_active, m.expert_width(), stride(gates[0]), m.shared_width(), stride(gates[1]), c.worker.count());
+  each_task(gate_grid, m.expert_width(), m.shared_width(), [&](int64_t expert, int64_t first, int64_t count, int64_t begin, int64_t end) {
+    const Tensor gate = expert < 0 ? m.shared->gate : m.experts->gate.slab(expert);
+    const Tensor up = expert < 0 ? m.shared->up : m.experts->up.slab(expert);
+    kernels.matmul(gate.dtype, {gate.data, gate.strides_bytes[0], begin, end, hidden_size, l.act_rows + first,
+                                static_cast<int>(count), l.gate_rows + first});
+    kernels.matmul(up.dtype, {up.data, up.strides_bytes[0], begin, end, hidden_size, l.act_rows + m.n_hidden_rows() + first,
+                              static_cast<int>(count), l.up_rows + first});
+    for (int64_t p = first; p < first + count; ++p) {
+      float* g = l.gate_rows[p];
+      const float* u = l.up_rows[p];
+      for (int64_t f = begin; f < end; ++f) g[f] = silu(g[f]) * u[f];
+    }
+  });
+  c.worker.barrier();
+
+  // 4. Quantize the hidden rows for the down matrices.
+  c.worker.share(m.n_hidden_rows(), 1, [&](int64_t p, int64_t) {
+    const GatedFfnWeights& w = p < n_routes ? *m.experts : *m.shared;
+    kernels.quantize_act(w.down.dtype, l.hidden + p * width, l.down_acts + static_cast<size_t>(p) * l.down_act_bytes,
+                         p < n_routes ? m.expert_width() : m.shared_width());
+  });
+  c.worker.barrier();
+
+  // 5. down.
+  const TaskGrid down_grid(n_active, m.experts ? hidden_size : 0, m.experts ? stride(&m.experts->down) : 0, m.shared ? hidden_size : 0,
+                           m.shared ? stride(&m.shared->down) : 0, c.worker.count());
+  each_task(down_grid, hidden_size, hidden_size, [&](int64_t expert, int64_t first, int64_t count, int64_t begin, int64_t end) {
+    const Tensor down = expert < 0 ? m.shared->down : m.experts->down.slab(expert);
+    kernels.matmul(down.dtype, {down.data, down.strides_bytes[0], begin, end, down.dim(1), l.down_rows + first,
+                                static_cast<int>(count), l.output_rows + first});
+  });
+  c.worker.barrier();
+
+  // 6. Weighted sum over each token's experts, in order of choice, then the shared network.
+  const int64_t columns = 256;
+  const int64_t pieces = (hidden_size + columns - 1) / columns;
+  c.worker.share(n_tokens * pieces, 4, [&](int64_t piece_begin, int64_t piece_end) {
+    for (int64_t piece = piece_begin; piece < piece_end; ++piece) {
+      const int64_t t = piece / pieces, d0 = piece % pieces * columns, d1 = std::min(hidden_size, d0 + columns);
+      float* out = m.out.row_as<float>(t);
+      const float* shared = m.shared ? l.outputs + (n_routes + t) * hidden_size : nullptr;
+      for (int64_t d = d0; d < d1; ++d) out[d] = shared ? shared[d] : 0.0F;
+      for (int64_t k = 0; k < m.n_used; ++k) {
+        const float weight = m.expert_weights[t * m.n_used + k];
+        const float* y = l.outputs + (t * m.n_used + k) * hidden_size;
+        for (int64_t d = d0; d < d1; ++d) out[d] += weight * y[d];
+      }
+    }
+  });
+}
+
+Mixture mixture_of(const GatedFfnArgs& a) { return {a.x, a.out, nullptr, &a.weights, nullptr, nullptr, 0}; }
+
+Mixture mixture_of(const MoeFfnArgs& a) {
+  return {a.x, a.out, &a.experts, a.shared.gate ? &a.shared : nullptr, a.expert_ids.as<int32_t>(), a.expert_weights.as<float>(), a.expert_ids.dim(1)};
+}
+
+}  // namespace
+
+Workspace gated_ffn_workspace(const GatedFfnArgs& a, const MatmulKernels& kernels) { return mixture_workspace(mixture_of(a), kernels); }
+void gated_ffn(const GatedFfnArgs& a, OpContext& c) { run_mixture(mixture_of(a), c); }
+Workspace moe_ffn_workspace(const MoeFfnArgs& a, const MatmulKernels& kernels) { return mixture_workspace(mixture_of(a), kernels); }
+void moe_ffn(const MoeFfnArgs& a, OpContext& c) { run_mixture(mixture_of(a), c); }
+
+}  // namespace fathom::cpu::fast
