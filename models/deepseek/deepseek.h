@@ -1,0 +1,29 @@
+// The forward pass of DeepSeek V1, V2, V3, R1 and V3.1.
+#pragma once
+
+#include <vector>
+
+#include "deepseek/config.h"
+#include "deepseek/weights.h"
+#include "graph/graph.h"
+
+namespace fathom::deepseek {
+
+struct Model {
+  Config config;
+  Weights weights;
+};
+
+/// The tokens of one step, of one or several sequences, and the cache they extend.
+struct Step {
+  Tensor token_ids;  ///< [T] I32
+  StepTensors where;
+  Tensor output_rows;           ///< [P] I32: the tokens whose logits are wanted, rising; empty: none, the cache alone is filled
+  std::vector<Tensor> caches;   ///< one a layer, [pages, page_tokens, cache_row_elements]
+  AttentionForm attention = AttentionForm::kAuto;
+};
+
+/// Adds the whole pass to the graph. Returns logits [P, W] f32, or an empty tensor if no output row is wanted.
+Tensor forward(Graph& g, const Model& model, const Step& step);
+
+}  // namespace fathom::deepseek
