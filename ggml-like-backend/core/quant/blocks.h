@@ -1,9 +1,9 @@
 // Byte layouts of the GGUF block formats. Plain structs and two small value tables; includes nothing but <cstdint>, so
 // that files compiled for one instruction set may include it. All multi-byte fields are little endian; `d`, `m`, `dmin`
-// are IEEE halves. Structs are packed: a block may lie at any address. Sources: the GGUF specification and models.md's
-// formulas, checked block by block in tests/core/dequantize_test.cpp.
+// are IEEE halves. Structs are packed: a block may lie at any address. Source: the GGUF formats as ggml defines them,
+// checked block by block in tests/core/dequantize_test.cpp.
 //
-// In the drawings, "b+n" is byte offset : size. y[i] is element i of the block.
+// In the drawings, "a:n" is a field of n bytes at byte a. y[i] is element i of the block.
 #pragma once
 
 #include <cstdint>
