@@ -1,0 +1,126 @@
+#include "attention_problem.h"
+
+#include <doctest/doctest.h>
+
+namespace fathom {
+namespace {
+
+using namespace testing;
+
+struct Dims {
+  int64_t heads, nope, rope, value, latent;
+};
+constexpr Dims kLite{16, 128, 64, 128, 512}, kSmall{4, 32, 16, 32, 64}, kOdd{3, 24, 8, 20, 32}, kOdder{5, 17, 6, 11, 37};
+
+enum class Dialect { kTogether, kApart };
+
+/// A step of latent attention with weights of deviation 1/sqrt(C), so that keys, like the queries, have deviation 1.
+struct Problem {
+  PagedStep paged;
+  LatentAttentionArgs args;
+
+  Problem(Dims d, std::vector<Sequence> sequences, Dialect dialect, DType weights, DType cache, int64_t page_tokens = 64, uint32_t seed = 1)
+      : paged(std::move(sequences), page_tokens, d.latent + d.rope, cache, seed) {
+    const float deviation = 1.0F / std::sqrt(static_cast<float>(d.latent));
+    auto make = [&](Shape shape) {
+      if (weights == DType::kQ4_K) return paged.random_blocks(weights, shape, {0, 2}, deviation / 150);
+      if (weights == DType::kQ4_0) return paged.random_blocks(weights, shape, {0}, deviation / 5);
+      return paged.gaussian(weights, shape, deviation);
+    };
+    args.q = paged.gaussian(DType::kF32, {paged.n_tokens(), d.heads, d.nope + d.rope}, 1.0F);
+    if (dialect == Dialect::kTogether) {
+      args.kv_b = make({d.heads * (d.nope + d.value), d.latent});
+    } else {
+      args.k_b = make({d.heads, d.latent, d.nope});
+      args.v_b = make({d.heads, d.value, d.latent});
+    }
+    args.cache = paged.cache();
+    args.step = paged.step();
+    args.out = paged.tensor(DType::kF32, {paged.n_tokens(), d.heads * d.value});
+    args.scale = 2.0F / std::sqrt(static_cast<float>(d.nope + d.rope));
+  }
+
+  /// The expanded form in float64: keys and values of every head from the latents.
+  std::vector<double> oracle() const {
+    const int64_t n = args.nope_dim(), r = args.rope_dim(), v = args.value_dim(), c = args.latent_dim();
+    const std::vector<double> rows = decoded(args.cache), q = decoded(args.q);
+    const std::vector<double> kv_b = args.kv_b ? decoded(args.kv_b) : std::vector<double>();
+    const std::vector<double> k_b = args.k_b ? decoded(args.k_b) : std::vector<double>();
+    const std::vector<double> v_b = args.v_b ? decoded(args.v_b) : std::vector<double>();
+    std::vector<double> out;
+    for (int64_t t = 0; t < paged.n_tokens(); ++t) {
+      for (int64_t h = 0; h < args.n_heads(); ++h) {
+        auto w_uk = [&](int64_t i, int64_t j) { return args.kv_b ? kv_b[static_cast<size_t>((h * (n + v) + i) * c + j)] : k_b[static_cast<size_t>((h * c + j) * n + i)]; };
+        auto w_uv = [&](int64_t i, int64_t j) { return args.kv_b ? kv_b[static_cast<size_t>((h * (n + v) + n + i) * c + j)] : v_b[static_cast<size_t>((h * v + i) * c + j)]; };
+        const double* query = q.data() + (t * args.n_heads() + h) * (n + r);
+        std::vector<double> latent_query(static_cast<size_t>(c));
+        for (int64_t i = 0; i < n; ++i) {
+          for (int64_t j = 0; j < c; ++j) latent_query[static_cast<size_t>(j)] += query[i] * w_uk(i, j);
+        }
+        std::vector<double> scores;
+        for (int64_t s = 0; s <= args.step.positions.as<int32_t>()[t]; ++s) {
+          const double* row = row_of(paged, rows, t, s);
+          double score = 0;
+          for (int64_t j = 0; j < c; ++j) score += latent_query[static_cast<size_t>(j)] * row[j];
+          for (int64_t j = 0; j < r; ++j) score += query[n + j] * row[c + j];
+          scores.push_back(score * static_cast<double>(args.scale));
+        }
+        const std::vector<double> latent = softmax_mix(std::move(scores), [&](int64_t s) { return row_of(paged, rows, t, s); }, c);
+        for (int64_t i = 0; i < v; ++i) {
+          double sum = 0;
+          for (int64_t j = 0; j < c; ++j) sum += w_uv(i, j) * latent[static_cast<size_t>(j)];
+          out.push_back(sum);
+        }
+      }
+    }
+    return out;
+  }
+
+  std::vector<float> reference(AttentionForm form, int n_threads = 2) {
+    args.form = form;
+    return run_attention(args, cpu::reference::latent_attention, cpu::reference::latent_attention_workspace, nullptr, n_threads);
+  }
+};
+
+constexpr AttentionForm kBothForms[] = {AttentionForm::kExpanded, AttentionForm::kAbsorbed};
+constexpr DType kCacheTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ8_0};
+
+std::vector<Sequence> several() { return {{0, 1}, {62, 1}, {63, 1}, {64, 3}, {0, 65}, {130, 7}, {200, 1}}; }
+
+/// Rows of q8_0 are blocks of 32.
+Dims small_dims(DType cache) { return cache == DType::kQ8_0 ? Dims{4, 32, 32, 32, 64} : kSmall; }
+
+/// Sums in double over exactly decoded numbers: a few roundings to float remain, 2^-24 each, amplified by scores of about 4.
+constexpr double kReferenceLimit = 2e-6;
+
+TEST_CASE("reference latent attention equals the oracle in both forms, both weight dialects, on every cache type") {
+  for (const DType cache : kCacheTypes) {
+    for (const Dialect dialect : {Dialect::kTogether, Dialect::kApart}) {
+      Problem p(small_dims(cache), several(), dialect, DType::kF32, cache);
+      const std::vector<double> expected = p.oracle();
+      for (const AttentionForm form : kBothForms) {
+        CAPTURE(dtype_name(cache));
+        CHECK(relative_rms(p.reference(form), expected) < kReferenceLimit);
+      }
+    }
+  }
+}
+
+TEST_CASE("reference latent attention equals the oracle at V2-Lite's dimensions and at odd ones") {
+  const struct { Dims dims; Dialect dialect; DType weights; } cases[] = {
+      {kLite, Dialect::kTogether, DType::kQ4_K}, {kLite, Dialect::kApart, DType::kQ8_0}, {kOdd, Dialect::kTogether, DType::kBF16},
+      {kOdd, Dialect::kApart, DType::kF16},      {kOdder, Dialect::kTogether, DType::kF32}, {kOdder, Dialect::kApart, DType::kF32}};
+  for (const auto& c : cases) {
+    Problem p(c.dims, {{64, 2}, {0, 1}, {5, 3}}, c.dialect, c.weights, DType::kBF16);
+    const std::vector<double> expected = p.oracle();
+    for (const AttentionForm form : kBothForms) CHECK(relative_rms(p.reference(form), expected) < kReferenceLimit);
+  }
+}
+
+TEST_CASE("a step without tokens does nothing") {
+  Problem p(kOdd, {}, Dialect::kTogether, DType::kF32, DType::kBF16);
+  CHECK(p.reference(AttentionForm::kAuto).empty());
+}
+
+}  // namespace
+}  // namespace fathom
