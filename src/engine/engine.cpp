@@ -1,0 +1,215 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <fstream>
+#include <map>
+
+#include "core/error.h"
+#include "cpu/cpu_backend.h"
+#include "deepseek/deepseek.h"
+#include "engine/chat_choice.h"
+#include "graph/graph.h"
+#include "io/gguf.h"
+
+namespace fathom {
+namespace {
+
+std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
+
+/// Memory the system could still give, from /proc/meminfo; nothing where that cannot be read.
+std::optional<uint64_t> available_memory_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  uint64_t kib = 0;
+  while (file >> key >> kib >> unit) {
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return std::nullopt;
+}
+
+/// The element type most of the file's bytes have, norms and router aside.
+std::string main_type(const GgufModel& file) {
+  std::map<DType, size_t> bytes;
+  for (const auto& [name, tensor] : file.tensors()) bytes[tensor.dtype] += tensor.size_bytes();
+  const auto best = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  return best == bytes.end() ? "none" : std::string(dtype_name(best->first));
+}
+
+deepseek::Model read_model(const GgufModel& file) {
+  const std::optional<int64_t> blocks = [&]() -> std::optional<int64_t> {
+    const std::string* architecture = file.metadata().text("general.architecture");
+    return architecture ? file.metadata().integer(*architecture + ".block_count") : std::nullopt;
+  }();
+  const bool has_mtp = blocks && file.find("blk." + std::to_string(*blocks - 1) + ".nextn.eh_proj.weight") != nullptr;
+  const bool has_bias = std::any_of(file.tensors().begin(), file.tensors().end(), [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
+  deepseek::Model model;
+  model.config = deepseek::read_config(file.metadata(), has_mtp, has_bias);
+  model.weights = deepseek::bind_weights(model.config, file.tensors());
+  return model;
+}
+
+/// Room for `tokens` in one sequence; the page more is for the copy that writing to a shared last page takes.
+int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens + 1; }
+
+int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout) {
+  if (options.context && (*options.context < 1 || *options.context > config.context_length)) {
+    throw Error(ErrorCode::kUsage, "--ctx: out of range; expected 1 to the model's own " + std::to_string(config.context_length) + ", got " + std::to_string(*options.context) + "; try a smaller value");
+  }
+  const int64_t wanted = options.context.value_or(std::min(kDefaultContextLimit, config.context_length));
+  const std::optional<uint64_t> available = available_memory_bytes();
+  if (!available) return wanted;
+  const uint64_t needed = static_cast<uint64_t>(pages_for(wanted)) * layout.page_bytes();
+  if (needed <= *available) return wanted;
+  const int64_t fits = (static_cast<int64_t>(*available / layout.page_bytes()) - 1) * kPageTokens;
+  if (options.context || fits < kPageTokens) {
+    throw Error(ErrorCode::kNoMemory, "cache: a context of " + std::to_string(wanted) + " tokens does not fit; expected " + mib(needed) + " free, got " + mib(*available) +
+                                          "; try --ctx " + std::to_string(std::max<int64_t>(fits, kPageTokens)) + " or a smaller --cache-type");
+  }
+  return fits;
+}
+
+}  // namespace
+
+struct Engine::Impl {
+  explicit Impl(const EngineOptions& o) : options(o), file(GgufModel::open(o.model_path)), tokenizer(file.metadata()), model(read_model(file)),
+        backend(make_cpu_backend({o.n_threads, o.isa})), executor(*backend) {}
+
+  EngineOptions options;
+  GgufModel file;
+  Tokenizer tokenizer;
+  deepseek::Model model;
+  std::unique_ptr<Backend> backend;
+  Executor executor;
+  ModelInfo info;
+  ChatGeneration chat{};
+  std::unique_ptr<PagePool> pool;
+  int64_t context = 0;
+  int64_t chunk_tokens = 0;
+
+  // Of the last step. The graph stays alive because its arena holds the logits.
+  std::vector<int32_t> ids, positions, slots, sequence_of, page_table, output_rows;
+  std::optional<Graph> graph;
+  Tensor logits;
+};
+
+Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Engine::~Engine() = default;
+
+std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
+  auto impl = std::make_unique<Impl>(options);
+  Impl& m = *impl;
+  const deepseek::Config& config = m.model.config;
+  if (m.tokenizer.vocab().size() > m.model.weights.vocab_size()) {
+    throw Error(ErrorCode::kModel, options.model_path + ": the tokenizer has more tokens than the model; expected at most " + std::to_string(m.model.weights.vocab_size()) +
+                                       ", got " + std::to_string(m.tokenizer.vocab().size()) + "; try another copy of the file");
+  }
+  m.info = {m.file.path(), config.architecture, config.name, main_type(m.file), m.file.size_bytes(), config.context_length, m.model.weights.vocab_size(), config.n_layers};
+  m.chat = choose_chat_generation(m.file.metadata(), m.tokenizer.vocab());
+
+  CacheLayout layout{static_cast<int>(config.n_layers), std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()), options.cache_type};
+  validate(layout);
+  m.context = choose_context(options, config, layout);
+  m.pool = std::make_unique<PagePool>(layout, pages_for(m.context));
+  if (options.chunk_tokens < 0) throw Error(ErrorCode::kUsage, "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));
+  m.chunk_tokens = options.chunk_tokens == 0 ? kDefaultChunkTokens : options.chunk_tokens;
+
+  // One token's graph shows every operation and weight type that will run: what the backend lacks is refused here.
+  std::unique_ptr<Engine> engine(new Engine(std::move(impl)));
+  Graph probe;
+  const Tensor one(DType::kI32, {1}, nullptr);
+  deepseek::Step step{one, {one, one, one, Tensor(DType::kI32, {1, 1}, nullptr)}, one, {}, options.attention};
+  for (int i = 0; i < layout.n_layers; ++i) step.caches.push_back(m.pool->layer(i));
+  deepseek::forward(probe, m.model, step);
+  for (const Node& node : probe.nodes()) m.backend->check_supported(node);
+  return engine;
+}
+
+const ModelInfo& Engine::info() const { return impl_->info; }
+const Tokenizer& Engine::tokenizer() const { return impl_->tokenizer; }
+ChatGeneration Engine::chat_generation() const { return impl_->chat; }
+PagePool& Engine::pool() { return *impl_->pool; }
+int64_t Engine::context() const { return impl_->context; }
+int64_t Engine::chunk_tokens() const { return impl_->chunk_tokens; }
+std::string Engine::backend_description() const { return impl_->backend->describe(); }
+uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
+uint64_t Engine::activation_bytes() const { return impl_->executor.arena_bytes(); }
+int64_t Engine::n_outputs() const { return impl_->logits ? impl_->logits.dim(0) : 0; }
+
+std::span<const float> Engine::logits(int64_t output_idx) const {
+  FATHOM_CHECK(output_idx >= 0 && output_idx < n_outputs(), "no such output row");
+  return {impl_->logits.row_as<float>(output_idx), static_cast<size_t>(impl_->logits.dim(1))};
+}
+
+StepStatus Engine::step(std::span<const StepPart> parts) {
+  Impl& m = *impl_;
+  m.logits = {};
+  int64_t n_tokens = 0, longest = 0;
+  for (const StepPart& part : parts) {
+    FATHOM_CHECK(&part.sequence->pool() == m.pool.get() && !part.token_ids.empty(), "a part brings tokens for a sequence of this engine");
+    for (const int32_t id : part.token_ids) {
+      if (id < 0 || id >= m.info.vocab_size) {
+        throw Error(ErrorCode::kUsage, "token id: not in the vocabulary; expected 0 to " + std::to_string(m.info.vocab_size - 1) + ", got " + std::to_string(id));
+      }
+    }
+    n_tokens += static_cast<int64_t>(part.token_ids.size());
+  }
+  FATHOM_CHECK(n_tokens > 0, "a step without tokens");
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (parts[i].sequence->reserve(static_cast<int64_t>(parts[i].token_ids.size()))) continue;
+    for (size_t j = 0; j < i; ++j) parts[j].sequence->truncate(parts[j].sequence->length());  // gives the reservations back
+    return StepStatus::kNoPages;
+  }
+
+  m.ids.clear(), m.positions.clear(), m.slots.clear(), m.sequence_of.clear(), m.output_rows.clear();
+  for (size_t s = 0; s < parts.size(); ++s) {
+    const StepPart& part = parts[s];
+    const int64_t first = part.sequence->length(), n = static_cast<int64_t>(part.token_ids.size());
+    const std::vector<int32_t> slots = part.sequence->slots(first, n);
+    m.slots.insert(m.slots.end(), slots.begin(), slots.end());
+    m.ids.insert(m.ids.end(), part.token_ids.begin(), part.token_ids.end());
+    for (int64_t i = 0; i < n; ++i) {
+      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1)) m.output_rows.push_back(static_cast<int32_t>(m.positions.size()));
+      m.positions.push_back(static_cast<int32_t>(first + i));
+      m.sequence_of.push_back(static_cast<int32_t>(s));
+    }
+    longest = std::max(longest, static_cast<int64_t>(part.sequence->pages().size()));
+  }
+  m.page_table.assign(parts.size() * static_cast<size_t>(longest), -1);
+  for (size_t s = 0; s < parts.size(); ++s) {
+    const std::span<const int32_t> pages = parts[s].sequence->pages();
+    std::copy(pages.begin(), pages.end(), m.page_table.begin() + static_cast<ptrdiff_t>(s) * longest);
+  }
+
+  auto ints = [](std::vector<int32_t>& v) { return Tensor(DType::kI32, {static_cast<int64_t>(v.size())}, v.data()); };
+  deepseek::Step step;
+  step.token_ids = ints(m.ids);
+  step.where = {ints(m.positions), ints(m.slots), ints(m.sequence_of), Tensor(DType::kI32, {static_cast<int64_t>(parts.size()), longest}, m.page_table.data())};
+  if (!m.output_rows.empty()) step.output_rows = ints(m.output_rows);
+  for (int i = 0; i < m.pool->layout().n_layers; ++i) step.caches.push_back(m.pool->layer(i));
+  step.attention = m.options.attention;
+
+  m.graph.emplace();
+  const Tensor logits = deepseek::forward(*m.graph, m.model, step);
+  if (logits) m.graph->keep(logits);
+  m.executor.run(*m.graph);
+  m.file.check_intact();
+  if (logits) m.logits = m.graph->resolve(logits);
+  for (const StepPart& part : parts) part.sequence->advance(static_cast<int64_t>(part.token_ids.size()));
+  return StepStatus::kDone;
+}
+
+bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop) {
+  const size_t chunk = static_cast<size_t>(chunk_tokens());
+  for (size_t at = 0; at < token_ids.size(); at += chunk) {
+    if (stop && stop()) return false;
+    if (progress) progress(at, token_ids.size());
+    const size_t n = std::min(chunk, token_ids.size() - at);
+    const bool is_last = at + n == token_ids.size();
+    const StepPart part{&sequence, token_ids.subspan(at, n), is_last || outputs == Outputs::kAll ? outputs : Outputs::kNone};
+    if (step({&part, 1}) == StepStatus::kNoPages) return false;
+  }
+  if (progress) progress(token_ids.size(), token_ids.size());
+  return true;
+}
+
+}  // namespace fathom

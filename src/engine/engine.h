@@ -1,0 +1,100 @@
+// A loaded model: weights, tokenizer, page pool and backend, and one step of the forward pass over any sequences.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cache/pages.h"
+#include "core/backend.h"
+#include "core/node.h"
+#include "text/bpe.h"
+#include "text/chat_generation.h"
+
+namespace fathom {
+
+struct EngineOptions {
+  std::string model_path;
+  std::string isa = "auto";
+  int n_threads = 0;                ///< 0: physical cores this process may use
+  std::optional<int64_t> context;   ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
+  DType cache_type = DType::kBF16;
+  AttentionForm attention = AttentionForm::kAuto;
+  int64_t chunk_tokens = 0;         ///< most tokens of a prefill step; 0: kDefaultChunkTokens
+};
+
+/// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.
+constexpr int64_t kDefaultChunkTokens = 512;
+constexpr int64_t kDefaultContextLimit = 32768;
+
+/// What the file is, for reports.
+struct ModelInfo {
+  std::string path;
+  std::string architecture;
+  std::string name;
+  std::string type;  ///< the quantized type with most bytes: "q4_k"
+  uint64_t size_bytes = 0;
+  int64_t trained_context = 0;
+  int64_t vocab_size = 0;
+  int64_t n_layers = 0;
+};
+
+/// Which tokens of a part of a step give logits.
+enum class Outputs { kNone, kLast, kAll };
+
+/// One sequence's part in a step: its next tokens, at positions sequence->length() and on.
+struct StepPart {
+  Sequence* sequence;
+  std::span<const int32_t> token_ids;
+  Outputs outputs = Outputs::kLast;
+};
+
+enum class StepStatus { kDone, kNoPages };
+
+/// Called while long work goes on: done of total units (tokens, bytes). May be empty.
+using Progress = std::function<void(uint64_t done, uint64_t total)>;
+
+/// One thread at a time. Sequences of its pool must not outlive it.
+class Engine {
+ public:
+  /// Throws Error{kModel} for unusable files, Error{kUsage} for impossible options, Error{kNoMemory} with the bytes needed
+  /// and available.
+  static std::unique_ptr<Engine> load(const EngineOptions& options);
+  ~Engine();
+
+  const ModelInfo& info() const;
+  const Tokenizer& tokenizer() const;
+  /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it.
+  ChatGeneration chat_generation() const;
+  PagePool& pool();
+  int64_t context() const;       ///< tokens a single sequence may have
+  int64_t chunk_tokens() const;
+  std::string backend_description() const;
+
+  /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in the
+  /// order of parts and tokens. kNoPages: the pool is full, nothing has changed.
+  /// Throws Error{kUsage} for token ids outside the vocabulary, Error{kModel} if the model file was cut short meanwhile.
+  StepStatus step(std::span<const StepPart> parts);
+  /// [n_outputs, vocab] of the last step, valid until the next. Row i:
+  std::span<const float> logits(int64_t output_idx) const;
+  int64_t n_outputs() const;
+
+  /// Evaluates tokens of one sequence in chunks; the last token's logits are at logits(0) afterwards (unless outputs is kNone).
+  /// `stop` is asked between chunks; returns false if it said so or the pool is full (then sequence holds what was done).
+  bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop);
+
+  uint64_t model_bytes() const { return info().size_bytes; }
+  uint64_t cache_bytes();
+  uint64_t activation_bytes() const;
+
+ private:
+  struct Impl;
+  explicit Engine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace fathom
