@@ -19,7 +19,7 @@ void read_magic_and_version(ByteReader& in, GgufFile& gguf) {
     in.fail(0, "too short for a GGUF header", "at least 24 bytes", std::to_string(in.left()) + " bytes", "download the file again");
   }
   if (const std::string_view magic = in.take(4, "the magic"); magic != kMagic) {
-    in.fail(0, "not a GGUF file", "the bytes 'GGUF' at the start", quoted(magic), "give a .gguf file, or a Hugging Face folder where that is allowed");
+    in.fail(0, "not a GGUF file", "the bytes 'GGUF' at the start", in_quotes(magic), "give a .gguf file, or a Hugging Face folder where that is allowed");
   }
   gguf.version = in.read<uint32_t>("the version");
   if (gguf.version == 2 || gguf.version == 3) return;
@@ -128,8 +128,8 @@ void read_metadata(ByteReader& in, uint64_t n_keys, GgufFile& gguf) {
     stored.at = in.position();
     const std::string_view key = in.take_string(kGgufMaxKeyBytes, "the name of key " + std::to_string(i));
     if (key.empty()) in.fail(stored.at, "key " + std::to_string(i) + " has no name", "at least one byte", "none");
-    if (gguf.metadata.has(key)) in.fail(stored.at, "the key " + quoted(key) + " appears twice", "every key once", "a second one");
-    const std::string what = "key " + quoted(key);
+    if (gguf.metadata.has(key)) in.fail(stored.at, "the key " + in_quotes(key) + " appears twice", "every key once", "a second one");
+    const std::string what = "key " + in_quotes(key);
     stored.type = read_value_type(in, what);
     gguf.metadata.set(std::string(key), read_value(in, what, stored));
     gguf.stored_types.emplace(key, stored);
@@ -212,7 +212,7 @@ void read_tensor_infos(ByteReader& in, uint64_t n_tensors, GgufFile& gguf) {
     t.info_at = in.position();
     const std::string_view name = in.take_string(kGgufMaxTensorNameBytes, "the name of tensor " + std::to_string(i));
     if (name.empty()) in.fail(t.info_at, "tensor " + std::to_string(i) + " has no name", "at least one byte", "none");
-    const std::string what = "tensor " + quoted(name);
+    const std::string what = "tensor " + in_quotes(name);
     if (!names.insert(name).second) in.fail(t.info_at, "the " + what + " appears twice", "every tensor once", "a second one");
     t.name = name;
     t.shape = read_shape(in, what);
@@ -245,7 +245,7 @@ void place_tensors(const ByteReader& in, bool header_only, GgufFile& gguf) {
     t.offset_bytes += gguf.data_offset;  // below 2^63 + 2^30
     const bool is_whole = t.size_bytes <= file_bytes && t.offset_bytes <= file_bytes - t.size_bytes;
     if (is_whole || t.size_bytes == 0) continue;
-    const std::string what = "the data of tensor " + quoted(t.name) + " reaches beyond the end of the file";
+    const std::string what = "the data of tensor " + in_quotes(t.name) + " reaches beyond the end of the file";
     const std::string needed = "at least " + std::to_string(t.offset_bytes + t.size_bytes) + " bytes";
     if (!header_only || file_bytes > gguf.data_offset) {
       in.fail(t.offset_bytes, what, needed, std::to_string(file_bytes), "download the file again, it seems to be incomplete");

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cctype>
+#include <iterator>
 #include <optional>
 
 namespace fathom {
@@ -66,5 +67,17 @@ uint64_t gguf_value_min_bytes(GgufValueType type) {
 }
 
 std::string gguf_tensor_type_text(uint32_t type) { return std::to_string(type) + " (" + name_of(type).value_or("unknown") + ")"; }
+
+std::optional<std::string_view> gguf_file_type_name(int64_t file_type) {
+  constexpr std::string_view kNames[] = {
+      "f32",  "f16",     "q4_0",   "q4_1",    "",        "",        "",      "q8_0",   "q5_0",  "q5_1",
+      "q2_k", "q3_k_s",  "q3_k_m", "q3_k_l",  "q4_k_s",  "q4_k_m",  "q5_k_s", "q5_k_m", "q6_k",  "iq2_xxs",
+      "iq2_xs", "q2_k_s", "iq3_xs", "iq3_xxs", "iq1_s",  "iq4_nl",  "iq3_s", "iq3_m",  "iq2_s", "iq2_m",
+      "iq4_xs", "iq1_m", "bf16",   "",        "",        "",        "tq1_0", "tq2_0",  "mxfp4",
+  };
+  if (file_type < 0 || file_type >= static_cast<int64_t>(std::size(kNames))) return std::nullopt;
+  const std::string_view name = kNames[file_type];
+  return name.empty() ? std::nullopt : std::optional(name);
+}
 
 }  // namespace fathom

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -22,5 +23,8 @@ uint64_t gguf_value_min_bytes(GgufValueType type);
 
 /// The tensor type in words: "12 (Q4_K)", "139 (IQ4_K of ik_llama.cpp)", "77 (unknown)".
 std::string gguf_tensor_type_text(uint32_t type);
+
+/// The mix that general.file_type stands for, as on the command line: 15 is "q4_k_m". Nothing for numbers of other programs.
+std::optional<std::string_view> gguf_file_type_name(int64_t file_type);
 
 }  // namespace fathom

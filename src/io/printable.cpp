@@ -69,7 +69,7 @@ std::string printable(std::string_view text, size_t max_bytes) {
   return out;
 }
 
-std::string quoted(std::string_view text) {
+std::string in_quotes(std::string_view text) {
   std::string out = "'";
   out += printable(text);
   return out += "'";

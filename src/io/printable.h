@@ -13,6 +13,6 @@ namespace fathom {
 std::string printable(std::string_view text, size_t max_bytes = 120);
 
 /// The same between single quotes.
-std::string quoted(std::string_view text);
+std::string in_quotes(std::string_view text);
 
 }  // namespace fathom
