@@ -1,0 +1,184 @@
+// Integer matrix product over panels: the core of all quantized AVX2 kernels.
+//
+// A panel is 8 weight rows of a run of k, unpacked to bytes: vector g holds for each of the 8 rows its bytes 4g..4g+3,
+// so multiplying with four broadcast activation bytes advances 8 dot products, and the accumulators' lanes are rows.
+// The arithmetic, block by block, is that of avx512/panel.h, operation by operation: both give the same bits.
+// Everything is static: this header is compiled for AVX2 only.
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/weight_formats.h"
+
+namespace fathom::cpu::avx2 {
+
+/// Panels of one call: 32 rows by kChunk elements of k, 16 KiB of weights.
+static constexpr int kChunkBlocks = 16;
+static constexpr int kChunk = kChunkBlocks * 32;
+static constexpr int kRowGroups = 4;
+
+struct Panel {
+  alignas(64) uint8_t u[kChunk / 4][32];  ///< formats with kMaxU of 255 keep the signed weight u - 128
+  alignas(64) float scale[kChunkBlocks * 2][8];
+  alignas(64) float min[kChunkBlocks * 2][8];
+};
+
+static inline __m256i broadcast4(const void* p) {
+  int32_t value;
+  __builtin_memcpy(&value, p, sizeof(value));
+  return _mm256_set1_epi32(value);
+}
+static inline __m256 broadcast_float(const void* p) {
+  float value;
+  __builtin_memcpy(&value, p, sizeof(value));
+  return _mm256_set1_ps(value);
+}
+
+/// How many products of two pairs u * q fit into 16 bits; 0: not even one, the weights are multiplied as signed bytes.
+template <typename Format>
+static constexpr int kDepth = Format::kMaxU == 255 ? 0 : 32767 / (Format::kMaxU * 127 * 2);
+
+/// sum[c] += u * q over kGroups groups of four bytes, as int32 per row.
+template <typename Format, int kGroups, int kC>
+static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const* columns, int64_t at, __m256i* sum) {
+  const __m256i ones = _mm256_set1_epi16(1);
+  if constexpr (kDepth<Format> == 0) {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
+      const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(u[g]));
+      const __m256i magnitude = _mm256_abs_epi8(w);
+#pragma GCC unroll 8
+      for (int c = 0; c < kC; ++c) {
+        const __m256i q = _mm256_sign_epi8(broadcast4(columns[c] + at + 4 * g), w);
+        sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, q), ones));
+      }
+    }
+  } else {
+    constexpr int kRun = kDepth<Format> < kGroups ? (kDepth<Format> >= 4 ? 4 : kDepth<Format> >= 2 ? 2 : 1) : kGroups;
+#pragma GCC unroll 8
+    for (int run = 0; run < kGroups; run += kRun) {
+      __m256i pairs[kC];
+#pragma GCC unroll 8
+      for (int g = 0; g < kRun; ++g) {
+        const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(u[run + g]));
+#pragma GCC unroll 8
+        for (int c = 0; c < kC; ++c) {
+          const __m256i product = _mm256_maddubs_epi16(w, broadcast4(columns[c] + at + 4 * (run + g)));
+          pairs[c] = g == 0 ? product : _mm256_add_epi16(pairs[c], product);
+        }
+      }
+#pragma GCC unroll 8
+      for (int c = 0; c < kC; ++c) sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(pairs[c], ones));
+    }
+  }
+}
+
+/// y[c][lane] += panel * act[c] over n_blocks blocks of 32; starts from zero if `first`.
+template <typename Format, int kC>
+static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t* const* act, float* const* y,
+                                 __m256i rows, bool first) {
+  constexpr int kHalves = 32 / Format::kSub;
+  constexpr int kGroups = 8 / kHalves;
+  const uint8_t* columns[kC];
+  __m256 acc[kC];
+  for (int c = 0; c < kC; ++c) {
+    columns[c] = act[c];
+    acc[c] = first ? _mm256_setzero_ps() : _mm256_maskload_ps(y[c], rows);
+  }
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
+    __m256 t[kC];
+#pragma GCC unroll 2
+    for (int h = 0; h < kHalves; ++h) {
+      __m256i sum[kC];
+#pragma GCC unroll 8
+      for (int c = 0; c < kC; ++c) {
+        sum[c] = Format::kOffset != 0 && kDepth<Format> != 0 ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h)
+                                                             : _mm256_setzero_si256();
+      }
+      multiply_groups<Format, kGroups, kC>(panel.u + b * 8 + h * kGroups, columns, at + 4 * h * kGroups, sum);
+      const __m256 scale = _mm256_load_ps(panel.scale[b * kHalves + h]);
+#pragma GCC unroll 8
+      for (int c = 0; c < kC; ++c) {
+        const __m256 i = _mm256_cvtepi32_ps(sum[c]);
+        t[c] = h == 0 ? _mm256_mul_ps(i, scale) : _mm256_fmadd_ps(i, scale, t[c]);
+        if constexpr (Format::kHasMin) {
+          t[c] = _mm256_fmadd_ps(_mm256_load_ps(panel.min[b * kHalves + h]),
+                                 broadcast_float(columns[c] + at + offsetof(ActBlock, s) + 4 * h), t[c]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < kC; ++c) {
+      acc[c] = _mm256_fmadd_ps(t[c], broadcast_float(columns[c] + at + offsetof(ActBlock, d)), acc[c]);
+    }
+  }
+  for (int c = 0; c < kC; ++c) _mm256_maskstore_ps(y[c], rows, acc[c]);
+}
+
+/// Eight weight rows; rows past the end repeat the last one, their results are not stored.
+struct RowGroup {
+  const uint8_t* rows[8];
+  __m256i mask;
+};
+
+/// All columns: tiles of almost equal width, at most kMaxC.
+template <typename Format>
+static inline void multiply_columns(const Panel* panels, const RowGroup* groups, int n_groups, int n_blocks,
+                                    const MatmulTask& task, int64_t row, int64_t block) {
+  constexpr int kMaxC = 6;
+  const int n_tiles = (task.n_cols + kMaxC - 1) / kMaxC;
+  int column = 0;
+  for (int tile = 0; tile < n_tiles; ++tile) {
+    const int width = (task.n_cols - column) / (n_tiles - tile);
+    const uint8_t* act[kMaxC];
+    for (int c = 0; c < width; ++c) {
+      act[c] = static_cast<const uint8_t*>(task.act_rows[column + c]) + block * static_cast<int64_t>(sizeof(ActBlock));
+    }
+    for (int group = 0; group < n_groups; ++group) {
+      float* y[kMaxC];
+      for (int c = 0; c < width; ++c) y[c] = task.y_rows[column + c] + row + 8 * group;
+      const Panel& panel = panels[group];
+      const __m256i rows = groups[group].mask;
+      const bool first = block == 0;
+      switch (width) {
+        case 1: multiply_tile<Format, 1>(panel, n_blocks, act, y, rows, first); break;
+        case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, rows, first); break;
+        case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, rows, first); break;
+        case 4: multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first); break;
+        case 5: multiply_tile<Format, 5>(panel, n_blocks, act, y, rows, first); break;
+        case 6: multiply_tile<Format, 6>(panel, n_blocks, act, y, rows, first); break;
+      }
+    }
+    column += width;
+  }
+}
+
+template <typename Format>
+static inline void matmul(const MatmulTask& task) {
+  Panel panels[kRowGroups];
+  const auto n_blocks = static_cast<int>(task.k / 32);
+  constexpr int kPerBlock = Format::kElements / 32;
+  for (int64_t row = task.row_begin; row < task.row_end; row += 8 * kRowGroups) {
+    RowGroup groups[kRowGroups];
+    int n_groups = 0;
+    for (; n_groups < kRowGroups && row + 8 * n_groups < task.row_end; ++n_groups) {
+      RowGroup& group = groups[n_groups];
+      const int64_t first = row + 8 * n_groups;
+      const int64_t n = task.row_end - first < 8 ? task.row_end - first : 8;
+      group.mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      for (int i = 0; i < 8; ++i) {
+        const int64_t at = first + (i < n ? i : n - 1);
+        group.rows[i] = reinterpret_cast<const uint8_t*>(task.w) + at * task.row_stride_bytes;
+      }
+    }
+    for (int block = 0; block < n_blocks; block += kChunkBlocks) {
+      const int n = n_blocks - block < kChunkBlocks ? n_blocks - block : kChunkBlocks;
+      const int64_t offset = static_cast<int64_t>(block / kPerBlock) * Format::kBytes;
+      for (int g = 0; g < n_groups; ++g) unpack(Format{}, groups[g].rows, offset, n / kPerBlock, panels[g]);
+      multiply_columns<Format>(panels, groups, n_groups, n, task, row, block);
+    }
+  }
+}
+
+}  // namespace fathom::cpu::avx2
