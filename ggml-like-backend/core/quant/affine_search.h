@@ -13,9 +13,7 @@ struct AffineFit {
   float scale = 0, shift = 0;  ///< the best pair for this q
   float w = 0, wx = 0, wxx = 0, wq = 0, wqq = 0, wxq = 0;
 
-  float error_at(float s, float m) const {
-    return wxx + s * (s * wqq - 2 * wxq) + m * (2 * (wx - s * wq) + m * w);
-  }
+  float error_at(float s, float m) const { return wxx + s * (s * wqq - 2 * wxq) + m * (2 * (wx - s * wq) + m * w); }
 };
 
 /// What the shift may be.
@@ -39,8 +37,8 @@ inline AffineFit fit_affine(const float* x, const float* w, float scale, float s
   return {scale, shift, sum8(sw), sum8(sx), sum8(sxx), sum8(sq), sum8(sqq), sum8(sxq)};
 }
 
-/// Moves fit's scale and shift to the optimum for its q. Where that would need a negative scale or a forbidden shift, the
-/// nearest allowed pair.
+/// Moves fit's scale and shift to the optimum for its q. Where that would need a negative scale or a forbidden shift,
+/// the nearest allowed pair.
 inline void solve(AffineFit* fit, Shift allowed) {
   const float det = fit->wqq * fit->w - fit->wq * fit->wq;
   if (det > 1e-6f * fit->wqq * fit->w) {

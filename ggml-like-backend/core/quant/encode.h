@@ -1,8 +1,8 @@
 // The encoders, one overload per block format, and what they share. Internal to core/quant: callers use quantize.h.
 //
-// Every encoder gets x of one block and positive weights w of the same length, and minimises sum(w * (x - y)^2) over the
-// blocks it can write. All work is done on x times a power of two (BlockScale), so that squares neither overflow nor
-// vanish.
+// Every encoder gets x of one block and positive weights w of the same length, and minimises sum(w * (x - y)^2) over
+// the blocks it can write. All work is done on x times a power of two (BlockScale), so that squares neither overflow
+// nor vanish.
 #pragma once
 
 #include <cstdint>

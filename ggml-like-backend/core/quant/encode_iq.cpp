@@ -11,8 +11,8 @@
 namespace fathom::quant {
 namespace {
 
-/// Magnitudes and sign bits of eight elements. With `even`, the number of minus signs is made even by flipping the element
-/// where that costs least; its target becomes negative, so that the search gives it a small magnitude.
+/// Magnitudes and sign bits of eight elements. With `even`, the number of minus signs is made even by flipping the
+/// element where that costs least; its target becomes negative, so that the search gives it a small magnitude.
 uint8_t split_signs(const float* x, const float* w, bool even, float* magnitudes) {
   unsigned signs = 0;
   for (int j = 0; j < 8; ++j) {
@@ -70,8 +70,8 @@ struct SignedGridEncoder {
   GridBlock<Run, kRuns, kTop> block;
   uint8_t signs[kSuperBlock / 8] = {};
 
-  void search(const Grid& grid, bool even_signs, const float* x, const float* w, float bell, float top, int steps,
-              float unit_of_d) {
+  void search(const Grid& grid, bool even_signs, const float* x, const float* w, float bell, float bottom, float top,
+              int steps, float unit_of_d) {
     float scaled[kSuperBlock], magnitudes[kSuperBlock];
     const BlockScale scale(x, kSuperBlock, scaled);
     if (scale.is_zero()) return;
@@ -82,7 +82,7 @@ struct SignedGridEncoder {
     float low[kRuns], high[kRuns];
     for (int b = 0; b < kRuns; ++b) {
       runs[b] = {&grid, magnitudes + b * kRunElements, w + b * kRunElements};
-      scale_range(magnitudes + b * kRunElements, kRunElements, bell, top, &low[b], &high[b]);
+      scale_range(magnitudes + b * kRunElements, kRunElements, bell, bottom, top, &low[b], &high[b]);
     }
     block.search(scale, runs, low, high, steps, unit_of_d);
   }
@@ -100,7 +100,7 @@ constexpr float kIQ3SBell = 2.1f / 15;
 
 void encode(const float* x, const float* w, BlockIQ2_XXS* out) {
   SignedGridEncoder<Grid8, 8, 32, 15> e;
-  e.search(iq2_xxs_search(), true, x, w, kIQ2Bell, 43, 12, 0.125f);
+  e.search(iq2_xxs_search(), true, x, w, kIQ2Bell, 8, 43, 12, 0.125f);
   out->d = e.block.d.bits;
   for (int ib = 0; ib < 8; ++ib) {
     uint32_t indices = 0, a = e.k(ib) << 28;
@@ -117,7 +117,7 @@ void encode(const float* x, const float* w, BlockIQ2_XXS* out) {
 
 void encode(const float* x, const float* w, BlockIQ2_XS* out) {
   SignedGridEncoder<Grid8, 8, 16, 15> e;
-  e.search(iq2_xs_search(), true, x, w, kIQ2Bell, 43, 12, 0.125f);
+  e.search(iq2_xs_search(), true, x, w, kIQ2Bell, 8, 43, 12, 0.125f);
   out->d = e.block.d.bits;
   for (int g = 0; g < 32; ++g) out->qs[g] = static_cast<uint16_t>(e.index(g) | (e.signs[g] & 127u) << 9);
   for (int ib = 0; ib < 8; ++ib) out->scales[ib] = static_cast<uint8_t>(e.k(2 * ib) | e.k(2 * ib + 1) << 4);
@@ -125,7 +125,7 @@ void encode(const float* x, const float* w, BlockIQ2_XS* out) {
 
 void encode(const float* x, const float* w, BlockIQ2_S* out) {
   SignedGridEncoder<Grid8, 8, 16, 15> e;
-  e.search(iq2_s_search(), false, x, w, kIQ2Bell, 43, 12, 0.125f);
+  e.search(iq2_s_search(), false, x, w, kIQ2Bell, 8, 43, 12, 0.125f);
   std::memset(out, 0, sizeof(*out));
   out->d = e.block.d.bits;
   for (int g = 0; g < 32; ++g) {
@@ -138,7 +138,7 @@ void encode(const float* x, const float* w, BlockIQ2_S* out) {
 
 void encode(const float* x, const float* w, BlockIQ3_XXS* out) {
   SignedGridEncoder<Grid4, 4, 32, 15> e;
-  e.search(iq3_xxs_search(), true, x, w, kIQ3XXSBell, 62, 10, 0.25f);
+  e.search(iq3_xxs_search(), true, x, w, kIQ3XXSBell, 4, 62, 10, 0.25f);
   out->d = e.block.d.bits;
   for (int p = 0; p < 64; ++p) out->qs[p] = static_cast<uint8_t>(e.index(p));
   for (int ib = 0; ib < 8; ++ib) {
@@ -150,7 +150,7 @@ void encode(const float* x, const float* w, BlockIQ3_XXS* out) {
 
 void encode(const float* x, const float* w, BlockIQ3_S* out) {
   SignedGridEncoder<Grid4, 4, 32, 15> e;
-  e.search(iq3_s_search(), false, x, w, kIQ3SBell, 15, 10, 1.0f);
+  e.search(iq3_s_search(), false, x, w, kIQ3SBell, 1, 15, 10, 1.0f);
   std::memset(out, 0, sizeof(*out));
   out->d = e.block.d.bits;
   for (int p = 0; p < 64; ++p) {

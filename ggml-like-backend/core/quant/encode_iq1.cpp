@@ -67,7 +67,7 @@ struct TernaryEncoder {
     float low[kRuns], high[kRuns];
     for (int b = 0; b < kRuns; ++b) {
       runs[b] = {scaled + b * kRunElements, w + b * kRunElements};
-      scale_range(scaled + b * kRunElements, kRunElements, kBell, 1.0f, &low[b], &high[b]);
+      scale_range(scaled + b * kRunElements, kRunElements, kBell, 1.0f, 1.0f, &low[b], &high[b]);
     }
     block.search(scale, runs, low, high, steps, 1.0f);
   }

@@ -44,12 +44,11 @@ struct AffineRuns {
  private:
   static int clamp_k(float v) { return static_cast<int>(std::lround(std::clamp(v, 0.0f, static_cast<float>(kMax)))); }
 
-  /// The integers for given factors, judged by the runs' parabolas: m is the best for the k taken.
-  static float round_to(const AffineFit& f, float factor, float min_factor, int* k, int* m) {
-    *k = factor > 0 ? clamp_k(f.scale / factor) : 0;
-    const float s = factor * static_cast<float>(*k);
-    *m = min_factor > 0 ? clamp_k((s * f.wq - f.wx) / (f.w * min_factor)) : 0;
-    return f.error_at(s, min_factor * static_cast<float>(*m));
+  static int nearest_k(const AffineFit& f, float factor) { return factor > 0 ? clamp_k(f.scale / factor) : 0; }
+
+  /// The best m once the scale is s, as long as q stays.
+  static int nearest_m(const AffineFit& f, float s, float min_factor) {
+    return min_factor > 0 ? clamp_k((s * f.wq - f.wx) / (f.w * min_factor)) : 0;
   }
 
   /// d and dmin by trial: the largest scale at kMax or up to a few steps below, the largest shift likewise.
@@ -65,8 +64,10 @@ struct AffineRuns {
       for (int j = 0; j < (largest_shift > 0 ? tries : 1); ++j) {
         const float g = largest_shift / (static_cast<float>(kMax) + 0.25f - 0.5f * static_cast<float>(j));
         float error = 0;
-        int kb = 0, mb = 0;
-        for (int b = 0; b < kRuns; ++b) error += round_to(fits[b], f, g, &kb, &mb);
+        for (int b = 0; b < kRuns; ++b) {
+          const float s = f * static_cast<float>(nearest_k(fits[b], f));
+          error += fits[b].error_at(s, g * static_cast<float>(nearest_m(fits[b], s, g)));
+        }
         if (error < best_error) {
           best_error = error;
           *factor = f;
@@ -78,13 +79,14 @@ struct AffineRuns {
 
   /// With d and dmin fixed, the best integers near the run's optimum, q chosen anew for each pair.
   void settle(const float* x, const float* w, AffineFit* fit, int* best_k, int* best_m) const {
-    int k0 = 0, m0 = 0;
-    round_to(*fit, d.value, dmin.value, &k0, &m0);
+    const int k0 = nearest_k(*fit, d.value);
     float best_error = INFINITY;
     AffineFit best = *fit;
     for (int ki = std::max(0, k0 - 1); ki <= std::min(kMax, k0 + 1); ++ki) {
+      const float s = d.value * static_cast<float>(ki);
+      const int m0 = nearest_m(*fit, s, dmin.value);
       for (int mi = std::max(0, m0 - 1); mi <= std::min(kMax, m0 + 1); ++mi) {
-        const float s = d.value * static_cast<float>(ki), shift = dmin.value * static_cast<float>(mi);
+        const float shift = dmin.value * static_cast<float>(mi);
         const AffineFit f = fit_affine<kTop, kCount>(x, w, s, shift);
         const float error = f.error_at(s, shift);
         if (error < best_error) {
@@ -120,6 +122,8 @@ struct AffineRuns {
       }
     } else if (kk > 0 && mm == 0 && kx > 0) {
       *factor = static_cast<float>(kx / kk);
+    } else if (mm > 0 && kk == 0 && mx < 0) {
+      *min_factor = static_cast<float>(-mx / mm);
     }
   }
 };
@@ -157,7 +161,7 @@ void pack_pairs(const uint8_t* codes, uint8_t* qs) {
 
 void encode(const float* x, const float* w, BlockQ2_K* out) {
   AffineRuns<3, 16, 15> runs;
-  runs.search(x, w, 9, 1.0f, 12);
+  runs.search(x, w, 5, 1.0f, 8);
   for (int b = 0; b < 16; ++b) out->scales[b] = static_cast<uint8_t>(runs.k[b] | runs.m[b] << 4);
   pack_pairs(runs.codes, out->qs);
   out->d = runs.d.bits;
@@ -166,7 +170,7 @@ void encode(const float* x, const float* w, BlockQ2_K* out) {
 
 void encode(const float* x, const float* w, BlockQ4_K* out) {
   AffineRuns<15, 32, 63> runs;
-  runs.search(x, w, 7, 1.5f, 4);
+  runs.search(x, w, 6, 1.5f, 6);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
   pack_scale_min(runs.k, runs.m, out->scales);
@@ -175,7 +179,7 @@ void encode(const float* x, const float* w, BlockQ4_K* out) {
 
 void encode(const float* x, const float* w, BlockQ5_K* out) {
   AffineRuns<31, 32, 63> runs;
-  runs.search(x, w, 6, 1.5f, 4);
+  runs.search(x, w, 5, 1.5f, 8);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
   pack_scale_min(runs.k, runs.m, out->scales);

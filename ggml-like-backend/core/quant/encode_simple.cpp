@@ -11,10 +11,12 @@ namespace {
 
 constexpr int kN = kSmallBlock;
 
-/// Chooses d and the codes of a block with y = d * level: the better, after rounding d to half, of the plain choice (the
-/// largest magnitude at the end of the levels) and the searched one. The plain one keeps values that already lie on a grid.
+/// Chooses d and the codes of a block with y = d * level: the better, after rounding d to half, of the plain choice
+/// (the largest magnitude at the end of the levels) and the searched one. The plain one keeps values that already lie
+/// on a grid.
 template <typename Levels>
-HalfFactor encode_levels(const float* x, const float* w, float plain_end, float from, float to, int steps, uint8_t* codes) {
+HalfFactor encode_levels(const float* x, const float* w, float plain_end, float from, float to, int steps,
+                         uint8_t* codes) {
   float scaled[kN];
   const BlockScale scale(x, kN, scaled);
   HalfFactor best;
@@ -36,6 +38,8 @@ HalfFactor encode_levels(const float* x, const float* w, float plain_end, float 
       if (d.value == 0) break;
       next = fit_levels<Levels, kN>(scaled, w, 1 / d.value).scale();
     }
+    // Levels without a zero: even the smallest half may be too large a scale.
+    if (best_error > level_error<Levels, kN>(scaled, w, 0)) best = {};
   }
   level_codes<Levels, kN>(scaled, best.value, codes);
   return best;

@@ -1,7 +1,7 @@
 // Scales of a codebook block: one small odd integer per run of grid points, one half-precision unit for all.
 //
-// A Run offers Choice choose(float scale): the grid points nearest to its elements at that scale, and in Choice::fit the
-// sums that tell which scale would suit those points best.
+// A Run offers Choice choose(float scale): the grid points nearest to its elements at that scale, and in Choice::fit
+// the sums that tell which scale would suit those points best.
 #pragma once
 
 #include <algorithm>
@@ -30,8 +30,8 @@ ScaleFit search_run(const Run& run, float low, float high, int steps) {
   return best;
 }
 
-/// A block of kRuns runs whose scales are unit * (2k + 1), k in 0..kTop. Finds unit (a half times `unit_of_d`), the ks and
-/// the points.
+/// A block of kRuns runs whose scales are unit * (2k + 1), k in 0..kTop. Finds unit (a half times `unit_of_d`), the ks
+/// and the points.
 template <typename Run, int kRuns, int kTop>
 struct GridBlock {
   HalfFactor d;
@@ -39,7 +39,8 @@ struct GridBlock {
   typename Run::Choice choices[kRuns] = {};
 
   /// low[b], high[b]: where to look for the scale of run b; both zero for a run of zeros.
-  void search(const BlockScale& scale, const Run* runs, const float* low, const float* high, int steps, float unit_of_d) {
+  void search(const BlockScale& scale, const Run* runs, const float* low, const float* high, int steps,
+              float unit_of_d) {
     ScaleFit fits[kRuns];
     for (int b = 0; b < kRuns; ++b) {
       if (high[b] > 0) fits[b] = search_run(runs[b], low[b], high[b], steps);
@@ -49,11 +50,16 @@ struct GridBlock {
       d = scale.to_half(unit / unit_of_d);
       const float stored_unit = d.value * unit_of_d;
       if (stored_unit == 0) return;
-      float kx = 0, kk = 0;
+      float kx = 0, kk = 0, gain = 0;
       for (int b = 0; b < kRuns; ++b) {
         const float odd = settle(runs[b], stored_unit, &fits[b], &k[b], &choices[b]);
         kx += odd * fits[b].xv;
         kk += odd * odd * fits[b].vv;
+        gain += fits[b].gain_at(stored_unit * odd);
+      }
+      if (gain <= 0) {  // the smallest half is still too large: zeros are nearer
+        d = {};
+        return;
       }
       if (kk > 0 && kx > 0) unit = kx / kk;
     }
@@ -80,8 +86,10 @@ struct GridBlock {
 };
 
 /// Where the scale of a run of n elements may lie: from the one that suits a bell-shaped run (rms times `bell`), less a
-/// third, to the one that reaches the largest magnitude, `top` levels high.
-inline void scale_range(const float* x, int n, float bell, float top, float* low, float* high) {
+/// third, to the one that reaches the largest magnitude, `top` levels high. Where all magnitudes are about alike, up to
+/// the one that puts them on the lowest level, `bottom`: few grid points are equal throughout, but those at the bottom
+/// are.
+inline void scale_range(const float* x, int n, float bell, float bottom, float top, float* low, float* high) {
   float sum = 0, largest = 0;
   for (int i = 0; i < n; ++i) {
     sum += x[i] * x[i];
@@ -90,6 +98,7 @@ inline void scale_range(const float* x, int n, float bell, float top, float* low
   const float rms = std::sqrt(sum / static_cast<float>(n));
   *low = 0.65f * bell * rms;
   *high = rms > 1e-12f ? std::max(1.05f * largest / top, 1.2f * bell * rms) : 0;
+  if (largest < 1.3f * rms) *high = std::max(*high, 1.05f * rms / bottom);
 }
 
 }  // namespace fathom::quant

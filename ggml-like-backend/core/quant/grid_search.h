@@ -1,9 +1,9 @@
 // Nearest grid point under weights, for the IQ2, IQ3 and IQ1 codebooks.
 //
-// A grid point is kDim levels, each one of kLevels. To find the point nearest to a target without looking at all of them:
-// round every element of the target to its nearest level; that pattern names a short list of grid points near it, made
-// once per grid; the listed points are then compared exactly. The cost of a point is the sum of two table entries, one per
-// half, because a half has few patterns (3^4 or 8^2).
+// A grid point is kDim levels, each one of kLevels. To find the point nearest to a target without looking at all of
+// them: round every element of the target to its nearest level; that pattern names a short list of grid points near it,
+// made once per grid; the listed points are then compared exactly. The cost of a point is the sum of two table entries,
+// one per half, because a half has few patterns (3^4 or 8^2).
 #pragma once
 
 #include <array>

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cmath>
+#include <cstdio>
 #include <string>
 
 #include "core/error.h"
@@ -38,7 +39,9 @@ V8 IQ4Levels::nearest(V8 t) {
   return v;
 }
 
-int IQ4Levels::code(float level) { return kIQ4NearestCode[static_cast<size_t>(static_cast<int>(2 * level) + kIQ4TableOffset)]; }
+int IQ4Levels::code(float level) {
+  return kIQ4NearestCode[static_cast<size_t>(static_cast<int>(2 * level) + kIQ4TableOffset)];
+}
 
 BlockScale::BlockScale(const float* x, int n, float* scaled) {
   float largest = 0;
@@ -60,8 +63,10 @@ HalfFactor BlockScale::to_half(float factor) const {
   const float full = std::ldexp(factor, exponent_);
   uint16_t bits = f32_to_f16(full);
   if ((bits & 0x7fffu) >= 0x7c00u) {
+    char got[32];
+    std::snprintf(got, sizeof(got), "%g", static_cast<double>(full));
     throw Error(ErrorCode::kModel, "quantize: a block's values are too large; expected a scale up to 65504, got " +
-                                       std::to_string(full) + "; try bf16 or f32 for this tensor");
+                                       std::string(got) + "; try bf16 or f32 for this tensor");
   }
   if ((bits & 0x7fffu) == 0) bits |= 1;
   return {bits, std::ldexp(f16_to_f32(bits), -exponent_)};
@@ -76,7 +81,8 @@ float search_block_factor(const ScaleFit* fits, int runs, int low, int high, int
     // From a quarter step beyond the end inwards, half a step at a time.
     const float inwards = static_cast<float>(step) * (0.5f * static_cast<float>(i) - 0.25f);
     for (const float end : {static_cast<float>(low) + inwards, static_cast<float>(high) - inwards}) {
-      if (std::abs(end) < 0.5f * static_cast<float>(step) || (low >= 0 && end < 0.5f * static_cast<float>(high))) continue;
+      if (std::abs(end) < 0.5f * static_cast<float>(step) || (low >= 0 && end < 0.5f * static_cast<float>(high)))
+        continue;
       float factor = extreme / end;
       for (int round = 0; round < 2; ++round) {
         float kx = 0, kk = 0;

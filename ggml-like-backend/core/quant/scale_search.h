@@ -53,8 +53,8 @@ inline ScaleFit fit_levels(const float* x, const float* w, float inverse_scale) 
   return {sum8(xv), sum8(vv)};
 }
 
-/// The best scale (of either sign) for a run. Tries scales that put the largest magnitude at `steps` places around either
-/// end of the levels, from `from` to `to` times the end, then lets least squares settle.
+/// The best scale (of either sign) for a run. Tries scales that put the largest magnitude at `steps` places around
+/// either end of the levels, from `from` to `to` times the end, then lets least squares settle.
 template <typename Levels, int kCount>
 inline ScaleFit search_scale(const float* x, const float* w, float from, float to, int steps) {
   float extreme = 0;
@@ -122,7 +122,8 @@ struct ScaledRuns {
   /// x in the units of `scale`. The three numbers go to search_scale.
   void search(const BlockScale& scale, const float* x, const float* w, float from, float to, int steps) {
     ScaleFit fits[kRuns];
-    for (int b = 0; b < kRuns; ++b) fits[b] = search_scale<Levels, kCount>(x + b * kCount, w + b * kCount, from, to, steps);
+    for (int b = 0; b < kRuns; ++b)
+      fits[b] = search_scale<Levels, kCount>(x + b * kCount, w + b * kCount, from, to, steps);
     float factor = search_block_factor(fits, kRuns, kLow, kHigh, 1, kHigh > 100 ? 4 : 16);
     // With d fixed, each run takes the best integer near its own optimum; then d follows, and once more.
     for (int round = 0; round < 3; ++round) {
