@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/printable.h"
+#include "core/printable.h"
 
 namespace fathom {
 

@@ -4,8 +4,8 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "io/gguf_checks.h"
-#include "io/printable.h"
 
 namespace fathom {
 namespace {

@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "core/error.h"
-#include "io/printable.h"
+#include "core/printable.h"
 
 namespace fathom {
 namespace {

@@ -7,8 +7,8 @@
 #include <unordered_set>
 #include <utility>
 
+#include "core/printable.h"
 #include "io/byte_reader.h"
-#include "io/printable.h"
 
 namespace fathom {
 namespace {

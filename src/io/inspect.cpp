@@ -9,7 +9,7 @@
 #include <variant>
 
 #include "core/error.h"
-#include "io/printable.h"
+#include "core/printable.h"
 #include "io/safetensors.h"
 
 namespace fathom {

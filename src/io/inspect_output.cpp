@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/printable.h"
 #include "io/inspect.h"
-#include "io/printable.h"
 
 namespace fathom {
 namespace {

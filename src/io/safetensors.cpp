@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "core/error.h"
-#include "io/printable.h"
+#include "core/printable.h"
 #include "io/safetensors_json.h"
 
 namespace fathom {

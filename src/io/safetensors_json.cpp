@@ -3,7 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
-#include "io/printable.h"
+#include "core/printable.h"
 
 namespace fathom {
 namespace {

@@ -1,4 +1,4 @@
-#include "io/printable.h"
+#include "core/printable.h"
 
 #include <cstdint>
 #include <cstdio>
