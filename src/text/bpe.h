@@ -77,7 +77,7 @@ class TokenStream {
   /// The text that is certain after this token; empty while a character is unfinished. A hidden control token adds
   /// nothing.
   std::string push(int32_t token_id);
-  /// What is left at the end of the stream: nothing or one U+FFFD.
+  /// What is left at the end of the stream: nothing, or U+FFFD for an unfinished character.
   std::string finish() { return utf8_.flush(); }
 
  private:

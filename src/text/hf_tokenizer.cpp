@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "text/unicode_classes.h"
-#include "text/utf8.h"
 #include "text/vocab.h"
 
 namespace fathom {
@@ -263,7 +263,7 @@ Metadata tokenizer_metadata(const Json& tokenizer, const Json& config, std::opti
   metadata.set("tokenizer.ggml.merges", read_merges(tokenizer));
   const auto set_role = [&](const char* key, std::string_view text) {
     const auto it = added.find(text);
-    if (it != added.end()) metadata.set(key, static_cast<uint64_t>(it->second));
+    if (it != added.end()) metadata.set(key, it->second);
     return it != added.end();
   };
   const std::string_view eos = role_text(config, "eos_token", kEosText);

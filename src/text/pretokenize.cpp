@@ -3,6 +3,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "text/unicode_classes.h"
 #include "text/utf8.h"
 

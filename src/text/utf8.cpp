@@ -1,5 +1,7 @@
 #include "text/utf8.h"
 
+#include <utility>
+
 namespace fathom {
 namespace {
 
@@ -14,6 +16,12 @@ size_t append_valid(std::string_view bytes, std::string& text) {
     pos += unit.length;
   }
   return 0;
+}
+
+// ED A0 to ED BF, the first two bytes of a surrogate: wrong already, but the stream of reference waits for the third.
+bool begins_surrogate_at_end(std::string_view bytes) {
+  return bytes.size() >= 2 && bytes[bytes.size() - 2] == '\xED' && static_cast<uint8_t>(bytes.back()) >= 0xA0 &&
+         static_cast<uint8_t>(bytes.back()) <= 0xBF;
 }
 
 }  // namespace
@@ -47,33 +55,15 @@ std::string to_valid_utf8(std::string_view bytes) {
   return text;
 }
 
-std::string in_quotes(std::string_view text) {
-  constexpr size_t kShown = 60;
-  std::string result = "\"";
-  for (char c : to_valid_utf8(text.substr(0, kShown))) {
-    const auto byte = static_cast<uint8_t>(c);
-    if (byte >= 0x20 && byte != 0x7F) {
-      result += c;
-    } else {
-      constexpr char kHex[] = "0123456789ABCDEF";
-      result += {'\\', 'x', kHex[byte >> 4], kHex[byte & 15]};
-    }
-  }
-  return result + (text.size() > kShown ? "...\"" : "\"");
-}
-
 std::string Utf8Stream::push(std::string_view bytes) {
   held_ += bytes;
+  const size_t held_back = begins_surrogate_at_end(held_) ? 2 : 0;
   std::string text;
-  const size_t left = append_valid(held_, text);
-  held_.erase(0, held_.size() - left);
+  const size_t unfinished = append_valid(std::string_view(held_).substr(0, held_.size() - held_back), text);
+  held_.erase(0, held_.size() - held_back - unfinished);
   return text;
 }
 
-std::string Utf8Stream::flush() {
-  const bool unfinished = !held_.empty();
-  held_.clear();
-  return unfinished ? std::string(kReplacementCharacter) : std::string();
-}
+std::string Utf8Stream::flush() { return to_valid_utf8(std::exchange(held_, {})); }
 
 }  // namespace fathom

@@ -26,12 +26,10 @@ Utf8Unit read_utf8(std::string_view bytes, size_t pos);
 /// `bytes` with every invalid or unfinished unit replaced by U+FFFD.
 std::string to_valid_utf8(std::string_view bytes);
 
-/// `text` in quotes for an error message: valid UTF-8 on one line, control characters as \xNN, cut after 60 bytes.
-std::string in_quotes(std::string_view text);
-
 /// Turns a stream of bytes cut anywhere into valid UTF-8: an unfinished sequence is held back until it is finished or
-/// known to be wrong; wrong ones become U+FFFD. All pushes and the final flush together give to_valid_utf8 of all
-/// bytes.
+/// known to be wrong; wrong ones become U+FFFD. Encoded surrogates are held back until their third byte. All pushes and
+/// the final flush together give to_valid_utf8 of all bytes. Reference: Python's incremental UTF-8 decoder with
+/// errors="replace".
 class Utf8Stream {
  public:
   std::string push(std::string_view bytes);

@@ -5,8 +5,8 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "text/byte_alphabet.h"
-#include "text/utf8.h"
 
 namespace fathom {
 namespace {
@@ -65,7 +65,8 @@ std::string decoded(const std::string& text, TokenType type, const std::string& 
 Vocab::Vocab(const Metadata& metadata) {
   const std::string& model = required(metadata.text("tokenizer.ggml.model"), "tokenizer.ggml.model");
   if (model != "gpt2") {
-    refuse("tokenizer.ggml.model", "unsupported tokenizer; expected \"gpt2\" (byte-level BPE), got " + in_quotes(model));
+    refuse("tokenizer.ggml.model",
+           "unsupported tokenizer; expected \"gpt2\" (byte-level BPE), got " + in_quotes(model));
   }
   pre_tokenizer_ = pre_tokenizer_from_name(required(metadata.text("tokenizer.ggml.pre"), "tokenizer.ggml.pre"));
   read_tokens(metadata);

@@ -16,7 +16,9 @@ namespace fathom::test {
 
 inline const char* const kTokenizers[] = {"deepseek-llm", "deepseek-coder", "deepseek-v3"};
 
-inline std::string tokenizer_path(const std::string& file) { return std::string(FATHOM_FIXTURES) + "/tokenizers/" + file; }
+inline std::string tokenizer_path(const std::string& file) {
+  return std::string(FATHOM_FIXTURES) + "/tokenizers/" + file;
+}
 
 inline Metadata vocab_metadata(const std::string& name) {
   return read_gguf_file(tokenizer_path(name + "/vocab.gguf"), /*header_only=*/true).metadata;
@@ -39,7 +41,8 @@ inline std::vector<nlohmann::json> json_lines(const std::string& file) {
 inline std::string fnv1a64(const std::vector<int32_t>& ids) {
   uint64_t hash = 0xCBF29CE484222325;
   for (int32_t id : ids) {
-    for (int shift = 0; shift < 32; shift += 8) hash = (hash ^ (static_cast<uint32_t>(id) >> shift & 0xFF)) * 0x100000001B3;
+    for (int shift = 0; shift < 32; shift += 8)
+      hash = (hash ^ (static_cast<uint32_t>(id) >> shift & 0xFF)) * 0x100000001B3;
   }
   char hex[17];
   std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(hash));
