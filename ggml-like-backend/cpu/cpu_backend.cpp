@@ -29,10 +29,10 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
           [&](const GatedFfnArgs& a) { return kernels ? fast::gated_ffn_workspace(a, *kernels) : reference::gated_ffn_workspace(a, n_threads); },
           [&](const MoeFfnArgs& a) { return kernels ? fast::moe_ffn_workspace(a, *kernels) : reference::moe_ffn_workspace(a, n_threads); },
           [&](const LatentAttentionArgs& a) {
-            return kernels ? fast::latent_attention_workspace(a, n_threads) : reference::latent_attention_workspace(a, n_threads);
+            return kernels ? fast::latent_attention_workspace(a, *kernels) : reference::latent_attention_workspace(a, n_threads);
           },
           [&](const MultiHeadAttentionArgs& a) {
-            return kernels ? fast::multi_head_attention_workspace(a, n_threads) : reference::multi_head_attention_workspace(a, n_threads);
+            return kernels ? fast::multi_head_attention_workspace(a, *kernels) : reference::multi_head_attention_workspace(a, n_threads);
           },
           [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
           [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },
@@ -80,8 +80,8 @@ class CpuBackend final : public Backend {
                                            " kernel for weights of type " + std::string(dtype_name(w.dtype)) + "; try --isa reference");
       }
     };
-    std::visit(Overload{[&](const LinearArgs& a) { weight(a.weight); }, [&](const GatedFfnArgs& a) { a.weights.each(weight); },
-                        [&](const MoeFfnArgs& a) { a.experts.each(weight), a.shared.each(weight); }, [](const auto&) {}},
+    std::visit(Overload{[&](const LinearArgs& a) { weight(a.weight); }, [&](GatedFfnArgs a) { a.weights.each(weight); },
+                        [&](MoeFfnArgs a) { a.experts.each(weight), a.shared.each(weight); }, [](const auto&) {}},
                node.args);
   }
 
