@@ -34,18 +34,15 @@ GridSearch<kDim, kLevels>::GridSearch(const Word* points, int n_points, const st
                                       int neighbours)
     : levels_(levels), neighbours_(neighbours) {
   for (int l = 0; l + 1 < kLevels; ++l) thresholds_[l] = 0.5f * (levels[l] + levels[l + 1]);
+  values_.resize(static_cast<size_t>(n_points * kDim));
   for (int i = 0; i < n_points; ++i) {
     int half[2] = {0, 0};
-    for (int j = kDim - 1; j >= 0; --j) {
+    for (int j = kDim - 1; j >= 0; --j) {  // downwards, so that element 0 ends up as the lowest digit
       const auto value = static_cast<float>(static_cast<int8_t>((points[i] >> (8 * j)) & 255u));
-      values_.push_back(0);
+      values_[static_cast<size_t>(i * kDim + j)] = value;
       int level = 0;
       while (levels[level] != value) ++level;
       half[j / kHalfDim] = half[j / kHalfDim] * kLevels + level;
-    }
-    for (int j = 0; j < kDim; ++j) {
-      values_[static_cast<size_t>(i * kDim + j)] =
-          static_cast<float>(static_cast<int8_t>((points[i] >> (8 * j)) & 255u));
     }
     codes_.push_back({static_cast<uint8_t>(half[0]), static_cast<uint8_t>(half[1])});
   }
@@ -118,7 +115,8 @@ constexpr std::array<float, 3> kIQ1Levels = {-1, 0, 1};
 
 }  // namespace
 
-// List lengths: lists five times as long lower the error on Gaussian rows by less than 0.1 percent.
+// List lengths: lists of 64 lower the error on Gaussian rows by less than 0.1 percent, under strongly uneven importance
+// by less than 0.7 percent, and take twice the time.
 const Grid8& iq2_xxs_search() {
   static const Grid8 grid(kIQ2XXSGrid, 256, kIQ2Levels, 24);
   return grid;
@@ -132,11 +130,11 @@ const Grid8& iq2_s_search() {
   return grid;
 }
 const Grid4& iq3_xxs_search() {
-  static const Grid4 grid(kIQ3XXSGrid, 256, kIQ3XXSLevels, 12);
+  static const Grid4 grid(kIQ3XXSGrid, 256, kIQ3XXSLevels, 16);
   return grid;
 }
 const Grid4& iq3_s_search() {
-  static const Grid4 grid(kIQ3SGrid, 512, kIQ3SLevels, 12);
+  static const Grid4 grid(kIQ3SGrid, 512, kIQ3SLevels, 16);
   return grid;
 }
 const Grid8& iq1_search() {
