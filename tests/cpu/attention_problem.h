@@ -111,19 +111,21 @@ class PagedStep {
 
 /// Runs one operation as the backend does, workspaces filled with NaN before, and returns its output.
 template <typename Args>
-std::vector<float> run_attention(Args args, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace (*workspace)(const Args&, int),
-                                 const cpu::MatmulKernels* kernels, int n_threads) {
+std::vector<float> run_attention(Args args, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w, const cpu::MatmulKernels* kernels,
+                                 int n_threads) {
   std::vector<float> out(static_cast<size_t>(args.out.shape.n_elements()), NAN);
   args.out.data = reinterpret_cast<std::byte*>(out.data());
-  cpu::Workspace w = workspace(args, n_threads);
   w.shared_bytes = (w.shared_bytes + 127) / 64 * 64, w.per_thread_bytes = (w.per_thread_bytes + 127) / 64 * 64;
   const size_t total = w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(n_threads);
   const auto buffer = allocate_heap(total, "workspace");
   std::memset(buffer->data(), 0xff, total);
   ThreadPool pool(n_threads);
   pool.run([&](Worker& worker) {
-    cpu::OpContext context{worker, kernels, buffer->data(),
-                           buffer->data() + w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(worker.index())};
+    cpu::OpContext context{.worker = worker,
+                           .matmul = kernels,
+                           .elements = nullptr,
+                           .shared = buffer->data(),
+                           .own = buffer->data() + w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(worker.index())};
     op(args, context);
   });
   return out;

@@ -78,7 +78,12 @@ struct Problem {
 
   std::vector<float> reference(AttentionForm form, int n_threads = 2) {
     args.form = form;
-    return run_attention(args, cpu::reference::latent_attention, cpu::reference::latent_attention_workspace, nullptr, n_threads);
+    return run_attention(args, cpu::reference::latent_attention, cpu::reference::latent_attention_workspace(args, n_threads), nullptr, n_threads);
+  }
+  std::vector<float> fast(const std::string& isa, AttentionForm form, int n_threads = 2) {
+    args.form = form;
+    const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
+    return run_attention(args, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(args, *kernels), kernels, n_threads);
   }
 };
 
@@ -117,9 +122,86 @@ TEST_CASE("reference latent attention equals the oracle at V2-Lite's dimensions 
   }
 }
 
+/// Largest relative error of the fast forms. Float operands (f32 and f16 caches) leave sums of up to C + R products in f32.
+/// bf16 operands are rounded to 2^-9 once (queries, weights of the rows) or twice (expanded keys); scores of deviation 2
+/// carry that into the weights, and a few rows have most of the weight. Quantized projections add activations rounded to
+/// int8, 0.4 % each.
+double fast_limit(DType cache, DType weights) {
+  const bool floats = cache == DType::kF32 || cache == DType::kF16;
+  return (floats ? 1e-5 : 0.012) + (dtype_info(weights).is_quantized ? 0.012 : 0.0);
+}
+
+TEST_CASE("fast latent attention equals the oracle in both forms, both weight dialects, on every cache type") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const DType cache : kCacheTypes) {
+      for (const Dialect dialect : {Dialect::kTogether, Dialect::kApart}) {
+        Problem p(small_dims(cache), several(), dialect, DType::kF32, cache);
+        const std::vector<double> expected = p.oracle();
+        for (const AttentionForm form : kBothForms) {
+          INFO(isa, " cache ", dtype_name(cache), " form ", static_cast<int>(form), " dialect ", static_cast<int>(dialect));
+          CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(cache, DType::kF32));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("fast latent attention equals the oracle at V2-Lite's dimensions and at odd ones, on every weight type") {
+  const struct { Dims dims; Dialect dialect; DType weights, cache; } cases[] = {
+      {kLite, Dialect::kTogether, DType::kQ4_K, DType::kBF16}, {kLite, Dialect::kApart, DType::kQ8_0, DType::kBF16},
+      {kLite, Dialect::kApart, DType::kBF16, DType::kF16},     {kLite, Dialect::kTogether, DType::kQ8_0, DType::kQ8_0},
+      {kLite, Dialect::kApart, DType::kQ4_0, DType::kF8_E4M3}, {kLite, Dialect::kTogether, DType::kF8_E4M3, DType::kF32},
+      {kOdd, Dialect::kTogether, DType::kBF16, DType::kBF16},  {kOdd, Dialect::kApart, DType::kF16, DType::kBF16},
+      {kOdder, Dialect::kTogether, DType::kF32, DType::kBF16}, {kOdder, Dialect::kApart, DType::kF32, DType::kBF16},
+      {kOdder, Dialect::kTogether, DType::kF32, DType::kF16},  {kOdder, Dialect::kApart, DType::kF32, DType::kF32}};
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const auto& c : cases) {
+      for (const int64_t page_tokens : {64, 7}) {
+        Problem p(c.dims, {{150, 2}, {0, 1}, {5, 20}, {63, 1}}, c.dialect, c.weights, c.cache, page_tokens);
+        const std::vector<double> expected = p.oracle();
+        for (const AttentionForm form : kBothForms) {
+          INFO(isa, " weights ", dtype_name(c.weights), " cache ", dtype_name(c.cache), " form ", static_cast<int>(form), " heads ", c.dims.heads);
+          CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(c.cache, c.weights));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("fast latent attention gives the same bits on any number of threads") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    Problem p(kLite, {{700, 3}, {0, 1}, {130, 40}}, Dialect::kTogether, DType::kQ4_K, DType::kBF16);
+    for (const AttentionForm form : kBothForms) {
+      const std::vector<float> one = p.fast(isa, form, 1);
+      for (const int n_threads : {2, 3, 8}) CHECK(p.fast(isa, form, n_threads) == one);
+    }
+  }
+}
+
+TEST_CASE("a sequence gets the same bits alone and beside others") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const AttentionForm form : kBothForms) {
+      Problem p(kLite, {{300, 1}, {0, 37}, {520, 5}, {64, 200}}, Dialect::kApart, DType::kQ8_0, DType::kBF16);
+      const std::vector<float> together = p.fast(isa, form);
+      const LatentAttentionArgs all = p.args;
+      int64_t first = 0;
+      for (const Sequence& s : p.paged.sequences()) {
+        auto part = [&](const Tensor& t) { return Tensor(t.dtype, {s.n_new}, t.data + first * 4); };
+        p.args.q = all.q.slice(first, s.n_new), p.args.out = all.out.slice(first, s.n_new);
+        p.args.step.positions = part(all.step.positions), p.args.step.sequence_of = part(all.step.sequence_of);
+        const std::vector<float> alone = p.fast(isa, form);
+        const auto begin = static_cast<size_t>(first * all.out.dim(1));
+        CHECK(alone == std::vector<float>(together.begin() + static_cast<ptrdiff_t>(begin), together.begin() + static_cast<ptrdiff_t>(begin + alone.size())));
+        first += s.n_new;
+      }
+    }
+  }
+}
+
 TEST_CASE("a step without tokens does nothing") {
   Problem p(kOdd, {}, Dialect::kTogether, DType::kF32, DType::kBF16);
   CHECK(p.reference(AttentionForm::kAuto).empty());
+  for (const std::string& isa : cpu::matmul_isa_names()) CHECK(p.fast(isa, AttentionForm::kAuto).empty());
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <array>
+
 namespace fathom {
 namespace {
 
@@ -41,7 +43,11 @@ struct Problem {
   }
 
   std::vector<float> reference(int n_threads = 2) const {
-    return run_attention(args, cpu::reference::multi_head_attention, cpu::reference::multi_head_attention_workspace, nullptr, n_threads);
+    return run_attention(args, cpu::reference::multi_head_attention, cpu::reference::multi_head_attention_workspace(args, n_threads), nullptr, n_threads);
+  }
+  std::vector<float> fast(const std::string& isa, int n_threads = 2) const {
+    const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
+    return run_attention(args, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(args, *kernels), kernels, n_threads);
   }
 };
 
@@ -57,6 +63,34 @@ TEST_CASE("reference multi-head attention equals the oracle on every cache type 
   CHECK(relative_rms(odd.reference(), odd.oracle()) < 1e-6);
   const Problem real(16, 128, {{66, 2}}, DType::kBF16);
   CHECK(relative_rms(real.reference(), real.oracle()) < 1e-6);
+}
+
+TEST_CASE("fast multi-head attention equals the oracle on every cache type and at odd sizes") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    CAPTURE(isa);
+    for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ8_0}) {
+      CAPTURE(dtype_name(cache));
+      const bool floats = cache == DType::kF32 || cache == DType::kF16;
+      for (const auto& [heads, head_dim, page_tokens] : {std::array<int64_t, 3>{4, 16, 64}, {16, 128, 64}, {3, 10, 7}, {5, 13, 16}}) {
+        if (cache == DType::kQ8_0 && head_dim * heads % 32 != 0) continue;
+        CAPTURE(head_dim);
+        const Problem p(heads, head_dim, several(), cache, page_tokens);
+        // bf16 operands round queries and weights of the rows to 2^-9.
+        CHECK(relative_rms(p.fast(isa), p.oracle()) < (floats ? 1e-6 : 0.01));
+      }
+    }
+  }
+}
+
+TEST_CASE("fast multi-head attention gives the same bits on any number of threads and for any batch") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    Problem p(16, 128, {{700, 3}, {0, 1}, {130, 40}}, DType::kBF16);
+    const std::vector<float> one = p.fast(isa, 1);
+    for (const int n_threads : {2, 3, 8}) CHECK(p.fast(isa, n_threads) == one);
+    p.args.q = p.args.q.slice(0, 3), p.args.out = p.args.out.slice(0, 3);
+    p.args.step.positions.shape = p.args.step.sequence_of.shape = {3};
+    CHECK(p.fast(isa) == std::vector<float>(one.begin(), one.begin() + 3 * 16 * 128));
+  }
 }
 
 }  // namespace

@@ -1,0 +1,87 @@
+// The inner loops of attention by instruction set. Plain: included by files that are compiled for one instruction set.
+//
+// Everything is computed for a block of `lanes` query rows (tokens, heads or both) that look at the same cached rows: a
+// vector's lanes are query rows, so scores, softmax and sums never cross lanes, and every query row's result is one chain
+// of operations in order of position, whatever shares the block with it.
+//
+// Operands are words of 4 bytes along the summed dimension: two bf16 (pack 2) or one float (pack 1).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace fathom::cpu {
+
+/// c[m][lane] = sum over steps of a[m][step] * b[step][lane], for panels of `lanes` columns; sums are f32.
+struct MultiplyTask {
+  const std::byte* a;      ///< row m at a + m * a_stride_bytes: n_steps words
+  int64_t a_stride_bytes;
+  const uint32_t* b;       ///< panel p at b + p * b_panel_words: [n_steps][lanes] words
+  int64_t b_panel_words;
+  float* c;                ///< row m at c + m * c_stride; panel p fills columns p * lanes ..
+  int64_t c_stride;
+  int64_t n_rows;
+  int64_t n_panels;
+  int64_t n_steps;
+};
+
+/// Weights of a slice of cached rows: p = exp(score - max over the lane's visible rows), 0 for the others.
+struct SoftmaxTask {
+  const float* scores;     ///< [n_rows][lanes]
+  int64_t n_rows;
+  const int32_t* visible;  ///< [lanes] rows of this slice that the lane sees: its first ones; may be <= 0 or > n_rows
+  uint32_t* p;             ///< [ceil(n_rows / pack)][lanes] words
+  float* max;              ///< [lanes]; -infinity without a visible row
+  float* sum;              ///< [lanes] of the weights as rounded to p
+};
+
+/// out[lane][i] = sum over rows of p[row][lane] * row[i].
+struct MixTask {
+  const uint32_t* p;
+  const std::byte* const* rows;  ///< n_rows, rounded up to a multiple of pack, addresses of n_cols elements
+  int64_t n_rows;
+  int64_t n_cols;
+  int64_t n_lanes;               ///< lanes that are wanted
+  float* out;                    ///< lane i at out + i * out_stride
+  int64_t out_stride;
+};
+
+/// Adds a slice's partial result to what the slices before it gave: the larger maximum becomes the common one.
+struct FoldTask {
+  float* max;             ///< [lanes] running
+  float* sum;
+  float* out;             ///< lane i at out + i * out_stride, n_cols floats
+  int64_t out_stride;
+  const float* part_max;  ///< [lanes] of the slice
+  const float* part_sum;
+  const float* part;      ///< lane i at part + i * part_stride
+  int64_t part_stride;
+  int64_t n_cols;
+  int64_t n_lanes;
+  bool first;             ///< nothing before: the running values may be anything
+  bool last;              ///< nothing after: divides by the sum
+};
+
+struct AttentionKernels {
+  int lanes;
+  int pack;
+  void (*multiply)(const MultiplyTask&);
+  void (*softmax)(const SoftmaxTask&);
+  void (*mix)(const MixTask&);
+  void (*fold)(const FoldTask&);
+  /// x[n] * factor to words, the last one filled up with zero.
+  void (*pack_words)(const float* x, float factor, uint32_t* words, int64_t n);
+};
+
+namespace avx2 {
+extern const AttentionKernels attention_f32;
+/// A decoder from a stored row of n elements to floats, or null: the type by its number in DType.
+using DecodeRow = void (*)(const void* src, float* dst, int64_t n);
+DecodeRow row_decoder(uint32_t dtype);
+}  // namespace avx2
+namespace avx512 {
+extern const AttentionKernels attention_f32;
+extern const AttentionKernels attention_bf16;  ///< needs AVX512_BF16
+}  // namespace avx512
+
+}  // namespace fathom::cpu

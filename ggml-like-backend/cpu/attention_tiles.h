@@ -1,0 +1,172 @@
+// Attention kernels over a vector type S, compiled once for each instruction set that includes this. S has
+//   kLanes, kPack, kRowTile (rows of a score tile), kMixTile (lanes of a mix tile), F (vector of floats), W (of words);
+//   zero, set, load, store, add, mul, fma, max, exp (0 below -87), select_below(i, limit, x): lanes with i < limit keep x,
+//   the others become -infinity; load_words, dot(acc, words, a): acc + words * the word at `a` for all lanes;
+//   tail(n): mask of the first n lanes; load_rows(rows, i, mask): words of column i of kPack rows; store_tail;
+//   round_pair(p0, p1, words, sum): packs two (pack 1: stores p0) and adds what was stored to sum.
+// Everything is static: each instruction set has its own copy.
+#pragma once
+
+#include "cpu/attention_kernels.h"
+
+namespace fathom::cpu {
+
+template <typename S, int kRows>
+static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t panel) {
+  const std::byte* a = t.a + row * t.a_stride_bytes;
+  const int64_t stride = t.a_stride_bytes;
+  const uint32_t* b = t.b + panel * t.b_panel_words;
+  float* c = t.c + row * t.c_stride + panel * S::kLanes;
+  typename S::F acc[kRows];
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) acc[m] = S::zero();
+  for (int64_t k = 0; k < t.n_steps; ++k) {
+    const typename S::W words = S::load_words(b + k * S::kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; ++m) acc[m] = S::dot(acc[m], words, a + m * stride + 4 * k);
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kRows; ++m) S::store(c + m * t.c_stride, acc[m]);
+}
+
+template <typename S, int kRows>
+static inline void multiply_rest(const MultiplyTask& t, int64_t row, int64_t n, int64_t panel) {
+  if constexpr (kRows > 0) {
+    if (n == kRows) {
+      multiply_tile<S, kRows>(t, row, panel);
+    } else {
+      multiply_rest<S, kRows - 1>(t, row, n, panel);
+    }
+  }
+}
+
+/// Rows in the outer loop: a tile of A stays in the first-level cache while the panels of B pass.
+template <typename S>
+static void multiply(const MultiplyTask& t) {
+  int64_t row = 0;
+  for (; row + S::kRowTile <= t.n_rows; row += S::kRowTile) {
+    for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_tile<S, S::kRowTile>(t, row, panel);
+  }
+  if (row < t.n_rows) {
+    for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_rest<S, S::kRowTile - 1>(t, row, t.n_rows - row, panel);
+  }
+}
+
+template <typename S>
+static void softmax(const SoftmaxTask& t) {
+  using F = typename S::F;
+  bool all_visible = true;
+  float limits[S::kLanes];
+  for (int i = 0; i < S::kLanes; ++i) {
+    limits[i] = static_cast<float>(t.visible[i]);
+    all_visible = all_visible && t.visible[i] >= t.n_rows;
+  }
+  const F limit = S::load(limits);
+  const auto score = [&](int64_t row) {
+    const F x = S::load(t.scores + row * S::kLanes);
+    return all_visible ? x : S::select_below(static_cast<float>(row), limit, x);
+  };
+  F largest = S::set(-__builtin_inff());
+  for (int64_t row = 0; row < t.n_rows; ++row) largest = S::max(largest, score(row));
+  S::store(t.max, largest);
+  // Any finite number serves for a lane that sees nothing: all its scores are -infinity.
+  const F base = S::max(largest, S::set(-1e30F));
+  F sum = S::zero();
+  for (int64_t row = 0; row < t.n_rows; row += S::kPack) {
+    const F p0 = S::exp(S::sub(score(row), base));
+    const F p1 = S::kPack == 2 && row + 1 < t.n_rows ? S::exp(S::sub(score(row + 1), base)) : S::zero();
+    sum = S::round_pair(p0, p1, t.p + row / S::kPack * S::kLanes, sum);
+  }
+  S::store(t.sum, sum);
+}
+
+template <typename S, int kTile>
+static inline void mix_tile(const MixTask& t, int64_t lane, int64_t col, int64_t width) {
+  const auto mask = S::tail(width);
+  typename S::F acc[kTile];
+#pragma GCC unroll 16
+  for (int m = 0; m < kTile; ++m) acc[m] = S::zero();
+  const uint32_t* p = t.p + lane;
+  for (int64_t row = 0; row < t.n_rows; row += S::kPack) {
+    const typename S::W words = S::load_rows(t.rows + row, col, mask);
+#pragma GCC unroll 16
+    for (int m = 0; m < kTile; ++m) acc[m] = S::dot(acc[m], words, reinterpret_cast<const std::byte*>(p + m));
+    p += S::kLanes;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kTile; ++m) {
+    if (lane + m < t.n_lanes) S::store_tail(t.out + (lane + m) * t.out_stride + col, acc[m], mask);
+  }
+}
+
+template <typename S, int kTile>
+static inline void mix_lanes(const MixTask& t) {
+  for (int64_t lane = 0; lane < t.n_lanes; lane += kTile) {
+    for (int64_t col = 0; col < t.n_cols; col += S::kLanes) {
+      mix_tile<S, kTile>(t, lane, col, t.n_cols - col < S::kLanes ? t.n_cols - col : S::kLanes);
+    }
+  }
+}
+
+template <typename S>
+static void mix(const MixTask& t) {
+  if (t.n_lanes == 1) {
+    mix_lanes<S, 1>(t);
+  } else if (t.n_lanes <= 4) {
+    mix_lanes<S, 4>(t);
+  } else if (t.n_lanes <= 8) {
+    mix_lanes<S, 8>(t);
+  } else {
+    mix_lanes<S, S::kMixTile>(t);
+  }
+}
+
+template <typename S>
+static void fold(const FoldTask& t) {
+  using F = typename S::F;
+  float before[S::kLanes] = {}, part[S::kLanes] = {}, total[S::kLanes];
+  const F part_max = S::load(t.part_max), part_sum = S::load(t.part_sum);
+  F sum = part_sum;
+  if (t.first) {
+    S::store(t.max, part_max);
+  } else {
+    const F largest = S::max(S::load(t.max), part_max);
+    const F scale_before = S::exp(S::sub(S::load(t.max), largest)), scale_part = S::exp(S::sub(part_max, largest));
+    S::store(before, scale_before);
+    S::store(part, scale_part);
+    S::store(t.max, largest);
+    sum = S::fma(part_sum, scale_part, S::mul(S::load(t.sum), scale_before));
+  }
+  S::store(t.sum, sum);
+  S::store(total, sum);
+  for (int64_t lane = 0; lane < t.n_lanes; ++lane) {
+    float* out = t.out + lane * t.out_stride;
+    const float* in = t.part + lane * t.part_stride;
+    const F a = S::set(before[lane]), b = S::set(part[lane]), scale = S::set(t.last ? 1.0F / total[lane] : 1.0F);
+    for (int64_t i = 0; i < t.n_cols; i += S::kLanes) {
+      const auto mask = S::tail(t.n_cols - i < S::kLanes ? t.n_cols - i : S::kLanes);
+      F x = S::load_tail(in + i, mask);
+      if (!t.first) x = S::fma(x, b, S::mul(S::load_tail(out + i, mask), a));
+      S::store_tail(out + i, S::mul(x, scale), mask);
+    }
+  }
+}
+
+/// exp(x) for x <= 0, to about 1e-7: 2^n with n = round(x / ln 2) times a polynomial of the rest (Taylor to the sixth
+/// power, whose error on [-ln 2 / 2, ln 2 / 2] is 1.2e-7). 0 below -87, where 2^n would leave the normal numbers.
+template <typename S>
+static inline typename S::F exp_of(typename S::F x) {
+  using F = typename S::F;
+  const F clamped = S::max(x, S::set(-87.0F));
+  const F n = S::round(S::mul(clamped, S::set(1.44269504F)));
+  const F r = S::fma(n, S::set(2.12194440e-4F), S::fma(n, S::set(-0.693359375F), clamped));
+  F y = S::fma(r, S::set(1.0F / 720), S::set(1.0F / 120));
+  y = S::fma(y, r, S::set(1.0F / 24));
+  y = S::fma(y, r, S::set(1.0F / 6));
+  y = S::fma(y, r, S::set(0.5F));
+  y = S::fma(y, r, S::set(1.0F));
+  y = S::fma(y, r, S::set(1.0F));
+  return S::zero_below(x, -87.0F, S::scale_by_power(y, n));
+}
+
+}  // namespace fathom::cpu

@@ -1,0 +1,47 @@
+// Attention on bf16 operands with f32 sums, AVX-512 with BF16: twice the multiplications of floats in an instruction, and
+// bf16 cache rows are operands as they are.
+#include "cpu/avx512/attention_vectors.h"
+
+namespace fathom::cpu::avx512 {
+namespace {
+
+__m512i rounded(__m512 x) { return _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x))); }
+
+/// Floats in between; operands are pairs of bf16, the lower half first.
+struct Pairs16 : Floats16 {
+  static constexpr int kPack = 2;
+  using W = __m512i;
+  static W load_words(const uint32_t* p) { return _mm512_loadu_si512(p); }
+  static F dot(F acc, W words, const std::byte* a) {
+    int32_t word;
+    __builtin_memcpy(&word, a, sizeof(word));
+    return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(words), reinterpret_cast<__m512bh>(_mm512_set1_epi32(word)));
+  }
+  static W load_rows(const std::byte* const* rows, int64_t i, __mmask16 mask) {
+    const __m256i low = _mm256_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(rows[0]) + i);
+    const __m256i high = _mm256_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(rows[1]) + i);
+    return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+  }
+  static F round_pair(F p0, F p1, uint32_t* words, F sum) {
+    const __m512i low = rounded(p0), high = _mm512_slli_epi32(rounded(p1), 16);
+    _mm512_storeu_si512(words, _mm512_or_si512(low, high));
+    const F first = _mm512_castsi512_ps(_mm512_slli_epi32(low, 16));
+    return _mm512_add_ps(_mm512_add_ps(sum, first), _mm512_castsi512_ps(high));
+  }
+};
+
+void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const int64_t left = n - i < 16 ? n - i : 16;
+    const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(Pairs16::tail(left), x + i), _mm512_set1_ps(factor));
+    _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(words) + i, Pairs16::tail((left + 1) / 2 * 2),
+                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(scaled)));
+  }
+}
+
+}  // namespace
+
+const AttentionKernels attention_bf16 = {Pairs16::kLanes, Pairs16::kPack, multiply<Pairs16>, softmax<Pairs16>,
+                                         mix<Pairs16>, fold<Pairs16>, pack_words};
+
+}  // namespace fathom::cpu::avx512

@@ -1,0 +1,19 @@
+// Attention on float operands, AVX-512.
+#include "cpu/avx512/attention_vectors.h"
+
+namespace fathom::cpu::avx512 {
+namespace {
+
+void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 mask = Floats16::tail(n - i < 16 ? n - i : 16);
+    _mm512_mask_storeu_ps(words + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor)));
+  }
+}
+
+}  // namespace
+
+const AttentionKernels attention_f32 = {Floats16::kLanes, Floats16::kPack, multiply<Floats16>, softmax<Floats16>,
+                                        mix<Floats16>, fold<Floats16>, pack_words};
+
+}  // namespace fathom::cpu::avx512

@@ -1,0 +1,24 @@
+// Which attention kernels run, and decoding of rows at vector speed.
+#pragma once
+
+#include <string_view>
+
+#include "core/dtype.h"
+#include "cpu/attention_kernels.h"
+
+namespace fathom::cpu::fast {
+
+/// The kernels of an instruction set ("avx512", "avx2") for a cache type: on bf16 operands where the cache is no finer
+/// than bf16 and the machine can multiply them, on floats otherwise.
+const AttentionKernels& attention_kernels(std::string_view isa, DType cache);
+/// The ones on floats.
+const AttentionKernels& float_attention_kernels(std::string_view isa);
+
+/// dequantize_row, faster, within a rounding of it.
+void decode_row(DType dtype, const std::byte* src, float* dst, int64_t n);
+
+/// Elements [offset, offset + n) of a stored row, whose blocks are decoded whole: `dst` has room for kSpanSlack more.
+constexpr int64_t kSpanSlack = 64;
+void decode_span(DType dtype, const std::byte* row, int64_t offset, float* dst, int64_t n);
+
+}  // namespace fathom::cpu::fast

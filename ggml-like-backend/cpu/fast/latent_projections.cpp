@@ -1,0 +1,121 @@
+#include "cpu/fast/latent_projections.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/fast/paged_attention.h"
+
+namespace fathom::cpu::fast {
+namespace {
+
+/// What a product with this weight runs on: floats decoded before where the type has no kernel.
+DType kernel_type(const MatmulKernels& matmul, DType weight) { return matmul.supports(weight) ? weight : DType::kF32; }
+
+}  // namespace
+
+LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, Carver& own)
+    : a_(a), matmul_(matmul), floats_(float_attention_kernels(matmul.isa)), n_heads_(a.n_heads()), nope_dim_(a.nope_dim()),
+      value_dim_(a.value_dim()), latent_dim_(a.latent_dim()) {
+  const DType k_type = a.kv_b ? a.kv_b.dtype : a.k_b.dtype, v_type = a.kv_b ? a.kv_b.dtype : a.v_b.dtype;
+  act_bytes_ = std::max(matmul.act_row_bytes(kernel_type(matmul, v_type), latent_dim_),
+                        a.kv_b ? 0 : matmul.act_row_bytes(kernel_type(matmul, k_type), nope_dim_));
+  decoded_ = own.take<float>(std::max(nope_dim_ * (part_columns() + kSlack), value_dim_ * latent_dim_));
+  row_ = own.take<float>(std::max(latent_dim_, nope_dim_));
+  words_ = own.take<uint32_t>(std::max(latent_dim_, nope_dim_));
+  acts_ = own.take<std::byte>(kTokens * static_cast<int64_t>(act_bytes_));
+}
+
+void LatentProjections::begin_queries(int64_t h, int64_t begin) {
+  head_ = h, begin_ = begin;
+  if (!a_.kv_b) return;
+  // Rows of W_UK side by side: the product is a sum of rows, so lanes are columns of the latent.
+  const int64_t lanes = floats_.lanes, columns = part_columns();
+  const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
+  const int64_t offset_bytes = begin / info.block_elements * info.block_bytes;
+  for (int64_t i = 0; i < nope_dim_; ++i) {
+    decode_row(a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes, row_, columns);
+    for (int64_t j = 0; j < columns; j += lanes) {
+      std::copy_n(row_ + j, std::min(lanes, columns - j), decoded_ + j * nope_dim_ + i * lanes);
+    }
+  }
+}
+
+void LatentProjections::latent_queries(int64_t first, int64_t n, float* out) {
+  const int64_t head_dim = a_.q.dim(2), columns = part_columns();
+  if (a_.kv_b) {
+    const int64_t lanes = floats_.lanes;
+    floats_.multiply({a_.q.row(first) + head_ * head_dim * 4, a_.q.strides_bytes[0], reinterpret_cast<const uint32_t*>(decoded_),
+                      nope_dim_ * lanes, out, part_stride(), n, (columns + lanes - 1) / lanes, nope_dim_});
+    return;
+  }
+  const float* x[kTokens];
+  float* y[kTokens];
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = a_.q.row_as<float>(first + i) + head_ * head_dim;
+    y[i] = out + i * part_stride();
+  }
+  multiply(a_.k_b.slab(head_).slice(begin_, columns), 0, columns, x, n, y);
+}
+
+void LatentProjections::multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n, float* const* y) {
+  const int64_t k = rows.dim(1);
+  const DType type = kernel_type(matmul_, rows.dtype);
+  const std::byte* w = rows.data;
+  int64_t stride = rows.strides_bytes[0];
+  if (type != rows.dtype) {
+    for (int64_t r = begin; r < end; ++r) decode_row(rows.dtype, rows.row(r), decoded_ + r * k, k);
+    w = reinterpret_cast<const std::byte*>(decoded_), stride = k * 4;
+  }
+  const void* acts[kTokens];
+  for (int64_t i = 0; i < n; ++i) {
+    std::byte* act = acts_ + static_cast<size_t>(i) * act_bytes_;
+    matmul_.quantize_act(type, x[i], act, k);
+    acts[i] = act;
+  }
+  matmul_.matmul(type, {w, stride, begin, end, k, acts, static_cast<int>(n), y});
+}
+
+Tensor LatentProjections::value_rows(int64_t h) const {
+  return a_.kv_b ? a_.kv_b.slice(h * (nope_dim_ + value_dim_) + nope_dim_, value_dim_) : a_.v_b.slab(h);
+}
+
+void LatentProjections::values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n) {
+  const float* x[kTokens];
+  float* y[kTokens];
+  for (int64_t i = 0; i < n; ++i) {
+    x[i] = latents + ((first + i) * n_heads_ + h) * latent_dim_;
+    y[i] = a_.out.row_as<float>(first + i) + h * value_dim_;
+  }
+  multiply(value_rows(h), begin, end, x, n, y);
+}
+
+void LatentProjections::pack_head(int64_t h, const AttentionKernels& k, uint32_t* panels) {
+  const int64_t lanes = k.lanes, n_steps = word_count(k, latent_dim_);
+  // Column j of the operand is a row of W_UK or W_UV: its words go down lane j % lanes of panel j / lanes.
+  const auto put_row = [&](int64_t j, DType type, const std::byte* row) {
+    decode_row(type, row, row_, latent_dim_);
+    k.pack_words(row_, 1.0F, words_, latent_dim_);
+    spread_words(words_, n_steps, j % lanes, lanes, panels + j / lanes * n_steps * lanes);
+  };
+  if (a_.kv_b) {
+    for (int64_t j = 0; j < nope_dim_ + value_dim_; ++j) put_row(j, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + j));
+    return;
+  }
+  const Tensor k_b = a_.k_b.slab(h);  // [C, N]: row i holds element i of every column
+  const int64_t element_bytes = 4 / k.pack;
+  for (int64_t i = 0; i < latent_dim_; ++i) {
+    decode_row(k_b.dtype, k_b.row(i), row_, nope_dim_);
+    k.pack_words(row_, 1.0F, words_, nope_dim_);
+    for (int64_t j = 0; j < nope_dim_; ++j) {
+      uint32_t* word = panels + (j / lanes * n_steps + i / k.pack) * lanes + j % lanes;
+      std::memcpy(reinterpret_cast<std::byte*>(word) + i % k.pack * element_bytes, reinterpret_cast<const std::byte*>(words_) + j * element_bytes,
+                  static_cast<size_t>(element_bytes));
+    }
+  }
+  if (latent_dim_ % k.pack != 0) {  // the missing element of the last pairs
+    for (int64_t j = 0; j < nope_dim_; ++j) panels[(j / lanes * n_steps + n_steps - 1) * lanes + j % lanes] &= 0xffffU;
+  }
+  for (int64_t j = 0; j < value_dim_; ++j) put_row(nope_dim_ + j, a_.v_b.dtype, a_.v_b.slab(h).row(j));
+}
+
+}  // namespace fathom::cpu::fast

@@ -1,0 +1,54 @@
+// W_UK and W_UV of one head out of either form the file has them in.
+#pragma once
+
+#include "cpu/fast/attention_isa.h"
+#include "cpu/fast/matmul_tasks.h"
+#include "cpu/op_context.h"
+
+namespace fathom::cpu::fast {
+
+/// Products of one head's projections with a few tokens' vectors. One for each thread.
+class LatentProjections {
+ public:
+  /// Tokens that one call takes at most.
+  static constexpr int64_t kTokens = 16;
+
+  LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, Carver& own);
+
+  /// Columns of the latent that one job of latent_queries makes: whole blocks of every format.
+  int64_t part_columns() const { return latent_dim_ > 256 && latent_dim_ % 256 == 0 ? 256 : latent_dim_; }
+  /// Floats of a row of latent_queries' result.
+  int64_t part_stride() const { return part_columns() + kSlack; }
+
+  /// Readies latent_queries for columns [begin, begin + part_columns()) of head h.
+  void begin_queries(int64_t h, int64_t begin);
+  /// out[i, :] = (W_UK^T q_nope)[begin ..] of token first + i, for n <= kTokens tokens; rows of part_stride() floats.
+  void latent_queries(int64_t first, int64_t n, float* out);
+
+  /// out row (token) of head h, values [begin, end): W_UV times the latents of n tokens (rows first .. in `latents`
+  /// [T][H][C]).
+  void values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n);
+
+  /// Both projections of head h as the right operand [C][N + V] of AttentionKernels::multiply: panels of `lanes` columns.
+  void pack_head(int64_t h, const AttentionKernels& k, uint32_t* panels);
+
+ private:
+  static constexpr int64_t kSlack = 16;  ///< results come in whole vectors
+
+  /// Products of `rows` [n_rows, k] with float vectors: int8 activations where the file's type has such a kernel.
+  void multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n, float* const* y);
+  Tensor value_rows(int64_t h) const;
+
+  const LatentAttentionArgs& a_;
+  const MatmulKernels& matmul_;
+  const AttentionKernels& floats_;
+  const int64_t n_heads_, nope_dim_, value_dim_, latent_dim_;
+  int64_t head_ = 0, begin_ = 0;
+  float* decoded_;     ///< weights: [N][part] panels, or rows of a type without a kernel
+  float* row_;         ///< one decoded row
+  uint32_t* words_;
+  std::byte* acts_;    ///< [kTokens] activations
+  size_t act_bytes_;
+};
+
+}  // namespace fathom::cpu::fast

@@ -1,0 +1,115 @@
+#include "cpu/fast/paged_attention.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace fathom::cpu::fast {
+namespace {
+
+/// Partial results kept at a time: enough for every slice of a long context at decode; more blocks take more waves.
+constexpr int64_t kPartialBytes = int64_t{48} << 20;
+
+/// Values of a block are folded in parts of so many columns, so that one block keeps several threads busy.
+constexpr int64_t kColumnPart = 64;
+
+bool usable_in_place(const AttentionKernels& k, DType cache, int64_t key_dim) {
+  return k.pack == 1 ? cache == DType::kF32 : cache == DType::kBF16 && key_dim % 2 == 0;
+}
+
+}  // namespace
+
+CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
+                       int64_t value_dim, Carver& own)
+    : kernels_(kernels), cache_(cache), step_(step), key_dim_(key_dim), value_dim_(value_dim),
+      in_place_(usable_in_place(kernels, cache.dtype, key_dim)) {
+  rows_ = own.take<RowPointers>(1);
+  zeros_ = own.take<std::byte>(4 * (value_dim + kSpanSlack));
+  decoded_ = own.take<float>(in_place_ ? 0 : std::max(key_dim, value_dim) + kSpanSlack);
+  key_words_ = own.take<uint32_t>(in_place_ ? 0 : kSliceRows * word_count(kernels, key_dim));
+  value_words_ = own.take<uint32_t>(in_place_ ? 0 : kSliceRows * word_count(kernels, value_dim));
+}
+
+void CachedRows::prepare() { std::memset(zeros_, 0, static_cast<size_t>(4 * (value_dim_ + kSpanSlack))); }
+
+const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset) {
+  const int64_t wanted[5] = {sequence, first, n, key_offset, value_offset};
+  if (std::equal(wanted, wanted + 5, loaded_)) return *rows_;
+  std::copy_n(wanted, 5, loaded_);
+  const size_t element = dtype_info(cache_.dtype).is_quantized ? 0 : row_bytes(cache_.dtype, 1);
+  for (int64_t i = 0; i < n; ++i) {
+    const std::byte* row = cached_row(cache_, step_, sequence, first + i);
+    if (in_place_) {
+      rows_->keys[i] = row + static_cast<size_t>(key_offset) * element;
+      rows_->values[i] = row + static_cast<size_t>(value_offset) * element;
+      continue;
+    }
+    uint32_t* key = key_words_ + i * word_count(kernels_, key_dim_);
+    decode_span(cache_.dtype, row, key_offset, decoded_, key_dim_);
+    kernels_.pack_words(decoded_, 1.0F, key, key_dim_);
+    rows_->keys[i] = rows_->values[i] = reinterpret_cast<const std::byte*>(key);
+    if (value_offset == key_offset || value_dim_ == 0) continue;
+    uint32_t* value = value_words_ + i * word_count(kernels_, value_dim_);
+    decode_span(cache_.dtype, row, value_offset, decoded_, value_dim_);
+    kernels_.pack_words(decoded_, 1.0F, value, value_dim_);
+    rows_->values[i] = reinterpret_cast<const std::byte*>(value);
+  }
+  rows_->values[n] = zeros_;
+  return *rows_;
+}
+
+void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n, int64_t key_dim,
+                  int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
+  for_each_stretch(rows.keys, n, [&](int64_t begin, int64_t count, int64_t stride) {
+    k.multiply({rows.keys[begin], stride, block.queries, 0, scratch.scores + begin * k.lanes, k.lanes, count, 1, word_count(k, key_dim)});
+  });
+  for (int i = 0; i < k.lanes; ++i) scratch.visible[i] = static_cast<int32_t>(block.visible[i] - first);
+  k.softmax({scratch.scores, n, scratch.visible, scratch.p, result.max, result.sum});
+  k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride});
+}
+
+PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
+                               int64_t value_dim, int64_t n_blocks, Carver& shared, Carver& own)
+    : kernels_(kernels), key_dim_(key_dim), value_dim_(value_dim), n_blocks_(n_blocks),
+      n_slices_((deepest_context(step) + kSliceRows - 1) / kSliceRows),
+      wave_slices_(std::clamp<int64_t>(kPartialBytes / (4 * PartialResult::floats(kernels, value_dim) * std::max<int64_t>(n_blocks, 1)), 1, std::max<int64_t>(n_slices_, 1))),
+      n_column_parts_((value_dim + kColumnPart - 1) / kColumnPart),
+      blocks_(shared.take<QueryBlock>(n_blocks)), visible_(shared.take<int32_t>(n_blocks * kernels.lanes)),
+      queries_(shared.take<uint32_t>(n_blocks * word_count(kernels, key_dim) * kernels.lanes)),
+      state_(shared.take<float>(n_blocks * n_column_parts_ * 2 * kernels.lanes)),
+      partials_(shared.take<float>(wave_slices_ * n_blocks * PartialResult::floats(kernels, value_dim))),
+      rows_(kernels, cache, step, key_dim, value_dim, own), scratch_(kernels, own) {}
+
+void PagedAttention::run(Worker& worker) {
+  rows_.prepare();
+  const int64_t floats = PartialResult::floats(kernels_, value_dim_);
+  for (int64_t wave = 0; wave < n_slices_; wave += wave_slices_) {
+    const int64_t wave_end = std::min(wave + wave_slices_, n_slices_);
+    // Blocks of a slice are neighbours: they find its rows in the cache, and converted.
+    const int64_t n_jobs = (wave_end - wave) * n_blocks_;
+    worker.share(n_jobs, std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8), [&](int64_t begin, int64_t end) {
+      for (int64_t job = begin; job < end; ++job) {
+        const int64_t first = (wave + job / n_blocks_) * kSliceRows;
+        const QueryBlock& block = blocks_[job % n_blocks_];
+        const int64_t n = std::min(kSliceRows, block.n_visible - first);
+        if (n <= 0) continue;
+        const RowPointers& rows = rows_.load(block.sequence, first, n, block.key_offset, block.value_offset);
+        attend_slice(kernels_, block, rows, first, n, key_dim_, value_dim_, scratch_, PartialResult(kernels_, value_dim_, partials_ + job * floats));
+      }
+    });
+    worker.barrier();
+    worker.share(n_blocks_ * n_column_parts_, 1, [&](int64_t job, int64_t) {
+      const QueryBlock& block = blocks_[job / n_column_parts_];
+      const int64_t column = job % n_column_parts_ * kColumnPart;
+      float* state = state_ + job * 2 * kernels_.lanes;
+      const int64_t block_slices = (block.n_visible + kSliceRows - 1) / kSliceRows;
+      for (int64_t slice = wave; slice < std::min(wave_end, block_slices); ++slice) {
+        const PartialResult part(kernels_, value_dim_, partials_ + ((slice - wave) * n_blocks_ + job / n_column_parts_) * floats);
+        kernels_.fold({state, state + kernels_.lanes, block.out + column, block.out_stride, part.max, part.sum, part.out + column, part.out_stride,
+                       std::min(kColumnPart, value_dim_ - column), block.n_lanes, slice == 0, slice + 1 == block_slices});
+      }
+    });
+    worker.barrier();
+  }
+}
+
+}  // namespace fathom::cpu::fast

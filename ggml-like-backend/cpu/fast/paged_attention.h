@@ -1,0 +1,132 @@
+// Attention of blocks of query rows over cached rows: slices of the cache in parallel, then their exact merge.
+//
+// A slice is kSliceRows cached rows from a multiple of kSliceRows on. Every query row's result is the fold of its slices'
+// partial results in order; how slices are spread over threads and in how many waves they are kept does not matter to it.
+#pragma once
+
+#include "cpu/fast/attention_isa.h"
+#include "cpu/fast/matmul_tasks.h"
+#include "cpu/op_context.h"
+#include "cpu/sequence_runs.h"
+
+namespace fathom::cpu::fast {
+
+/// 128 rows of 576 bf16 are 147 KB: they stay in a second-level cache between scores and values. 4096 rows make 32 jobs.
+constexpr int64_t kSliceRows = 128;
+
+/// Up to `lanes` query rows of one sequence.
+struct QueryBlock {
+  const uint32_t* queries;  ///< [key steps][lanes] words, softmax scale included
+  const int32_t* visible;   ///< [lanes] cached rows each one sees
+  float* out;               ///< row i at out + i * out_stride: value_dim floats
+  int64_t out_stride;
+  int64_t sequence;
+  int64_t n_visible;        ///< the most that one sees
+  int64_t n_lanes;
+  int64_t key_offset;       ///< elements from a cached row's start to its key
+  int64_t value_offset;     ///< and to its value
+};
+
+/// Addresses of the keys and values of consecutive cached rows in the kernels' operand type.
+struct RowPointers {
+  const std::byte* keys[kSliceRows];
+  const std::byte* values[kSliceRows + 1];  ///< one more than there are rows: zeros, to complete a pair
+};
+
+/// Words of a key row of n elements.
+inline int64_t word_count(const AttentionKernels& k, int64_t n) { return (n + k.pack - 1) / k.pack; }
+
+/// Calls fn(begin, count, stride in bytes) for stretches of rows at a constant distance: a page, or what is left of it.
+template <typename Fn>
+void for_each_stretch(const std::byte* const* rows, int64_t n, Fn&& fn) {
+  for (int64_t begin = 0; begin < n;) {
+    int64_t end = begin + 1;
+    const int64_t stride = end < n ? rows[end] - rows[begin] : 0;
+    while (end < n && rows[end] - rows[end - 1] == stride) ++end;
+    fn(begin, end - begin, stride);
+    begin = end;
+  }
+}
+
+/// Puts a query's words into its lane of a block: queries [n_words][lanes].
+inline void spread_words(const uint32_t* words, int64_t n_words, int64_t lane, int64_t lanes, uint32_t* queries) {
+  for (int64_t i = 0; i < n_words; ++i) queries[i * lanes + lane] = words[i];
+}
+
+/// Finds rows in the cache; converts them where the cache type is not the operand type. One for each thread.
+class CachedRows {
+ public:
+  CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim, int64_t value_dim,
+             Carver& own);
+  /// Once, before the first load.
+  void prepare();
+  /// Rows [first, first + n) of a sequence; n <= kSliceRows.
+  const RowPointers& load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset);
+
+ private:
+  const AttentionKernels& kernels_;
+  const Tensor& cache_;
+  const StepTensors& step_;
+  const int64_t key_dim_, value_dim_;
+  const bool in_place_;
+  RowPointers* rows_;
+  float* decoded_;       ///< one row
+  uint32_t* key_words_;  ///< [kSliceRows] converted rows
+  uint32_t* value_words_;
+  std::byte* zeros_;
+  int64_t loaded_[5] = {-1, -1, -1, -1, -1};  ///< what rows_ holds
+};
+
+/// A thread's buffers for one slice and block.
+struct SliceScratch {
+  float* scores;     ///< [kSliceRows][lanes]
+  uint32_t* p;       ///< [kSliceRows / pack][lanes]
+  int32_t* visible;  ///< [lanes]
+  SliceScratch(const AttentionKernels& k, Carver& own)
+      : scores(own.take<float>(kSliceRows * k.lanes)), p(own.take<uint32_t>(kSliceRows * k.lanes)), visible(own.take<int32_t>(k.lanes)) {}
+};
+
+/// A partial result: max and sum [lanes], values [lanes][stride].
+struct PartialResult {
+  float* max;
+  float* sum;
+  float* out;
+  int64_t out_stride;
+  static int64_t floats(const AttentionKernels& k, int64_t value_dim) { return k.lanes * (2 + stride(value_dim)); }
+  static int64_t stride(int64_t value_dim) { return (value_dim + 15) / 16 * 16; }
+  PartialResult(const AttentionKernels& k, int64_t value_dim, float* at)
+      : max(at), sum(at + k.lanes), out(at + 2 * k.lanes), out_stride(stride(value_dim)) {}
+};
+
+/// One block against n rows, the first of which has position `first`.
+void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n, int64_t key_dim,
+                  int64_t value_dim, const SliceScratch& scratch, const PartialResult& result);
+
+/// Workspace and course of an attention over the cache. All threads construct it alike.
+class PagedAttention {
+ public:
+  PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim, int64_t value_dim,
+                 int64_t n_blocks, Carver& shared, Carver& own);
+
+  /// For the caller to fill in, before the barrier that comes before run().
+  QueryBlock* blocks() const { return blocks_; }
+  int32_t* visible(int64_t block) const { return visible_ + block * kernels_.lanes; }
+  uint32_t* queries(int64_t block) const { return queries_ + block * word_count(kernels_, key_dim_) * kernels_.lanes; }
+
+  /// All threads together. Results are in the blocks' `out` after the next barrier.
+  void run(Worker& worker);
+
+ private:
+  const AttentionKernels& kernels_;
+  const int64_t key_dim_, value_dim_, n_blocks_;
+  int64_t n_slices_, wave_slices_, n_column_parts_;
+  QueryBlock* blocks_;
+  int32_t* visible_;
+  uint32_t* queries_;
+  float* state_;     ///< [blocks][column parts][2][lanes] running maximum and sum
+  float* partials_;  ///< [wave_slices][blocks]
+  CachedRows rows_;
+  SliceScratch scratch_;
+};
+
+}  // namespace fathom::cpu::fast
