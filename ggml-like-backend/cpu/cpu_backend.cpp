@@ -47,8 +47,8 @@ void run_node(const Node& node, OpContext& c) {
       Overload{
           [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
           [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
-          [&](const AddArgs& a) { reference::add(a, c); },
-          [&](const RmsNormArgs& a) { reference::rms_norm(a, c); },
+          [&](const AddArgs& a) { fast_kernels ? fast::add(a, c) : reference::add(a, c); },
+          [&](const RmsNormArgs& a) { fast_kernels ? fast::rms_norm(a, c) : reference::rms_norm(a, c); },
           [&](const RopeTableArgs& a) { reference::rope_table(a, c); },
           [&](const RotateHeadsArgs& a) { reference::rotate_heads(a, c); },
           [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
@@ -65,7 +65,7 @@ void run_node(const Node& node, OpContext& c) {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int n_threads, const MatmulKernels* kernels) : kernels_(kernels), pool_(n_threads) {}
+  CpuBackend(int n_threads, const MatmulKernels* kernels) : kernels_(kernels), elements_(kernels ? element_kernels(kernels->isa) : nullptr), pool_(n_threads) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string describe() const override {
@@ -100,7 +100,7 @@ class CpuBackend final : public Backend {
       workspace_ = allocate_heap(total, "workspace of the CPU kernels");
     }
     pool_.run([&](Worker& worker) {
-      OpContext context{worker, kernels_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
+      OpContext context{worker, kernels_, elements_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
       for (const Node& node : nodes) {
         run_node(node, context);
         worker.barrier();
@@ -109,7 +109,8 @@ class CpuBackend final : public Backend {
   }
 
  private:
-  const MatmulKernels* kernels_;  ///< null: reference
+  const MatmulKernels* kernels_;    ///< null: reference
+  const ElementKernels* elements_;  ///< null: reference
   ThreadPool pool_;
   std::shared_ptr<Buffer> workspace_;
 };

@@ -6,6 +6,7 @@
 
 #include "core/node.h"
 #include "core/threads.h"
+#include "cpu/element_kernels.h"
 #include "cpu/kernels.h"
 
 namespace fathom::cpu {
@@ -15,6 +16,7 @@ namespace fathom::cpu {
 struct OpContext {
   Worker& worker;
   const MatmulKernels* matmul;  ///< matrix kernels of the chosen instruction set; null for the reference
+  const ElementKernels* elements;  ///< row-wise kernels likewise
   std::byte* shared;            ///< workspace seen by all threads, as large as the operation asked for; 64-byte aligned
   std::byte* own;               ///< workspace of this thread alone, likewise
 };

@@ -1,10 +1,13 @@
-// The same operations as reference/reference.h over the matrix kernels of an instruction set. Each is called by all
+// The same operations as reference/reference.h over the kernels of an instruction set. Each is called by all
 // threads of a run together.
 #pragma once
 
 #include "cpu/op_context.h"
 
 namespace fathom::cpu::fast {
+
+void add(const AddArgs& a, OpContext& c);
+void rms_norm(const RmsNormArgs& a, OpContext& c);
 
 void linear(const LinearArgs& a, OpContext& c);
 Workspace linear_workspace(const LinearArgs& a, const MatmulKernels& kernels);

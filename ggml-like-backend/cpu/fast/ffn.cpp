@@ -171,11 +171,7 @@ void run_mixture(const Mixture& m, OpContext& c) {
                                 static_cast<int>(count), l.gate_rows + first});
     kernels.matmul(up.dtype, {up.data, up.strides_bytes[0], begin, end, hidden_size, l.act_rows + m.n_hidden_rows() + first,
                               static_cast<int>(count), l.up_rows + first});
-    for (int64_t p = first; p < first + count; ++p) {
-      float* g = l.gate_rows[p];
-      const float* u = l.up_rows[p];
-      for (int64_t f = begin; f < end; ++f) g[f] = silu(g[f]) * u[f];
-    }
+    for (int64_t p = first; p < first + count; ++p) c.elements->silu_times(l.gate_rows[p] + begin, l.up_rows[p] + begin, end - begin);
   });
   c.worker.barrier();
 
@@ -209,7 +205,7 @@ void run_mixture(const Mixture& m, OpContext& c) {
       for (int64_t k = 0; k < m.n_used; ++k) {
         const float weight = m.expert_weights[t * m.n_used + k];
         const float* y = l.outputs + (t * m.n_used + k) * hidden_size;
-        for (int64_t d = d0; d < d1; ++d) out[d] += weight * y[d];
+        c.elements->add_scaled(y + d0, weight, out + d0, d1 - d0);
       }
     }
   });

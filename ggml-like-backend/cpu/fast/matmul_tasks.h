@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -38,7 +37,5 @@ inline int64_t rows_per_task(int64_t n_rows, int64_t row_bytes, int n_threads) {
   const int64_t streaming = row_bytes > 0 ? 65536 / row_bytes : n_rows;
   return std::max<int64_t>(32, (std::max(even, std::min(streaming, n_rows / (int64_t{4} * n_threads))) + 31) / 32 * 32);
 }
-
-inline float silu(float x) { return x / (1.0F + std::exp(-x)); }
 
 }  // namespace fathom::cpu::fast

@@ -1,0 +1,9 @@
+#include "cpu/element_kernels.h"
+#include "cpu/element_kernels_impl.h"
+
+namespace fathom::cpu::avx512 {
+
+extern const ElementKernels elements;
+const ElementKernels elements = {rms_norm, add, silu_times, add_scaled};
+
+}  // namespace fathom::cpu::avx512

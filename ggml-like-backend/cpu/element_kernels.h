@@ -1,0 +1,24 @@
+// Row-wise kernels of one instruction set: norms, sums, SiLU.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace fathom::cpu {
+
+/// Thread-safe. Each result depends on its own row alone. Vectors need no alignment and must not overlap but where said.
+struct ElementKernels {
+  /// out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
+  void (*rms_norm)(const float* x, const float* weight, float eps, float* out, int64_t n);
+  /// out[i] = a[i] + b[i]; out may be a or b.
+  void (*add)(const float* a, const float* b, float* out, int64_t n);
+  /// gate[i] = silu(gate[i]) * up[i], with e^x to 2 units in the last place.
+  void (*silu_times)(float* gate, const float* up, int64_t n);
+  /// out[i] += weight * x[i]
+  void (*add_scaled)(const float* x, float weight, float* out, int64_t n);
+};
+
+/// For a name of matmul_isa_names().
+const ElementKernels* element_kernels(std::string_view isa);
+
+}  // namespace fathom::cpu
