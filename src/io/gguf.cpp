@@ -126,7 +126,8 @@ GgufModel GgufModel::open(const std::string& path, GgufOptions options) {
   for (const GgufFile& gguf : model.files_) {
     if (gguf.missing_data) model.has_data_ = false;
     for (const GgufTensorInfo& t : gguf.tensors) {
-      void* data = options.header_only ? nullptr : gguf.file->data() + t.offset_bytes;
+      // The offset of a tensor without bytes was not compared with the file.
+      void* data = options.header_only ? nullptr : gguf.file->data() + (t.size_bytes == 0 ? gguf.data_offset : t.offset_bytes);
       if (!model.tensors_.emplace(t.name, Tensor(t.dtype, t.shape, data)).second) {
         fail(gguf.file->path(), "the tensor '" + printable(t.name) + "' is also in an earlier shard", "every tensor once", "a second one",
              "to put the shards of one model into one folder");

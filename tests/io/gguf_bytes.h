@@ -35,6 +35,7 @@ class TempFolder {
   std::string operator/(const std::string& name) const { return path_ + "/" + name; }
   std::string write(const std::string& name, std::string_view bytes) const {
     const std::string path = *this / name;
+    std::filesystem::remove(path);  // ext4 flushes a file that is cut and written anew, thousands of times in these tests
     std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     return path;
   }
