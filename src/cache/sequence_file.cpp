@@ -25,7 +25,7 @@ static_assert(std::endian::native == std::endian::little, "the file is little en
 
 constexpr char kMagic[8] = {'F', 'A', 'T', 'H', 'O', 'M', 'K', 'V'};
 constexpr int kClosed = -1;
-// Level 1 runs at disk speed; higher levels gain less than 2 % on these planes, at a tenth of the speed.
+// On bf16 rows of normal values, one thread: level 1 leaves 0.77 of the bytes at 590 MB/s, level 3 0.73 at 300 MB/s.
 constexpr int kCompressionLevel = 1;
 constexpr uint32_t kMaxLayers = 65536;
 constexpr int64_t kMaxRowElements = int64_t{1} << 24;
