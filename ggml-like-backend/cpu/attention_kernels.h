@@ -16,13 +16,15 @@ namespace fathom::cpu {
 struct MultiplyTask {
   const std::byte* a;      ///< row m at a + m * a_stride_bytes: n_steps words
   int64_t a_stride_bytes;
-  const uint32_t* b;       ///< panel p at b + p * b_panel_words: [n_steps][lanes] words
+  const uint32_t* b;       ///< step k of panel p at b + p * b_panel_words + k * b_step_words: `lanes` words
   int64_t b_panel_words;
+  int64_t b_step_words;
   float* c;                ///< row m at c + m * c_stride; panel p fills columns p * lanes ..
   int64_t c_stride;
   int64_t n_rows;
   int64_t n_panels;
   int64_t n_steps;
+  const std::byte* next;   ///< rows, at the same distance, that will be wanted after these: fetched meanwhile; or null
 };
 
 /// Weights of a slice of cached rows: p = exp(score - max over the lane's visible rows), 0 for the others.

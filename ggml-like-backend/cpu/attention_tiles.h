@@ -11,32 +11,49 @@
 
 namespace fathom::cpu {
 
-template <typename S, int kRows>
+/// While a tile is multiplied, the one after it is fetched into the second-level cache, a line of 64 bytes for every step:
+/// the cache's pages lie anywhere, and the processor does not foresee 16 streams of a few lines each.
+template <typename S, int kRows, int kPanels>
 static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t panel) {
   const std::byte* a = t.a + row * t.a_stride_bytes;
-  const int64_t stride = t.a_stride_bytes;
+  const int64_t stride = t.a_stride_bytes, left = t.n_rows - row - S::kRowTile;
+  const std::byte* ahead = panel > 0 ? nullptr : left > 0 ? a + S::kRowTile * stride : t.next;
   const uint32_t* b = t.b + panel * t.b_panel_words;
   float* c = t.c + row * t.c_stride + panel * S::kLanes;
-  typename S::F acc[kRows];
+  typename S::F acc[kRows][kPanels];
 #pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) acc[m] = S::zero();
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) acc[m][p] = S::zero();
+  }
   for (int64_t k = 0; k < t.n_steps; ++k) {
-    const typename S::W words = S::load_words(b + k * S::kLanes);
+    if (ahead != nullptr) __builtin_prefetch(ahead + k % 16 * stride + k / 16 * 64, 0, 2);
+    typename S::W words[kPanels];
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) words[p] = S::load_words(b + p * t.b_panel_words);
 #pragma GCC unroll 16
-    for (int m = 0; m < kRows; ++m) acc[m] = S::dot(acc[m], words, a + m * stride + 4 * k);
+    for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kPanels; ++p) acc[m][p] = S::dot(acc[m][p], words[p], a + m * stride + 4 * k);
+    }
+    b += t.b_step_words;
   }
 #pragma GCC unroll 16
-  for (int m = 0; m < kRows; ++m) S::store(c + m * t.c_stride, acc[m]);
+  for (int m = 0; m < kRows; ++m) {
+#pragma GCC unroll 4
+    for (int p = 0; p < kPanels; ++p) S::store(c + m * t.c_stride + p * S::kLanes, acc[m][p]);
+  }
 }
 
+/// n rows, fewer than a tile. One or two rows take several panels at once, for enough sums to be under way together.
 template <typename S, int kRows>
-static inline void multiply_rest(const MultiplyTask& t, int64_t row, int64_t n, int64_t panel) {
+static inline void multiply_rest(const MultiplyTask& t, int64_t row, int64_t n) {
   if constexpr (kRows > 0) {
-    if (n == kRows) {
-      multiply_tile<S, kRows>(t, row, panel);
-    } else {
-      multiply_rest<S, kRows - 1>(t, row, n, panel);
-    }
+    if (n != kRows) return multiply_rest<S, kRows - 1>(t, row, n);
+    constexpr int kPanels = kRows <= 2 ? 4 : 1;
+    int64_t panel = 0;
+    for (; panel + kPanels <= t.n_panels; panel += kPanels) multiply_tile<S, kRows, kPanels>(t, row, panel);
+    for (; panel < t.n_panels; ++panel) multiply_tile<S, kRows, 1>(t, row, panel);
   }
 }
 
@@ -45,11 +62,9 @@ template <typename S>
 static void multiply(const MultiplyTask& t) {
   int64_t row = 0;
   for (; row + S::kRowTile <= t.n_rows; row += S::kRowTile) {
-    for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_tile<S, S::kRowTile>(t, row, panel);
+    for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_tile<S, S::kRowTile, 1>(t, row, panel);
   }
-  if (row < t.n_rows) {
-    for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_rest<S, S::kRowTile - 1>(t, row, t.n_rows - row, panel);
-  }
+  if (row < t.n_rows) multiply_rest<S, S::kRowTile - 1>(t, row, t.n_rows - row);
 }
 
 template <typename S>

@@ -197,9 +197,7 @@ class Expanded {
   void expand(const SequenceRun& run, int64_t h, int64_t first, int64_t begin, int64_t n) {
     const RowPointers& latents = latents_.load(run.sequence, first + begin, n, 0, 0);
     const int64_t width = n_panels_ * kernels_.lanes;
-    for_each_stretch(latents.keys, n, [&](int64_t i, int64_t count, int64_t stride) {
-      kernels_.multiply({latents.keys[i], stride, head_weights(h), n_steps_ * kernels_.lanes, product_ + i * width, width, count, n_panels_, n_steps_});
-    });
+    multiply_rows(kernels_, latents, n, head_weights(h), n_panels_, n_steps_, product_);
     for (int64_t i = 0; i < n; ++i) {
       const std::byte* cached = cached_row(a_.cache, a_.step, run.sequence, first + begin + i);
       uint32_t* row = expanded_row(h, begin + i);
@@ -234,6 +232,7 @@ class Expanded {
         pointers_->values[i] = reinterpret_cast<const std::byte*>(row + key_words_);
       }
       pointers_->values[n_rows] = zeros_;
+      pointers_->next = nullptr;
       attend_slice(kernels_, query, *pointers_, first + begin, n_rows, d_.query(), d_.value, scratch_, part);
       kernels_.fold({state, state + lanes, out, a_.out.dim(1), part.max, part.sum, part.out, part.out_stride, d_.value, n_lanes,
                      first + begin == 0, first + begin + n_rows == n_visible});

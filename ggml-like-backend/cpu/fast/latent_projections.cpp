@@ -28,15 +28,11 @@ LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulK
 void LatentProjections::begin_queries(int64_t h, int64_t begin) {
   head_ = h, begin_ = begin;
   if (!a_.kv_b) return;
-  // Rows of W_UK side by side: the product is a sum of rows, so lanes are columns of the latent.
-  const int64_t lanes = floats_.lanes, columns = part_columns();
+  // The product is a sum of rows of W_UK, so lanes are columns of the latent.
   const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
   const int64_t offset_bytes = begin / info.block_elements * info.block_bytes;
   for (int64_t i = 0; i < nope_dim_; ++i) {
-    decode_row(a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes, row_, columns);
-    for (int64_t j = 0; j < columns; j += lanes) {
-      std::copy_n(row_ + j, std::min(lanes, columns - j), decoded_ + j * nope_dim_ + i * lanes);
-    }
+    decode_row(a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes, decoded_ + i * part_stride(), part_columns());
   }
 }
 
@@ -45,7 +41,7 @@ void LatentProjections::latent_queries(int64_t first, int64_t n, float* out) {
   if (a_.kv_b) {
     const int64_t lanes = floats_.lanes;
     floats_.multiply({a_.q.row(first) + head_ * head_dim * 4, a_.q.strides_bytes[0], reinterpret_cast<const uint32_t*>(decoded_),
-                      nope_dim_ * lanes, out, part_stride(), n, (columns + lanes - 1) / lanes, nope_dim_});
+                      lanes, part_stride(), out, part_stride(), n, (columns + lanes - 1) / lanes, nope_dim_, nullptr});
     return;
   }
   const float* x[kTokens];

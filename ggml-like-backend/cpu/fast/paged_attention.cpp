@@ -31,37 +31,48 @@ CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, con
 
 void CachedRows::prepare() { std::memset(zeros_, 0, static_cast<size_t>(4 * (value_dim_ + kSpanSlack))); }
 
+void CachedRows::convert(const std::byte* row, int64_t i, int64_t key_offset, int64_t value_offset) {
+  uint32_t* key = key_words_ + i * word_count(kernels_, key_dim_);
+  decode_span(cache_.dtype, row, key_offset, decoded_, key_dim_);
+  kernels_.pack_words(decoded_, 1.0F, key, key_dim_);
+  rows_->keys[i] = rows_->values[i] = reinterpret_cast<const std::byte*>(key);
+  if (value_offset == key_offset || value_dim_ == 0) return;
+  uint32_t* value = value_words_ + i * word_count(kernels_, value_dim_);
+  decode_span(cache_.dtype, row, value_offset, decoded_, value_dim_);
+  kernels_.pack_words(decoded_, 1.0F, value, value_dim_);
+  rows_->values[i] = reinterpret_cast<const std::byte*>(value);
+}
+
 const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset) {
   const int64_t wanted[5] = {sequence, first, n, key_offset, value_offset};
   if (std::equal(wanted, wanted + 5, loaded_)) return *rows_;
   std::copy_n(wanted, 5, loaded_);
   const size_t element = dtype_info(cache_.dtype).is_quantized ? 0 : row_bytes(cache_.dtype, 1);
-  for (int64_t i = 0; i < n; ++i) {
+  const int64_t page_tokens = cache_.dim(1);
+  for (int64_t i = 0; i < n;) {
     const std::byte* row = cached_row(cache_, step_, sequence, first + i);
-    if (in_place_) {
-      rows_->keys[i] = row + static_cast<size_t>(key_offset) * element;
-      rows_->values[i] = row + static_cast<size_t>(value_offset) * element;
-      continue;
+    const int64_t page_end = std::min(n, i + page_tokens - (first + i) % page_tokens);
+    for (; i < page_end; ++i, row += cache_.strides_bytes[1]) {
+      if (in_place_) {
+        rows_->keys[i] = row + static_cast<size_t>(key_offset) * element;
+        rows_->values[i] = row + static_cast<size_t>(value_offset) * element;
+      } else {
+        convert(row, i, key_offset, value_offset);
+      }
     }
-    uint32_t* key = key_words_ + i * word_count(kernels_, key_dim_);
-    decode_span(cache_.dtype, row, key_offset, decoded_, key_dim_);
-    kernels_.pack_words(decoded_, 1.0F, key, key_dim_);
-    rows_->keys[i] = rows_->values[i] = reinterpret_cast<const std::byte*>(key);
-    if (value_offset == key_offset || value_dim_ == 0) continue;
-    uint32_t* value = value_words_ + i * word_count(kernels_, value_dim_);
-    decode_span(cache_.dtype, row, value_offset, decoded_, value_dim_);
-    kernels_.pack_words(decoded_, 1.0F, value, value_dim_);
-    rows_->values[i] = reinterpret_cast<const std::byte*>(value);
   }
   rows_->values[n] = zeros_;
+  rows_->next = nullptr;
+  const int64_t next_page = (first + n) / page_tokens;
+  if (in_place_ && next_page < step_.page_table.dim(1) && step_.page_table.row_as<int32_t>(sequence)[next_page] >= 0) {
+    rows_->next = cached_row(cache_, step_, sequence, first + n) + static_cast<size_t>(key_offset) * element;
+  }
   return *rows_;
 }
 
 void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n, int64_t key_dim,
                   int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
-  for_each_stretch(rows.keys, n, [&](int64_t begin, int64_t count, int64_t stride) {
-    k.multiply({rows.keys[begin], stride, block.queries, 0, scratch.scores + begin * k.lanes, k.lanes, count, 1, word_count(k, key_dim)});
-  });
+  multiply_rows(k, rows, n, block.queries, 1, word_count(k, key_dim), scratch.scores);
   for (int i = 0; i < k.lanes; ++i) scratch.visible[i] = static_cast<int32_t>(block.visible[i] - first);
   k.softmax({scratch.scores, n, scratch.visible, scratch.p, result.max, result.sum});
   k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride});

@@ -31,19 +31,21 @@ struct QueryBlock {
 struct RowPointers {
   const std::byte* keys[kSliceRows];
   const std::byte* values[kSliceRows + 1];  ///< one more than there are rows: zeros, to complete a pair
+  const std::byte* next;                    ///< key of the row after the last where keys are in place, or null
 };
 
 /// Words of a key row of n elements.
 inline int64_t word_count(const AttentionKernels& k, int64_t n) { return (n + k.pack - 1) / k.pack; }
 
-/// Calls fn(begin, count, stride in bytes) for stretches of rows at a constant distance: a page, or what is left of it.
-template <typename Fn>
-void for_each_stretch(const std::byte* const* rows, int64_t n, Fn&& fn) {
+/// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it.
+inline void multiply_rows(const AttentionKernels& k, const RowPointers& rows, int64_t n, const uint32_t* b, int64_t n_panels, int64_t n_steps,
+                          float* c) {
   for (int64_t begin = 0; begin < n;) {
     int64_t end = begin + 1;
-    const int64_t stride = end < n ? rows[end] - rows[begin] : 0;
-    while (end < n && rows[end] - rows[end - 1] == stride) ++end;
-    fn(begin, end - begin, stride);
+    const int64_t stride = end < n ? rows.keys[end] - rows.keys[begin] : 4 * n_steps;
+    while (end < n && rows.keys[end] - rows.keys[end - 1] == stride) ++end;
+    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes, n_panels * k.lanes, end - begin, n_panels, n_steps,
+                end < n ? rows.keys[end] : rows.next});
     begin = end;
   }
 }
@@ -64,6 +66,9 @@ class CachedRows {
   const RowPointers& load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset);
 
  private:
+  /// Row i of rows_ from a cached row.
+  void convert(const std::byte* row, int64_t i, int64_t key_offset, int64_t value_offset);
+
   const AttentionKernels& kernels_;
   const Tensor& cache_;
   const StepTensors& step_;
