@@ -101,7 +101,9 @@ TEST_CASE("linear multiplies every token with every weight row") {
   each_backend([](Backend& backend) {
     for (const int64_t tokens : {0, 1, 2, 5, 33}) {
       for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 1}, {3, 17}, {64, 2048}, {257, 96}}) {
-        CAPTURE(tokens), CAPTURE(rows), CAPTURE(columns);
+        CAPTURE(tokens);
+        CAPTURE(rows);
+        CAPTURE(columns);
         const Floats x({tokens, columns}, 1), w({rows, columns}, 2);
         std::vector<double> want;
         for (int64_t t = 0; t < tokens; ++t) {
@@ -163,7 +165,8 @@ TEST_CASE("moe_ffn is the weighted sum of the chosen experts and the shared one"
   each_backend([](Backend& backend) {
     for (const bool has_shared : {false, true}) {
       for (const int64_t tokens : {1, 2, 9, 40}) {
-        CAPTURE(has_shared), CAPTURE(tokens);
+        CAPTURE(has_shared);
+        CAPTURE(tokens);
         const int64_t hidden = 33, width = 50, n_experts = 7, used = 3, shared_width = 77;
         const Floats x({tokens, hidden}, 11), gate({n_experts, width, hidden}, 12, 0.3F), up({n_experts, width, hidden}, 13, 0.3F), down({n_experts, hidden, width}, 14, 0.3F);
         const Floats sgate({shared_width, hidden}, 15, 0.3F), sup({shared_width, hidden}, 16, 0.3F), sdown({hidden, shared_width}, 17, 0.3F), weights({tokens, used}, 18);
