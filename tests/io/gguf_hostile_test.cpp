@@ -23,6 +23,8 @@ void* watched_allocate(size_t n) {
 // Replaced for this whole test program: hostile files must not make the reader ask for more than they could fill.
 void* operator new(size_t n) { return watched_allocate(n); }
 void* operator new[](size_t n) { return watched_allocate(n); }
+void* operator new(size_t n, const std::nothrow_t&) noexcept { return std::malloc(n == 0 ? 1 : n); }
+void* operator new[](size_t n, const std::nothrow_t&) noexcept { return std::malloc(n == 0 ? 1 : n); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, size_t) noexcept { std::free(p); }
