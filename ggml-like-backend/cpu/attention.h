@@ -17,9 +17,9 @@ Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, int n_
 /// sequences of the step, bit for bit.
 namespace fast {
 void latent_attention(const LatentAttentionArgs& a, OpContext& c);
-Workspace latent_attention_workspace(const LatentAttentionArgs& a, const MatmulKernels& kernels);
+Workspace latent_attention_workspace(const LatentAttentionArgs& a, const MatmulKernels& kernels, int n_threads);
 void multi_head_attention(const MultiHeadAttentionArgs& a, OpContext& c);
-Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, const MatmulKernels& kernels);
+Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, const MatmulKernels& kernels, int n_threads);
 }  // namespace fast
 
 }  // namespace fathom::cpu

@@ -2,7 +2,7 @@
 //   kLanes, kPack, kRowTile (rows of a score tile), kMixTile (lanes of a mix tile), F (vector of floats), W (of words);
 //   zero, set, load, store, add, mul, fma, max, exp (0 below -87), select_below(i, limit, x): lanes with i < limit keep x,
 //   the others become -infinity; load_words, dot(acc, words, a): acc + words * the word at `a` for all lanes;
-//   tail(n): mask of the first n lanes; load_rows(rows, i, mask): words of column i of kPack rows; store_tail;
+//   tail(n): mask of the first n lanes; load_rows(rows, i): words from column i on of kPack rows; load_tail, store_tail, load_rows_tail: under a mask;
 //   round_pair(p0, p1, words, sum): packs two (pack 1: stores p0) and adds what was stored to sum.
 // Everything is static: each instruction set has its own copy.
 #pragma once
@@ -95,31 +95,34 @@ static void softmax(const SoftmaxTask& t) {
   S::store(t.sum, sum);
 }
 
-template <typename S, int kTile>
+/// Columns col .. col + width; kFull: width is a whole vector, and needs no mask.
+template <typename S, int kTile, bool kFull>
 static inline void mix_tile(const MixTask& t, int64_t lane, int64_t col, int64_t width) {
-  const auto mask = S::tail(width);
+  const auto mask = S::tail(kFull ? S::kLanes : width);
   typename S::F acc[kTile];
 #pragma GCC unroll 16
   for (int m = 0; m < kTile; ++m) acc[m] = S::zero();
   const uint32_t* p = t.p + lane;
   for (int64_t row = 0; row < t.n_rows; row += S::kPack) {
-    const typename S::W words = S::load_rows(t.rows + row, col, mask);
+    const typename S::W words = kFull ? S::load_rows(t.rows + row, col) : S::load_rows_tail(t.rows + row, col, mask);
 #pragma GCC unroll 16
     for (int m = 0; m < kTile; ++m) acc[m] = S::dot(acc[m], words, reinterpret_cast<const std::byte*>(p + m));
     p += S::kLanes;
   }
 #pragma GCC unroll 16
   for (int m = 0; m < kTile; ++m) {
-    if (lane + m < t.n_lanes) S::store_tail(t.out + (lane + m) * t.out_stride + col, acc[m], mask);
+    if (lane + m >= t.n_lanes) break;
+    float* out = t.out + (lane + m) * t.out_stride + col;
+    kFull ? S::store(out, acc[m]) : S::store_tail(out, acc[m], mask);
   }
 }
 
 template <typename S, int kTile>
 static inline void mix_lanes(const MixTask& t) {
   for (int64_t lane = 0; lane < t.n_lanes; lane += kTile) {
-    for (int64_t col = 0; col < t.n_cols; col += S::kLanes) {
-      mix_tile<S, kTile>(t, lane, col, t.n_cols - col < S::kLanes ? t.n_cols - col : S::kLanes);
-    }
+    int64_t col = 0;
+    for (; col + S::kLanes <= t.n_cols; col += S::kLanes) mix_tile<S, kTile, true>(t, lane, col, S::kLanes);
+    if (col < t.n_cols) mix_tile<S, kTile, false>(t, lane, col, t.n_cols - col);
   }
 }
 
@@ -158,11 +161,12 @@ static void fold(const FoldTask& t) {
     float* out = t.out + lane * t.out_stride;
     const float* in = t.part + lane * t.part_stride;
     const F a = S::set(before[lane]), b = S::set(part[lane]), scale = S::set(t.last ? 1.0F / total[lane] : 1.0F);
-    for (int64_t i = 0; i < t.n_cols; i += S::kLanes) {
-      const auto mask = S::tail(t.n_cols - i < S::kLanes ? t.n_cols - i : S::kLanes);
-      F x = S::load_tail(in + i, mask);
-      if (!t.first) x = S::fma(x, b, S::mul(S::load_tail(out + i, mask), a));
-      S::store_tail(out + i, S::mul(x, scale), mask);
+    const auto folded = [&](F x, F running) { return S::mul(t.first ? x : S::fma(x, b, S::mul(running, a)), scale); };
+    int64_t i = 0;
+    for (; i + S::kLanes <= t.n_cols; i += S::kLanes) S::store(out + i, folded(S::load(in + i), S::load(out + i)));
+    if (i < t.n_cols) {
+      const auto mask = S::tail(t.n_cols - i);
+      S::store_tail(out + i, folded(S::load_tail(in + i, mask), S::load_tail(out + i, mask)), mask);
     }
   }
 }

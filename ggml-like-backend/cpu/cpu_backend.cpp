@@ -29,10 +29,10 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
           [&](const GatedFfnArgs& a) { return kernels ? fast::gated_ffn_workspace(a, *kernels) : reference::gated_ffn_workspace(a, n_threads); },
           [&](const MoeFfnArgs& a) { return kernels ? fast::moe_ffn_workspace(a, *kernels) : reference::moe_ffn_workspace(a, n_threads); },
           [&](const LatentAttentionArgs& a) {
-            return kernels ? fast::latent_attention_workspace(a, *kernels) : reference::latent_attention_workspace(a, n_threads);
+            return kernels ? fast::latent_attention_workspace(a, *kernels, n_threads) : reference::latent_attention_workspace(a, n_threads);
           },
           [&](const MultiHeadAttentionArgs& a) {
-            return kernels ? fast::multi_head_attention_workspace(a, *kernels) : reference::multi_head_attention_workspace(a, n_threads);
+            return kernels ? fast::multi_head_attention_workspace(a, *kernels, n_threads) : reference::multi_head_attention_workspace(a, n_threads);
           },
           [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
           [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },

@@ -83,7 +83,7 @@ struct Problem {
   std::vector<float> fast(const std::string& isa, AttentionForm form, int n_threads = 2) {
     args.form = form;
     const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-    return run_attention(args, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(args, *kernels), kernels, n_threads);
+    return run_attention(args, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(args, *kernels, n_threads), kernels, n_threads);
   }
 };
 

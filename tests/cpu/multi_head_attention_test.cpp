@@ -47,7 +47,7 @@ struct Problem {
   }
   std::vector<float> fast(const std::string& isa, int n_threads = 2) const {
     const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-    return run_attention(args, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(args, *kernels), kernels, n_threads);
+    return run_attention(args, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(args, *kernels, n_threads), kernels, n_threads);
   }
 };
 

@@ -41,7 +41,8 @@ struct Floats8 {
     __builtin_memcpy(&word, a, sizeof(word));
     return _mm256_fmadd_ps(words, _mm256_set1_ps(word), acc);
   }
-  static W load_rows(const std::byte* const* rows, int64_t i, __m256i mask) {
+  static W load_rows(const std::byte* const* rows, int64_t i) { return _mm256_loadu_ps(reinterpret_cast<const float*>(rows[0]) + i); }
+  static W load_rows_tail(const std::byte* const* rows, int64_t i, __m256i mask) {
     return _mm256_maskload_ps(reinterpret_cast<const float*>(rows[0]) + i, mask);
   }
   static F round_pair(F p0, F, uint32_t* words, F sum) {
@@ -51,11 +52,12 @@ struct Floats8 {
 };
 
 void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
-  for (int64_t i = 0; i < n; i += 8) {
-    const __m256i mask = Floats8::tail(n - i < 8 ? n - i : 8);
-    _mm256_maskstore_ps(reinterpret_cast<float*>(words) + i, mask,
-                        _mm256_mul_ps(_mm256_maskload_ps(x + i, mask), _mm256_set1_ps(factor)));
-  }
+  auto* out = reinterpret_cast<float*>(words);
+  const __m256 scale = _mm256_set1_ps(factor);
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_mul_ps(_mm256_loadu_ps(x + i), scale));
+  const __m256i mask = Floats8::tail(n - i);
+  if (i < n) _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(_mm256_maskload_ps(x + i, mask), scale));
 }
 
 }  // namespace

@@ -17,10 +17,15 @@ struct Pairs16 : Floats16 {
     __builtin_memcpy(&word, a, sizeof(word));
     return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(words), reinterpret_cast<__m512bh>(_mm512_set1_epi32(word)));
   }
-  static W load_rows(const std::byte* const* rows, int64_t i, __mmask16 mask) {
-    const __m256i low = _mm256_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(rows[0]) + i);
-    const __m256i high = _mm256_maskz_loadu_epi16(mask, reinterpret_cast<const uint16_t*>(rows[1]) + i);
+  static W interleaved(__m256i low, __m256i high) {
     return _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32(_mm512_cvtepu16_epi32(high), 16));
+  }
+  static W load_rows(const std::byte* const* rows, int64_t i) {
+    return interleaved(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[0] + 2 * i)),
+                       _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[1] + 2 * i)));
+  }
+  static W load_rows_tail(const std::byte* const* rows, int64_t i, __mmask16 mask) {
+    return interleaved(_mm256_maskz_loadu_epi16(mask, rows[0] + 2 * i), _mm256_maskz_loadu_epi16(mask, rows[1] + 2 * i));
   }
   static F round_pair(F p0, F p1, uint32_t* words, F sum) {
     const __m512i low = rounded(p0), high = _mm512_slli_epi32(rounded(p1), 16);
@@ -31,11 +36,15 @@ struct Pairs16 : Floats16 {
 };
 
 void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const int64_t left = n - i < 16 ? n - i : 16;
-    const __m512 scaled = _mm512_mul_ps(_mm512_maskz_loadu_ps(Pairs16::tail(left), x + i), _mm512_set1_ps(factor));
-    _mm256_mask_storeu_epi16(reinterpret_cast<uint16_t*>(words) + i, Pairs16::tail((left + 1) / 2 * 2),
-                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(scaled)));
+  auto* out = reinterpret_cast<uint16_t*>(words);
+  const __m512 scale = _mm512_set1_ps(factor);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + i), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(x + i), scale))));
+  }
+  if (i < n) {
+    const __m512 rest = _mm512_mul_ps(_mm512_maskz_loadu_ps(Pairs16::tail(n - i), x + i), scale);
+    _mm256_mask_storeu_epi16(out + i, Pairs16::tail((n - i + 1) / 2 * 2), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(rest)));
   }
 }
 

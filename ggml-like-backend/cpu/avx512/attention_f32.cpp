@@ -5,10 +5,11 @@ namespace fathom::cpu::avx512 {
 namespace {
 
 void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 mask = Floats16::tail(n - i < 16 ? n - i : 16);
-    _mm512_mask_storeu_ps(words + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), _mm512_set1_ps(factor)));
-  }
+  const __m512 scale = _mm512_set1_ps(factor);
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) _mm512_storeu_ps(words + i, _mm512_mul_ps(_mm512_loadu_ps(x + i), scale));
+  const __mmask16 mask = Floats16::tail(n - i);
+  if (i < n) _mm512_mask_storeu_ps(words + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), scale));
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ struct Floats16 {
     __builtin_memcpy(&word, a, sizeof(word));
     return _mm512_fmadd_ps(words, _mm512_set1_ps(word), acc);
   }
-  static W load_rows(const std::byte* const* rows, int64_t i, __mmask16 mask) {
+  static W load_rows(const std::byte* const* rows, int64_t i) { return _mm512_loadu_ps(reinterpret_cast<const float*>(rows[0]) + i); }
+  static W load_rows_tail(const std::byte* const* rows, int64_t i, __mmask16 mask) {
     return _mm512_maskz_loadu_ps(mask, reinterpret_cast<const float*>(rows[0]) + i);
   }
   static F round_pair(F p0, F, uint32_t* words, F sum) {

@@ -37,12 +37,12 @@ void for_each_group(const SequenceRun& run, Fn&& fn) {
 
 class Absorbed {
  public:
-  Absorbed(const LatentAttentionArgs& a, const MatmulKernels& matmul, std::byte* shared_base, std::byte* own_base)
+  Absorbed(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads, std::byte* shared_base, std::byte* own_base)
       : a_(a), d_(a), kernels_(attention_kernels(matmul.isa, a.cache.dtype)), shared_(shared_base), own_(own_base),
         n_blocks_(count_blocks(a, kernels_.lanes)),
-        attention_(kernels_, a.cache, a.step, d_.row(), d_.latent, n_blocks_, shared_, own_), projections_(a, matmul, own_),
+        attention_(kernels_, a.cache, a.step, d_.row(), d_.latent, n_blocks_, n_threads, shared_, own_), projections_(a, matmul, own_),
         latents_(shared_.take<float>(n_blocks_ > 0 ? a.q.dim(0) * d_.heads * d_.latent : 0)),
-        part_(own_.take<float>(LatentProjections::kTokens * (projections_.part_stride() + d_.rope))),
+        part_(own_.take<float>(LatentProjections::kTokens * projections_.part_stride())),
         query_(own_.take<float>(d_.row())), words_(own_.take<uint32_t>(d_.row())) {}
 
   Workspace workspace() const { return {shared_.used(), own_.used()}; }
@@ -264,13 +264,13 @@ class Expanded {
 
 }  // namespace
 
-Workspace latent_attention_workspace(const LatentAttentionArgs& a, const MatmulKernels& kernels) {
-  const Workspace absorbed = Absorbed(a, kernels, nullptr, nullptr).workspace(), expanded = Expanded(a, kernels, nullptr, nullptr).workspace();
+Workspace latent_attention_workspace(const LatentAttentionArgs& a, const MatmulKernels& kernels, int n_threads) {
+  const Workspace absorbed = Absorbed(a, kernels, n_threads, nullptr, nullptr).workspace(), expanded = Expanded(a, kernels, nullptr, nullptr).workspace();
   return {std::max(absorbed.shared_bytes, expanded.shared_bytes), std::max(absorbed.per_thread_bytes, expanded.per_thread_bytes)};
 }
 
 void latent_attention(const LatentAttentionArgs& a, OpContext& c) {
-  Absorbed(a, *c.matmul, c.shared, c.own).run(c.worker);
+  Absorbed(a, *c.matmul, c.worker.count(), c.shared, c.own).run(c.worker);
   Expanded(a, *c.matmul, c.shared, c.own).run(c.worker);
 }
 

@@ -11,9 +11,9 @@ struct Layout {
   PagedAttention attention;
   uint32_t* words;  ///< one query
 
-  Layout(const MultiHeadAttentionArgs& a, const MatmulKernels& matmul, std::byte* shared_base, std::byte* own_base)
+  Layout(const MultiHeadAttentionArgs& a, const MatmulKernels& matmul, int n_threads, std::byte* shared_base, std::byte* own_base)
       : kernels(attention_kernels(matmul.isa, a.cache.dtype)), shared(shared_base), own(own_base),
-        attention(kernels, a.cache, a.step, a.q.dim(2), a.q.dim(2), count_blocks(a, kernels.lanes), shared, own),
+        attention(kernels, a.cache, a.step, a.q.dim(2), a.q.dim(2), count_blocks(a, kernels.lanes), n_threads, shared, own),
         words(own.take<uint32_t>(a.q.dim(2))) {}
 
   static int64_t count_blocks(const MultiHeadAttentionArgs& a, int64_t lanes) {
@@ -25,13 +25,13 @@ struct Layout {
 
 }  // namespace
 
-Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, const MatmulKernels& kernels) {
-  const Layout l(a, kernels, nullptr, nullptr);
+Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, const MatmulKernels& kernels, int n_threads) {
+  const Layout l(a, kernels, n_threads, nullptr, nullptr);
   return {l.shared.used(), l.own.used()};
 }
 
 void multi_head_attention(const MultiHeadAttentionArgs& a, OpContext& c) {
-  Layout l(a, *c.matmul, c.shared, c.own);
+  Layout l(a, *c.matmul, c.worker.count(), c.shared, c.own);
   const int64_t n_heads = a.q.dim(1), n = a.q.dim(2), lanes = l.kernels.lanes;
   int64_t index = 0;
   for_each_run(a.step, [&](const SequenceRun& run) {

@@ -9,6 +9,13 @@ namespace {
 /// Partial results kept at a time: enough for every slice of a long context at decode; more blocks take more waves.
 constexpr int64_t kPartialBytes = int64_t{48} << 20;
 
+constexpr int64_t kGroupRows = kGroupSlices * kSliceRows;
+
+/// Groups are jobs where every thread gets a few, slices otherwise.
+constexpr int64_t kJobsPerThread = 3;
+
+constexpr int kMaxLanes = 16;
+
 /// Values of a block are folded in parts of so many columns, so that one block keeps several threads busy.
 constexpr int64_t kColumnPart = 64;
 
@@ -79,44 +86,69 @@ void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowP
 }
 
 PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
-                               int64_t value_dim, int64_t n_blocks, Carver& shared, Carver& own)
+                               int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared, Carver& own)
     : kernels_(kernels), key_dim_(key_dim), value_dim_(value_dim), n_blocks_(n_blocks),
-      n_slices_((deepest_context(step) + kSliceRows - 1) / kSliceRows),
-      wave_slices_(std::clamp<int64_t>(kPartialBytes / (4 * PartialResult::floats(kernels, value_dim) * std::max<int64_t>(n_blocks, 1)), 1, std::max<int64_t>(n_slices_, 1))),
+      n_groups_((deepest_context(step) + kGroupRows - 1) / kGroupRows),
+      partials_a_group_(n_groups_ * n_blocks >= kJobsPerThread * n_threads ? 1 : kGroupSlices),
+      wave_groups_(std::clamp<int64_t>(kPartialBytes / (4 * PartialResult::floats(kernels, value_dim) * partials_a_group_ * std::max<int64_t>(n_blocks, 1)), 1,
+                                       std::max<int64_t>(n_groups_, 1))),
       n_column_parts_((value_dim + kColumnPart - 1) / kColumnPart),
       blocks_(shared.take<QueryBlock>(n_blocks)), visible_(shared.take<int32_t>(n_blocks * kernels.lanes)),
       queries_(shared.take<uint32_t>(n_blocks * word_count(kernels, key_dim) * kernels.lanes)),
       state_(shared.take<float>(n_blocks * n_column_parts_ * 2 * kernels.lanes)),
-      partials_(shared.take<float>(wave_slices_ * n_blocks * PartialResult::floats(kernels, value_dim))),
+      partials_(shared.take<float>(wave_groups_ * partials_a_group_ * n_blocks * PartialResult::floats(kernels, value_dim))),
+      partial_(own.take<float>(PartialResult::floats(kernels, value_dim))),
       rows_(kernels, cache, step, key_dim, value_dim, own), scratch_(kernels, own) {}
+
+void PagedAttention::attend_slices(const QueryBlock& block, int64_t first, int64_t last, const PartialResult& result) {
+  const PartialResult part(kernels_, value_dim_, partial_);
+  for (int64_t slice = first; slice < last; ++slice) {
+    const int64_t row = slice * kSliceRows, n = std::min(kSliceRows, block.n_visible - row);
+    const RowPointers& rows = rows_.load(block.sequence, row, n, block.key_offset, block.value_offset);
+    attend_slice(kernels_, block, rows, row, n, key_dim_, value_dim_, scratch_, slice == first ? result : part);
+    if (slice == first) continue;
+    kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out, part.out_stride, value_dim_, block.n_lanes,
+                   false, false});
+  }
+}
 
 void PagedAttention::run(Worker& worker) {
   rows_.prepare();
-  const int64_t floats = PartialResult::floats(kernels_, value_dim_);
-  for (int64_t wave = 0; wave < n_slices_; wave += wave_slices_) {
-    const int64_t wave_end = std::min(wave + wave_slices_, n_slices_);
-    // Blocks of a slice are neighbours: they find its rows in the cache, and converted.
-    const int64_t n_jobs = (wave_end - wave) * n_blocks_;
+  const int64_t floats = PartialResult::floats(kernels_, value_dim_), job_slices = kGroupSlices / partials_a_group_;
+  const auto slice_count = [](const QueryBlock& block) { return (block.n_visible + kSliceRows - 1) / kSliceRows; };
+  const auto partial = [&](int64_t job) { return PartialResult(kernels_, value_dim_, partials_ + job * floats); };
+  for (int64_t wave = 0; wave < n_groups_; wave += wave_groups_) {
+    const int64_t wave_end = std::min(wave + wave_groups_, n_groups_);
+    // Blocks of a slice are neighbours: they find its rows in the processor's cache, and converted.
+    const int64_t n_jobs = (wave_end - wave) * partials_a_group_ * n_blocks_;
     worker.share(n_jobs, std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8), [&](int64_t begin, int64_t end) {
       for (int64_t job = begin; job < end; ++job) {
-        const int64_t first = (wave + job / n_blocks_) * kSliceRows;
         const QueryBlock& block = blocks_[job % n_blocks_];
-        const int64_t n = std::min(kSliceRows, block.n_visible - first);
-        if (n <= 0) continue;
-        const RowPointers& rows = rows_.load(block.sequence, first, n, block.key_offset, block.value_offset);
-        attend_slice(kernels_, block, rows, first, n, key_dim_, value_dim_, scratch_, PartialResult(kernels_, value_dim_, partials_ + job * floats));
+        const int64_t first = wave * kGroupSlices + job / n_blocks_ * job_slices, last = std::min(first + job_slices, slice_count(block));
+        if (first < last) attend_slices(block, first, last, partial(job));
       }
     });
     worker.barrier();
     worker.share(n_blocks_ * n_column_parts_, 1, [&](int64_t job, int64_t) {
-      const QueryBlock& block = blocks_[job / n_column_parts_];
-      const int64_t column = job % n_column_parts_ * kColumnPart;
-      float* state = state_ + job * 2 * kernels_.lanes;
-      const int64_t block_slices = (block.n_visible + kSliceRows - 1) / kSliceRows;
-      for (int64_t slice = wave; slice < std::min(wave_end, block_slices); ++slice) {
-        const PartialResult part(kernels_, value_dim_, partials_ + ((slice - wave) * n_blocks_ + job / n_column_parts_) * floats);
-        kernels_.fold({state, state + kernels_.lanes, block.out + column, block.out_stride, part.max, part.sum, part.out + column, part.out_stride,
-                       std::min(kColumnPart, value_dim_ - column), block.n_lanes, slice == 0, slice + 1 == block_slices});
+      const int64_t index = job / n_column_parts_, column = job % n_column_parts_ * kColumnPart;
+      const int64_t n_columns = std::min(kColumnPart, value_dim_ - column);
+      const QueryBlock& block = blocks_[index];
+      const int64_t n_slices = slice_count(block), lanes = kernels_.lanes;
+      float* state = state_ + job * 2 * lanes;
+      for (int64_t group = wave; group < wave_end && group * kGroupSlices < n_slices; ++group) {
+        const bool first = group == 0, last = (group + 1) * kGroupSlices >= n_slices;
+        const int64_t n_partials = std::min(partials_a_group_, n_slices - group * kGroupSlices);
+        const PartialResult whole = partial((group - wave) * partials_a_group_ * n_blocks_ + index);
+        // The first slice's own columns take up the others'; its maximum and sum are shared by the column parts: copies.
+        float max[kMaxLanes], sum[kMaxLanes];
+        std::copy_n(whole.max, lanes, max), std::copy_n(whole.sum, lanes, sum);
+        for (int64_t i = 1; i < n_partials; ++i) {
+          const PartialResult part = partial(((group - wave) * partials_a_group_ + i) * n_blocks_ + index);
+          kernels_.fold({max, sum, whole.out + column, whole.out_stride, part.max, part.sum, part.out + column, part.out_stride, n_columns,
+                         block.n_lanes, false, false});
+        }
+        kernels_.fold({state, state + lanes, block.out + column, block.out_stride, max, sum, whole.out + column, whole.out_stride, n_columns,
+                       block.n_lanes, first, last});
       }
     });
     worker.barrier();

@@ -1,7 +1,8 @@
 // Attention of blocks of query rows over cached rows: slices of the cache in parallel, then their exact merge.
 //
-// A slice is kSliceRows cached rows from a multiple of kSliceRows on. Every query row's result is the fold of its slices'
-// partial results in order; how slices are spread over threads and in how many waves they are kept does not matter to it.
+// A slice is kSliceRows cached rows from a multiple of kSliceRows on; kGroupSlices slices are a group. A group's result is the
+// fold of its slices in order, a query row's the fold of its groups in order. Whether a job is a slice or a group, and in
+// how many waves partial results are kept, does not matter to that.
 #pragma once
 
 #include "cpu/fast/attention_isa.h"
@@ -13,6 +14,9 @@ namespace fathom::cpu::fast {
 
 /// 128 rows of 576 bf16 are 147 KB: they stay in a second-level cache between scores and values. 4096 rows make 32 jobs.
 constexpr int64_t kSliceRows = 128;
+
+/// A job that folds 8 slices itself writes an eighth of the partial results, which else take a sixth of the time.
+constexpr int64_t kGroupSlices = 8;
 
 /// Up to `lanes` query rows of one sequence.
 struct QueryBlock {
@@ -111,7 +115,7 @@ void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowP
 class PagedAttention {
  public:
   PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim, int64_t value_dim,
-                 int64_t n_blocks, Carver& shared, Carver& own);
+                 int64_t n_blocks, int n_threads, Carver& shared, Carver& own);
 
   /// For the caller to fill in, before the barrier that comes before run().
   QueryBlock* blocks() const { return blocks_; }
@@ -122,14 +126,21 @@ class PagedAttention {
   void run(Worker& worker);
 
  private:
+  /// The fold of slices [first, last) of a block into `result`.
+  void attend_slices(const QueryBlock& block, int64_t first, int64_t last, const PartialResult& result);
+
   const AttentionKernels& kernels_;
   const int64_t key_dim_, value_dim_, n_blocks_;
-  int64_t n_slices_, wave_slices_, n_column_parts_;
+  const int64_t n_groups_;         ///< of the deepest context
+  const int64_t partials_a_group_; ///< 1: a job is a group; kGroupSlices: a job is a slice
+  const int64_t wave_groups_;      ///< whose partial results are kept at a time
+  const int64_t n_column_parts_;
   QueryBlock* blocks_;
   int32_t* visible_;
   uint32_t* queries_;
   float* state_;     ///< [blocks][column parts][2][lanes] running maximum and sum
-  float* partials_;  ///< [wave_slices][blocks]
+  float* partials_;  ///< [wave_groups][partials_a_group][blocks]
+  float* partial_;   ///< one slice of a thread
   CachedRows rows_;
   SliceScratch scratch_;
 };

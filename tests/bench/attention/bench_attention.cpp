@@ -115,11 +115,11 @@ void measure(const Model& m, int64_t tokens, int64_t depth, const Options& o) {
     const double per_row = 2.0 * static_cast<double>(m.heads * m.latent * (m.nope + m.value));
     flops = expanded ? pairs * 2.0 * static_cast<double>(m.nope + m.rope + m.value) + per_row * static_cast<double>(n_rows)
                      : pairs * 2.0 * static_cast<double>(2 * m.latent + m.rope) + per_row * static_cast<double>(tokens);
-    seconds = time_op(a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels), kernels, o);
+    seconds = time_op(a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
   } else {
     const MultiHeadAttentionArgs a{q, cache, step, out, 0.1F};
     flops = pairs * 4.0 * static_cast<double>(m.nope);
-    seconds = time_op(a, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(a, *kernels), kernels, o);
+    seconds = time_op(a, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(a, *kernels, o.threads), kernels, o);
   }
   const double peak = peak_flops(cpu::fast::attention_kernels(o.isa, o.cache)) * o.threads;
   std::printf("%-5s %6lld tokens at %6lld  %9.3f ms  %7.1f GFLOP/s  %3.0f %% of %.0f  cache %5.2f GB/s\n", m.name, static_cast<long long>(tokens),
