@@ -146,10 +146,10 @@ class Expanded {
     weights_ = shared_.take<uint32_t>(used_ ? d_.heads * n_panels_ * n_steps_ * kernels_.lanes : 0);
     rows_ = shared_.take<uint32_t>(used_ ? d_.heads * kStretch * row_words_ : 0);
     state_ = shared_.take<float>(max_blocks_ * 2 * kernels_.lanes);
+    queries_ = shared_.take<uint32_t>(max_blocks_ * key_words_ * kernels_.lanes);
     product_ = own_.take<float>(kExpandRows * n_panels_ * kernels_.lanes);
     key_ = own_.take<float>(d_.query() + kSpanSlack);
     words_ = own_.take<uint32_t>(key_words_);
-    queries_ = own_.take<uint32_t>(key_words_ * kernels_.lanes);
     visible_ = own_.take<int32_t>(kernels_.lanes);
     partial_ = own_.take<float>(PartialResult::floats(kernels_, d_.value));
     pointers_ = own_.take<RowPointers>(1);
@@ -166,15 +166,22 @@ class Expanded {
     worker.barrier();
     for_each_run(a_.step, [&](const SequenceRun& run) {
       if (!use_expanded_form(a_.form, run)) return;
+      const int64_t n_blocks = div_up(run.n_tokens, kernels_.lanes);
+      const auto chunk = [&](int64_t n_jobs) { return std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8); };
       for (int64_t first = 0; first < run.n_visible; first += kStretch) {
-        const int64_t n = std::min(kStretch, run.n_visible - first), n_parts = div_up(n, kExpandRows);
-        worker.share(d_.heads * n_parts, 1, [&](int64_t job, int64_t) {
-          const int64_t begin = job / d_.heads * kExpandRows;
-          expand(run, job % d_.heads, first, begin, std::min(kExpandRows, n - begin));
+        const int64_t n = std::min(kStretch, run.n_visible - first), n_expand = d_.heads * div_up(n, kExpandRows);
+        const int64_t n_jobs = n_expand + (first == 0 ? d_.heads * n_blocks : 0);
+        worker.share(n_jobs, chunk(n_jobs), [&](int64_t job, int64_t end) {
+          for (; job < std::min(end, n_expand); ++job) {  // heads of the same rows are neighbours: conversions are shared
+            const int64_t begin = job / d_.heads * kExpandRows;
+            expand(run, job % d_.heads, first, begin, std::min(kExpandRows, n - begin));
+          }
+          for (; job < end; ++job) pack_queries(run, (job - n_expand) / n_blocks, (job - n_expand) % n_blocks);
         });
         worker.barrier();
-        const int64_t n_blocks = div_up(run.n_tokens, kernels_.lanes);
-        worker.share(d_.heads * n_blocks, 1, [&](int64_t job, int64_t) { attend(run, job / n_blocks, job % n_blocks, first, n); });
+        worker.share(d_.heads * n_blocks, chunk(d_.heads * n_blocks), [&](int64_t job, int64_t end) {
+          for (; job < end; ++job) attend(run, job / n_blocks, job % n_blocks, first, n);
+        });
         worker.barrier();
       }
     });
@@ -208,6 +215,19 @@ class Expanded {
     }
   }
 
+  uint32_t* block_queries(const SequenceRun& run, int64_t h, int64_t block) const {
+    return queries_ + (h * div_up(run.n_tokens, kernels_.lanes) + block) * key_words_ * kernels_.lanes;
+  }
+
+  void pack_queries(const SequenceRun& run, int64_t h, int64_t block) {
+    const int64_t token = run.first_token + block * kernels_.lanes;
+    const int64_t n_lanes = std::min<int64_t>(kernels_.lanes, run.first_token + run.n_tokens - token);
+    for (int64_t i = 0; i < n_lanes; ++i) {
+      kernels_.pack_words(a_.q.row_as<float>(token + i) + h * d_.query(), a_.scale, words_, d_.query());
+      spread_words(words_, key_words_, i, kernels_.lanes, block_queries(run, h, block));
+    }
+  }
+
   /// Block `block` of the run's tokens at head h against the n expanded rows that begin with cached row `first`.
   void attend(const SequenceRun& run, int64_t h, int64_t block, int64_t first, int64_t n) {
     const int64_t lanes = kernels_.lanes, token = run.first_token + block * lanes;
@@ -216,12 +236,8 @@ class Expanded {
     const int64_t n_visible = positions[n_lanes - 1] + 1;
     if (n_visible <= first) return;
     for (int64_t i = 0; i < lanes; ++i) visible_[i] = positions[std::min(i, n_lanes - 1)] + 1;
-    for (int64_t i = 0; i < n_lanes; ++i) {
-      kernels_.pack_words(a_.q.row_as<float>(token + i) + h * d_.query(), a_.scale, words_, d_.query());
-      spread_words(words_, key_words_, i, lanes, queries_);
-    }
     float* out = a_.out.row_as<float>(token) + h * d_.value;
-    const QueryBlock query{queries_, visible_, out, a_.out.dim(1), run.sequence, n_visible, n_lanes, 0, 0};
+    const QueryBlock query{block_queries(run, h, block), visible_, out, a_.out.dim(1), run.sequence, n_visible, n_lanes, 0, 0};
     const PartialResult part(kernels_, d_.value, partial_);
     float* state = state_ + (h * div_up(run.n_tokens, lanes) + block) * 2 * lanes;
     for (int64_t begin = 0; begin < n && first + begin < n_visible; begin += kSliceRows) {
@@ -252,10 +268,10 @@ class Expanded {
   uint32_t* weights_;       ///< [H][panels][C steps][lanes] W_UK and W_UV as right operands
   uint32_t* rows_;          ///< [H][kStretch][row_words]
   float* state_;            ///< [blocks][2][lanes] running maximum and sum
+  uint32_t* queries_;       ///< [H][blocks of a run][N + R words][lanes]
   float* product_;          ///< [kExpandRows][panels * lanes]
   float* key_;              ///< [N + R]
   uint32_t* words_;
-  uint32_t* queries_;
   int32_t* visible_;
   float* partial_;
   RowPointers* pointers_;
