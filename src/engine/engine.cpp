@@ -8,6 +8,7 @@
 #include "cpu/cpu_backend.h"
 #include "deepseek/deepseek.h"
 #include "engine/chat_choice.h"
+#include "engine/cost.h"
 #include "graph/graph.h"
 #include "io/gguf.h"
 
@@ -28,23 +29,21 @@ std::optional<uint64_t> available_memory_bytes() {
 }
 
 /// The element type most of the file's bytes have, norms and router aside.
-std::string main_type(const GgufModel& file) {
+std::string main_type(const std::map<std::string, Tensor>& tensors) {
   std::map<DType, size_t> bytes;
-  for (const auto& [name, tensor] : file.tensors()) bytes[tensor.dtype] += tensor.size_bytes();
+  for (const auto& [name, tensor] : tensors) bytes[tensor.dtype] += tensor.size_bytes();
   const auto best = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return best == bytes.end() ? "none" : std::string(dtype_name(best->first));
 }
 
-deepseek::Model read_model(const GgufModel& file) {
-  const std::optional<int64_t> blocks = [&]() -> std::optional<int64_t> {
-    const std::string* architecture = file.metadata().text("general.architecture");
-    return architecture ? file.metadata().integer(*architecture + ".block_count") : std::nullopt;
-  }();
-  const bool has_mtp = blocks && file.find("blk." + std::to_string(*blocks - 1) + ".nextn.eh_proj.weight") != nullptr;
-  const bool has_bias = std::any_of(file.tensors().begin(), file.tensors().end(), [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
+deepseek::Model read_model(const ModelSource& source) {
+  const std::string* architecture = source.metadata.text("general.architecture");
+  const std::optional<int64_t> blocks = architecture ? source.metadata.integer(*architecture + ".block_count") : std::nullopt;
+  const bool has_mtp = blocks && source.tensors.contains("blk." + std::to_string(*blocks - 1) + ".nextn.eh_proj.weight");
+  const bool has_bias = std::any_of(source.tensors.begin(), source.tensors.end(), [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
   deepseek::Model model;
-  model.config = deepseek::read_config(file.metadata(), has_mtp, has_bias);
-  model.weights = deepseek::bind_weights(model.config, file.tensors());
+  model.config = deepseek::read_config(source.metadata, has_mtp, has_bias);
+  model.weights = deepseek::bind_weights(model.config, source.tensors);
   return model;
 }
 
@@ -71,12 +70,14 @@ int64_t choose_context(const EngineOptions& options, const deepseek::Config& con
 }  // namespace
 
 struct Engine::Impl {
-  explicit Impl(const EngineOptions& o) : options(o), file(GgufModel::open(o.model_path)), tokenizer(file.metadata()), model(read_model(file)),
-        backend(make_cpu_backend({o.n_threads, o.isa})), executor(*backend) {}
+  Impl(ModelSource s, const EngineOptions& o)
+      : options(o), source(std::move(s)), model(read_model(source)), backend(make_cpu_backend({o.n_threads, o.isa})), executor(*backend) {
+    if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
+  }
 
   EngineOptions options;
-  GgufModel file;
-  Tokenizer tokenizer;
+  ModelSource source;
+  std::optional<Tokenizer> tokenizer;
   deepseek::Model model;
   std::unique_ptr<Backend> backend;
   Executor executor;
@@ -96,15 +97,22 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
-  auto impl = std::make_unique<Impl>(options);
+  auto file = std::make_shared<const GgufModel>(GgufModel::open(options.model_path));
+  return from_source({file->metadata(), file->tensors(), file->path(), file->size_bytes(), file, [f = file.get()] { f->check_intact(); }}, options);
+}
+
+std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOptions& options) {
+  auto impl = std::make_unique<Impl>(std::move(source), options);
   Impl& m = *impl;
   const deepseek::Config& config = m.model.config;
-  if (m.tokenizer.vocab().size() > m.model.weights.vocab_size()) {
-    throw Error(ErrorCode::kModel, options.model_path + ": the tokenizer has more tokens than the model; expected at most " + std::to_string(m.model.weights.vocab_size()) +
-                                       ", got " + std::to_string(m.tokenizer.vocab().size()) + "; try another copy of the file");
+  m.info = {m.source.path, config.architecture, config.name, main_type(m.source.tensors), m.source.size_bytes, config.context_length, m.model.weights.vocab_size(), config.n_layers};
+  if (m.tokenizer) {
+    if (m.tokenizer->vocab().size() > m.model.weights.vocab_size()) {
+      throw Error(ErrorCode::kModel, m.source.path + ": the tokenizer has more tokens than the model; expected at most " + std::to_string(m.model.weights.vocab_size()) +
+                                         ", got " + std::to_string(m.tokenizer->vocab().size()) + "; try another copy of the file");
+    }
+    m.chat = choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
   }
-  m.info = {m.file.path(), config.architecture, config.name, main_type(m.file), m.file.size_bytes(), config.context_length, m.model.weights.vocab_size(), config.n_layers};
-  m.chat = choose_chat_generation(m.file.metadata(), m.tokenizer.vocab());
 
   CacheLayout layout{static_cast<int>(config.n_layers), std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()), options.cache_type};
   validate(layout);
@@ -125,12 +133,17 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
 }
 
 const ModelInfo& Engine::info() const { return impl_->info; }
-const Tokenizer& Engine::tokenizer() const { return impl_->tokenizer; }
+const Metadata& Engine::metadata() const { return impl_->source.metadata; }
+const Tokenizer& Engine::tokenizer() const {
+  FATHOM_CHECK(impl_->tokenizer.has_value(), "a model without a tokenizer");
+  return *impl_->tokenizer;
+}
 ChatGeneration Engine::chat_generation() const { return impl_->chat; }
 PagePool& Engine::pool() { return *impl_->pool; }
 int64_t Engine::context() const { return impl_->context; }
 int64_t Engine::chunk_tokens() const { return impl_->chunk_tokens; }
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
+StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const { return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth); }
 uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
 uint64_t Engine::activation_bytes() const { return impl_->executor.arena_bytes(); }
 int64_t Engine::n_outputs() const { return impl_->logits ? impl_->logits.dim(0) : 0; }
@@ -192,7 +205,7 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
   const Tensor logits = deepseek::forward(*m.graph, m.model, step);
   if (logits) m.graph->keep(logits);
   m.executor.run(*m.graph);
-  m.file.check_intact();
+  if (m.source.check_intact) m.source.check_intact();
   if (logits) m.logits = m.graph->resolve(logits);
   for (const StepPart& part : parts) part.sequence->advance(static_cast<int64_t>(part.token_ids.size()));
   return StepStatus::kDone;

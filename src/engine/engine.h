@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -11,6 +12,7 @@
 
 #include "cache/pages.h"
 #include "core/backend.h"
+#include "core/metadata.h"
 #include "core/node.h"
 #include "text/bpe.h"
 #include "text/chat_generation.h"
@@ -43,6 +45,25 @@ struct ModelInfo {
   int64_t n_layers = 0;
 };
 
+/// A model whose tensors are in memory: metadata and tensors as a GGUF file has them.
+struct ModelSource {
+  Metadata metadata;
+  std::map<std::string, Tensor> tensors;
+  std::string path;  ///< for reports
+  uint64_t size_bytes = 0;
+  std::shared_ptr<const void> owner;   ///< keeps the tensors' memory
+  std::function<void()> check_intact;  ///< throws if that memory was lost since; may be empty
+};
+
+/// What one step reads and computes, for bounds: bytes and operations that no implementation can avoid.
+struct StepCost {
+  double weight_bytes = 0;     ///< of the file's weights, each once; experts as uniform routing would touch them
+  double cache_bytes = 0;      ///< rows of the cache
+  double matmul_ops = 0;       ///< 2 for each weight and token that meet
+  double attention_ops = 0;    ///< in the cheaper of the two forms
+  double model_bytes = 0;      ///< all weights
+};
+
 /// Which tokens of a part of a step give logits.
 enum class Outputs { kNone, kLast, kAll };
 
@@ -64,10 +85,14 @@ class Engine {
   /// Throws Error{kModel} for unusable files, Error{kUsage} for impossible options, Error{kNoMemory} with the bytes needed
   /// and available.
   static std::unique_ptr<Engine> load(const EngineOptions& options);
+  /// The same for weights from elsewhere; options.model_path is not looked at. Without tokenizer.ggml keys the engine has no
+  /// tokenizer and works on ids alone.
+  static std::unique_ptr<Engine> from_source(ModelSource source, const EngineOptions& options);
   ~Engine();
 
   const ModelInfo& info() const;
-  const Tokenizer& tokenizer() const;
+  const Metadata& metadata() const;  ///< what the file says about itself
+  const Tokenizer& tokenizer() const;  ///< the model must have one (checked)
   /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it.
   ChatGeneration chat_generation() const;
   PagePool& pool();
@@ -86,6 +111,9 @@ class Engine {
   /// Evaluates tokens of one sequence in chunks; the last token's logits are at logits(0) afterwards (unless outputs is kNone).
   /// `stop` is asked between chunks; returns false if it said so or the pool is full (then sequence holds what was done).
   bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop);
+
+  /// Cost of a step in which each of n_sequences, `depth` tokens long, gets tokens_each more and has one output.
+  StepCost cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const;
 
   uint64_t model_bytes() const { return info().size_bytes; }
   uint64_t cache_bytes();
