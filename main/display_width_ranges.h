@@ -1,0 +1,17 @@
+// Code points that take no column or two; increasing, both ends included.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+
+namespace fathom {
+
+struct WidthRange {
+  uint32_t first, last;
+};
+
+extern const std::span<const WidthRange> kZeroWidthRanges;
+extern const std::span<const WidthRange> kWideRanges;
+
+}  // namespace fathom
