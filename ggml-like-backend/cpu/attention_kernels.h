@@ -24,7 +24,8 @@ struct MultiplyTask {
   int64_t n_rows;
   int64_t n_panels;
   int64_t n_steps;
-  const std::byte* next;   ///< rows, at the same distance, that will be wanted after these: fetched meanwhile; or null
+  const std::byte* ahead;  ///< rows that will be wanted later, or null: row m is fetched while row m of a is multiplied
+  int64_t ahead_stride_bytes;
 };
 
 /// Weights of a slice of cached rows: p = exp(score - max over the lane's visible rows), 0 for the others.
@@ -46,6 +47,8 @@ struct MixTask {
   int64_t n_lanes;               ///< lanes that are wanted
   float* out;                    ///< lane i at out + i * out_stride
   int64_t out_stride;
+  const std::byte* ahead;        ///< as in MultiplyTask: n_rows rows of n_cols elements, or null
+  int64_t ahead_stride_bytes;
 };
 
 /// Adds a slice's partial result to what the slices before it gave: the larger maximum becomes the common one.

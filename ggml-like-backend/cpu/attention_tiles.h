@@ -11,13 +11,13 @@
 
 namespace fathom::cpu {
 
-/// While a tile is multiplied, the one after it is fetched into the second-level cache, a line of 64 bytes for every step:
-/// the cache's pages lie anywhere, and the processor does not foresee 16 streams of a few lines each.
+/// With the first panel the rows ahead are fetched into the second-level cache, a line of 64 bytes for every step: the
+/// cache's pages lie anywhere, and the processor does not foresee 16 streams of a few lines each.
 template <typename S, int kRows, int kPanels>
 static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t panel) {
   const std::byte* a = t.a + row * t.a_stride_bytes;
-  const int64_t stride = t.a_stride_bytes, left = t.n_rows - row - S::kRowTile;
-  const std::byte* ahead = panel > 0 ? nullptr : left > 0 ? a + S::kRowTile * stride : t.next;
+  const int64_t stride = t.a_stride_bytes;
+  const std::byte* ahead = panel == 0 && t.ahead != nullptr ? t.ahead + row * t.ahead_stride_bytes : nullptr;
   const uint32_t* b = t.b + panel * t.b_panel_words;
   float* c = t.c + row * t.c_stride + panel * S::kLanes;
   typename S::F acc[kRows][kPanels];
@@ -27,7 +27,7 @@ static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t pan
     for (int p = 0; p < kPanels; ++p) acc[m][p] = S::zero();
   }
   for (int64_t k = 0; k < t.n_steps; ++k) {
-    if (ahead != nullptr) __builtin_prefetch(ahead + k % 16 * stride + k / 16 * 64, 0, 2);
+    if (ahead != nullptr) __builtin_prefetch(ahead + k % 16 * t.ahead_stride_bytes + k / 16 * 64, 0, 2);
     typename S::W words[kPanels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) words[p] = S::load_words(b + p * t.b_panel_words);
@@ -103,7 +103,12 @@ static inline void mix_tile(const MixTask& t, int64_t lane, int64_t col, int64_t
 #pragma GCC unroll 16
   for (int m = 0; m < kTile; ++m) acc[m] = S::zero();
   const uint32_t* p = t.p + lane;
+  // A line of a row ahead takes kPack vectors of columns, one of which fetches it: the odd one those of odd rows.
+  const std::byte* ahead = lane == 0 && t.ahead != nullptr
+                               ? t.ahead + col / S::kLanes % S::kPack * t.ahead_stride_bytes + col * (4 / S::kPack) / 64 * 64
+                               : nullptr;
   for (int64_t row = 0; row < t.n_rows; row += S::kPack) {
+    if (ahead != nullptr) __builtin_prefetch(ahead + row * t.ahead_stride_bytes, 0, 2);
     const typename S::W words = kFull ? S::load_rows(t.rows + row, col) : S::load_rows_tail(t.rows + row, col, mask);
 #pragma GCC unroll 16
     for (int m = 0; m < kTile; ++m) acc[m] = S::dot(acc[m], words, reinterpret_cast<const std::byte*>(p + m));

@@ -248,7 +248,7 @@ class Expanded {
         pointers_->values[i] = reinterpret_cast<const std::byte*>(row + key_words_);
       }
       pointers_->values[n_rows] = zeros_;
-      pointers_->next = nullptr;
+      pointers_->keys_ahead = pointers_->values_ahead = nullptr;
       attend_slice(kernels_, query, *pointers_, first + begin, n_rows, d_.query(), d_.value, scratch_, part);
       kernels_.fold({state, state + lanes, out, a_.out.dim(1), part.max, part.sum, part.out, part.out_stride, d_.value, n_lanes,
                      first + begin == 0, first + begin + n_rows == n_visible});

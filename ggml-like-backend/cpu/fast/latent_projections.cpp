@@ -41,7 +41,7 @@ void LatentProjections::latent_queries(int64_t first, int64_t n, float* out) {
   if (a_.kv_b) {
     const int64_t lanes = floats_.lanes;
     floats_.multiply({a_.q.row(first) + head_ * head_dim * 4, a_.q.strides_bytes[0], reinterpret_cast<const uint32_t*>(decoded_),
-                      lanes, part_stride(), out, part_stride(), n, (columns + lanes - 1) / lanes, nope_dim_, nullptr});
+                      lanes, part_stride(), out, part_stride(), n, (columns + lanes - 1) / lanes, nope_dim_, nullptr, 0});
     return;
   }
   const float* x[kTokens];

@@ -19,16 +19,20 @@ constexpr int kMaxLanes = 16;
 /// Values of a block are folded in parts of so many columns, so that one block keeps several threads busy.
 constexpr int64_t kColumnPart = 64;
 
-bool usable_in_place(const AttentionKernels& k, DType cache, int64_t key_dim) {
-  return k.pack == 1 ? cache == DType::kF32 : cache == DType::kBF16 && key_dim % 2 == 0;
-}
+bool same_rows(const QueryBlock& a, const QueryBlock& b) { return a.sequence == b.sequence && a.key_offset == b.key_offset; }
+
+bool operand_type(const AttentionKernels& k, DType cache) { return cache == (k.pack == 1 ? DType::kF32 : DType::kBF16); }
+
+/// Rows at a multiple of 1 KB (V1's: 8 KB) lie in so few sets of a first-level cache that a tile of 16 does not fit.
+constexpr int64_t kCompetingStride = 1024;
 
 }  // namespace
 
 CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
                        int64_t value_dim, Carver& own)
     : kernels_(kernels), cache_(cache), step_(step), key_dim_(key_dim), value_dim_(value_dim),
-      in_place_(usable_in_place(kernels, cache.dtype, key_dim)) {
+      same_type_(operand_type(kernels, cache.dtype)),
+      in_place_(same_type_ && key_dim % kernels.pack == 0 && cache.strides_bytes[1] % kCompetingStride != 0) {
   rows_ = own.take<RowPointers>(1);
   zeros_ = own.take<std::byte>(4 * (value_dim + kSpanSlack));
   decoded_ = own.take<float>(in_place_ ? 0 : std::max(key_dim, value_dim) + kSpanSlack);
@@ -39,42 +43,57 @@ CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, con
 void CachedRows::prepare() { std::memset(zeros_, 0, static_cast<size_t>(4 * (value_dim_ + kSpanSlack))); }
 
 void CachedRows::convert(const std::byte* row, int64_t i, int64_t key_offset, int64_t value_offset) {
-  uint32_t* key = key_words_ + i * word_count(kernels_, key_dim_);
-  decode_span(cache_.dtype, row, key_offset, decoded_, key_dim_);
-  kernels_.pack_words(decoded_, 1.0F, key, key_dim_);
-  rows_->keys[i] = rows_->values[i] = reinterpret_cast<const std::byte*>(key);
+  const auto put = [&](int64_t offset, int64_t n, uint32_t* words) {
+    if (same_type_) {
+      const int64_t element = 4 / kernels_.pack;
+      words[word_count(kernels_, n) - 1] = 0;
+      std::memcpy(words, row + offset * element, static_cast<size_t>(n * element));
+    } else {
+      decode_span(cache_.dtype, row, offset, decoded_, n);
+      kernels_.pack_words(decoded_, 1.0F, words, n);
+    }
+    return reinterpret_cast<const std::byte*>(words);
+  };
+  rows_->keys[i] = rows_->values[i] = put(key_offset, key_dim_, key_words_ + i * word_count(kernels_, key_dim_));
   if (value_offset == key_offset || value_dim_ == 0) return;
-  uint32_t* value = value_words_ + i * word_count(kernels_, value_dim_);
-  decode_span(cache_.dtype, row, value_offset, decoded_, value_dim_);
-  kernels_.pack_words(decoded_, 1.0F, value, value_dim_);
-  rows_->values[i] = reinterpret_cast<const std::byte*>(value);
+  rows_->values[i] = put(value_offset, value_dim_, value_words_ + i * word_count(kernels_, value_dim_));
+}
+
+int64_t CachedRows::offset_bytes(int64_t offset) const {
+  const DTypeInfo& info = dtype_info(cache_.dtype);
+  return offset / info.block_elements * info.block_bytes;
 }
 
 const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset) {
+  rows_->keys_ahead = rows_->values_ahead = nullptr;
   const int64_t wanted[5] = {sequence, first, n, key_offset, value_offset};
   if (std::equal(wanted, wanted + 5, loaded_)) return *rows_;
   std::copy_n(wanted, 5, loaded_);
-  const size_t element = dtype_info(cache_.dtype).is_quantized ? 0 : row_bytes(cache_.dtype, 1);
-  const int64_t page_tokens = cache_.dim(1);
+  const int64_t page_tokens = cache_.dim(1), stride = cache_.strides_bytes[1];
+  const int64_t key_bytes = offset_bytes(key_offset), value_bytes = offset_bytes(value_offset);
   for (int64_t i = 0; i < n;) {
     const std::byte* row = cached_row(cache_, step_, sequence, first + i);
     const int64_t page_end = std::min(n, i + page_tokens - (first + i) % page_tokens);
-    for (; i < page_end; ++i, row += cache_.strides_bytes[1]) {
+    for (; i < page_end; ++i, row += stride) {
       if (in_place_) {
-        rows_->keys[i] = row + static_cast<size_t>(key_offset) * element;
-        rows_->values[i] = row + static_cast<size_t>(value_offset) * element;
+        rows_->keys[i] = row + key_bytes;
+        rows_->values[i] = row + value_bytes;
       } else {
         convert(row, i, key_offset, value_offset);
       }
     }
   }
   rows_->values[n] = zeros_;
-  rows_->next = nullptr;
-  const int64_t next_page = (first + n) / page_tokens;
-  if (in_place_ && next_page < step_.page_table.dim(1) && step_.page_table.row_as<int32_t>(sequence)[next_page] >= 0) {
-    rows_->next = cached_row(cache_, step_, sequence, first + n) + static_cast<size_t>(key_offset) * element;
-  }
+  rows_->ahead_stride_bytes = stride;
   return *rows_;
+}
+
+void CachedRows::announce(int64_t sequence, int64_t first, int64_t key_offset, int64_t value_offset) {
+  const int64_t page = first / cache_.dim(1);
+  if (page >= step_.page_table.dim(1) || step_.page_table.row_as<int32_t>(sequence)[page] < 0) return;
+  const std::byte* row = cached_row(cache_, step_, sequence, first);
+  rows_->keys_ahead = row + offset_bytes(key_offset);
+  rows_->values_ahead = value_offset == key_offset ? nullptr : row + offset_bytes(value_offset);
 }
 
 void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n, int64_t key_dim,
@@ -82,7 +101,7 @@ void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowP
   multiply_rows(k, rows, n, block.queries, 1, word_count(k, key_dim), scratch.scores);
   for (int i = 0; i < k.lanes; ++i) scratch.visible[i] = static_cast<int32_t>(block.visible[i] - first);
   k.softmax({scratch.scores, n, scratch.visible, scratch.p, result.max, result.sum});
-  k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride});
+  k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride, rows.values_ahead, rows.ahead_stride_bytes});
 }
 
 PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
@@ -100,15 +119,26 @@ PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& ca
       partial_(own.take<float>(PartialResult::floats(kernels, value_dim))),
       rows_(kernels, cache, step, key_dim, value_dim, own), scratch_(kernels, own) {}
 
-void PagedAttention::attend_slices(const QueryBlock& block, int64_t first, int64_t last, const PartialResult& result) {
+void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t first, int64_t last, float* results) {
   const PartialResult part(kernels_, value_dim_, partial_);
   for (int64_t slice = first; slice < last; ++slice) {
-    const int64_t row = slice * kSliceRows, n = std::min(kSliceRows, block.n_visible - row);
-    const RowPointers& rows = rows_.load(block.sequence, row, n, block.key_offset, block.value_offset);
-    attend_slice(kernels_, block, rows, row, n, key_dim_, value_dim_, scratch_, slice == first ? result : part);
-    if (slice == first) continue;
-    kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out, part.out_stride, value_dim_, block.n_lanes,
-                   false, false});
+    for (int64_t i = 0; i < n; ++i) {
+      const QueryBlock& block = blocks[i];
+      const int64_t row = slice * kSliceRows, n_rows = std::min(kSliceRows, block.n_visible - row);
+      if (n_rows <= 0) continue;
+      const PartialResult result(kernels_, value_dim_, results + i * PartialResult::floats(kernels_, value_dim_));
+      const RowPointers& rows = rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset);
+      const bool rows_again = i + 1 < n && same_rows(block, blocks[i + 1]);
+      if (i + 1 < n && !rows_again) {
+        rows_.announce(blocks[i + 1].sequence, row, blocks[i + 1].key_offset, blocks[i + 1].value_offset);
+      } else if (!rows_again) {
+        rows_.announce(blocks[0].sequence, row + kSliceRows, blocks[0].key_offset, blocks[0].value_offset);
+      }
+      attend_slice(kernels_, block, rows, row, n_rows, key_dim_, value_dim_, scratch_, slice == first ? result : part);
+      if (slice == first) continue;
+      kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out, part.out_stride, value_dim_, block.n_lanes,
+                     false, false});
+    }
   }
 }
 
@@ -121,11 +151,12 @@ void PagedAttention::run(Worker& worker) {
     const int64_t wave_end = std::min(wave + wave_groups_, n_groups_);
     // Blocks of a slice are neighbours: they find its rows in the processor's cache, and converted.
     const int64_t n_jobs = (wave_end - wave) * partials_a_group_ * n_blocks_;
-    worker.share(n_jobs, std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8), [&](int64_t begin, int64_t end) {
-      for (int64_t job = begin; job < end; ++job) {
-        const QueryBlock& block = blocks_[job % n_blocks_];
-        const int64_t first = wave * kGroupSlices + job / n_blocks_ * job_slices, last = std::min(first + job_slices, slice_count(block));
-        if (first < last) attend_slices(block, first, last, partial(job));
+    worker.share(n_jobs, std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8), [&](int64_t job, int64_t end) {
+      while (job < end) {
+        const int64_t index = job % n_blocks_, n = std::min(end - job, n_blocks_ - index);
+        const int64_t first = wave * kGroupSlices + job / n_blocks_ * job_slices;
+        attend_slices(blocks_ + index, n, first, first + job_slices, partials_ + job * floats);
+        job += n;
       }
     });
     worker.barrier();

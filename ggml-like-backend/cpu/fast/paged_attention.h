@@ -35,21 +35,25 @@ struct QueryBlock {
 struct RowPointers {
   const std::byte* keys[kSliceRows];
   const std::byte* values[kSliceRows + 1];  ///< one more than there are rows: zeros, to complete a pair
-  const std::byte* next;                    ///< key of the row after the last where keys are in place, or null
+  /// Cached rows that will be loaded next, to be fetched meanwhile; null: none, or they are these values' keys.
+  const std::byte* keys_ahead;
+  const std::byte* values_ahead;
+  int64_t ahead_stride_bytes;
 };
 
 /// Words of a key row of n elements.
 inline int64_t word_count(const AttentionKernels& k, int64_t n) { return (n + k.pack - 1) / k.pack; }
 
-/// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it.
+/// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it. Meanwhile the next
+/// such rows are fetched, after the last ones the next slice's.
 inline void multiply_rows(const AttentionKernels& k, const RowPointers& rows, int64_t n, const uint32_t* b, int64_t n_panels, int64_t n_steps,
                           float* c) {
   for (int64_t begin = 0; begin < n;) {
     int64_t end = begin + 1;
     const int64_t stride = end < n ? rows.keys[end] - rows.keys[begin] : 4 * n_steps;
     while (end < n && rows.keys[end] - rows.keys[end - 1] == stride) ++end;
-    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes, n_panels * k.lanes, end - begin, n_panels, n_steps,
-                end < n ? rows.keys[end] : rows.next});
+    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes, n_panels * k.lanes, end - begin, n_panels,
+                n_steps, end < n ? rows.keys[end] : rows.keys_ahead, end < n ? stride : rows.ahead_stride_bytes});
     begin = end;
   }
 }
@@ -59,7 +63,8 @@ inline void spread_words(const uint32_t* words, int64_t n_words, int64_t lane, i
   for (int64_t i = 0; i < n_words; ++i) queries[i * lanes + lane] = words[i];
 }
 
-/// Finds rows in the cache; converts them where the cache type is not the operand type. One for each thread.
+/// Finds rows in the cache. They are operands in place where the types agree and neighbours do not compete for the same lines
+/// of the first-level cache; else they are copied or converted. One for each thread.
 class CachedRows {
  public:
   CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim, int64_t value_dim,
@@ -68,8 +73,12 @@ class CachedRows {
   void prepare();
   /// Rows [first, first + n) of a sequence; n <= kSliceRows.
   const RowPointers& load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset);
+  /// What load() will be asked for next: what it returned last has it fetched. Nothing if the sequence has no such row.
+  void announce(int64_t sequence, int64_t first, int64_t key_offset, int64_t value_offset);
 
  private:
+  /// Where element `offset` of a cached row is; of a quantized type, where its block is.
+  int64_t offset_bytes(int64_t offset) const;
   /// Row i of rows_ from a cached row.
   void convert(const std::byte* row, int64_t i, int64_t key_offset, int64_t value_offset);
 
@@ -77,7 +86,7 @@ class CachedRows {
   const Tensor& cache_;
   const StepTensors& step_;
   const int64_t key_dim_, value_dim_;
-  const bool in_place_;
+  const bool same_type_, in_place_;
   RowPointers* rows_;
   float* decoded_;       ///< one row
   uint32_t* key_words_;  ///< [kSliceRows] converted rows
@@ -126,8 +135,8 @@ class PagedAttention {
   void run(Worker& worker);
 
  private:
-  /// The fold of slices [first, last) of a block into `result`.
-  void attend_slices(const QueryBlock& block, int64_t first, int64_t last, const PartialResult& result);
+  /// The folds of slices [first, last) of n neighbouring blocks into partial results that follow each other.
+  void attend_slices(const QueryBlock* blocks, int64_t n, int64_t first, int64_t last, float* results);
 
   const AttentionKernels& kernels_;
   const int64_t key_dim_, value_dim_, n_blocks_;
