@@ -67,6 +67,9 @@ struct FoldTask {
   bool last;              ///< nothing after: divides by the sum
 };
 
+/// Decodes a stored row of n elements (whole blocks) to floats.
+using DecodeRow = void (*)(const void* src, float* dst, int64_t n);
+
 struct AttentionKernels {
   int lanes;
   int pack;
@@ -76,17 +79,18 @@ struct AttentionKernels {
   void (*fold)(const FoldTask&);
   /// x[n] * factor to words, the last one filled up with zero.
   void (*pack_words)(const float* x, float factor, uint32_t* words, int64_t n);
+  /// The decoder of a type, by its number in DType, or null.
+  DecodeRow (*row_decoder)(uint32_t dtype);
 };
 
 namespace avx2 {
 extern const AttentionKernels attention_f32;
-/// A decoder from a stored row of n elements to floats, or null: the type by its number in DType.
-using DecodeRow = void (*)(const void* src, float* dst, int64_t n);
 DecodeRow row_decoder(uint32_t dtype);
 }  // namespace avx2
 namespace avx512 {
 extern const AttentionKernels attention_f32;
 extern const AttentionKernels attention_bf16;  ///< needs AVX512_BF16
+DecodeRow row_decoder(uint32_t dtype);
 }  // namespace avx512
 
 }  // namespace fathom::cpu

@@ -51,6 +51,6 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
 }  // namespace
 
 const AttentionKernels attention_bf16 = {Pairs16::kLanes, Pairs16::kPack, multiply<Pairs16>, softmax<Pairs16>,
-                                         mix<Pairs16>, fold<Pairs16>, pack_words};
+                                         mix<Pairs16>, fold<Pairs16>, pack_words, row_decoder};
 
 }  // namespace fathom::cpu::avx512

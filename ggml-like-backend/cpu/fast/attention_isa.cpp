@@ -17,20 +17,20 @@ const AttentionKernels& attention_kernels(std::string_view isa, DType cache) {
   return isa == "avx512" && has_bf16 && coarse ? avx512::attention_bf16 : float_attention_kernels(isa);
 }
 
-void decode_row(DType dtype, const std::byte* src, float* dst, int64_t n) {
-  if (const avx2::DecodeRow decode = avx2::row_decoder(static_cast<uint32_t>(dtype))) {
+void decode_row(const AttentionKernels& k, DType dtype, const std::byte* src, float* dst, int64_t n) {
+  if (const DecodeRow decode = k.row_decoder(static_cast<uint32_t>(dtype))) {
     decode(src, dst, n);
   } else {
     dequantize_row(dtype, src, dst, n);
   }
 }
 
-void decode_span(DType dtype, const std::byte* row, int64_t offset, float* dst, int64_t n) {
+void decode_span(const AttentionKernels& k, DType dtype, const std::byte* row, int64_t offset, float* dst, int64_t n) {
   const DTypeInfo& info = dtype_info(dtype);
   const int64_t block = info.block_elements;
   const int64_t begin = offset / block * block, end = (offset + n + block - 1) / block * block;
   FATHOM_CHECK(block <= kSpanSlack / 2, "a cache row of blocks of at most 32");
-  decode_row(dtype, row + begin / block * info.block_bytes, dst, end - begin);
+  decode_row(k, dtype, row + begin / block * info.block_bytes, dst, end - begin);
   if (begin != offset) std::memmove(dst, dst + (offset - begin), static_cast<size_t>(n) * sizeof(float));
 }
 

@@ -15,10 +15,10 @@ const AttentionKernels& attention_kernels(std::string_view isa, DType cache);
 const AttentionKernels& float_attention_kernels(std::string_view isa);
 
 /// dequantize_row, faster, within a rounding of it.
-void decode_row(DType dtype, const std::byte* src, float* dst, int64_t n);
+void decode_row(const AttentionKernels& k, DType dtype, const std::byte* src, float* dst, int64_t n);
 
 /// Elements [offset, offset + n) of a stored row, whose blocks are decoded whole: `dst` has room for kSpanSlack more.
 constexpr int64_t kSpanSlack = 64;
-void decode_span(DType dtype, const std::byte* row, int64_t offset, float* dst, int64_t n);
+void decode_span(const AttentionKernels& k, DType dtype, const std::byte* row, int64_t offset, float* dst, int64_t n);
 
 }  // namespace fathom::cpu::fast

@@ -208,7 +208,7 @@ class Expanded {
     for (int64_t i = 0; i < n; ++i) {
       const std::byte* cached = cached_row(a_.cache, a_.step, run.sequence, first + begin + i);
       uint32_t* row = expanded_row(h, begin + i);
-      decode_span(a_.cache.dtype, cached, d_.latent, key_ + d_.nope, d_.rope);
+      decode_span(kernels_, a_.cache.dtype, cached, d_.latent, key_ + d_.nope, d_.rope);
       std::copy_n(product_ + i * width, d_.nope, key_);
       kernels_.pack_words(key_, 1.0F, row, d_.query());
       kernels_.pack_words(product_ + i * width + d_.nope, 1.0F, row + key_words_, d_.value);

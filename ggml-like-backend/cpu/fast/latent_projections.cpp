@@ -32,7 +32,7 @@ void LatentProjections::begin_queries(int64_t h, int64_t begin) {
   const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
   const int64_t offset_bytes = begin / info.block_elements * info.block_bytes;
   for (int64_t i = 0; i < nope_dim_; ++i) {
-    decode_row(a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes, decoded_ + i * part_stride(), part_columns());
+    decode_row(floats_, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes, decoded_ + i * part_stride(), part_columns());
   }
 }
 
@@ -59,7 +59,7 @@ void LatentProjections::multiply(const Tensor& rows, int64_t begin, int64_t end,
   const std::byte* w = rows.data;
   int64_t stride = rows.strides_bytes[0];
   if (type != rows.dtype) {
-    for (int64_t r = begin; r < end; ++r) decode_row(rows.dtype, rows.row(r), decoded_ + r * k, k);
+    for (int64_t r = begin; r < end; ++r) decode_row(floats_, rows.dtype, rows.row(r), decoded_ + r * k, k);
     w = reinterpret_cast<const std::byte*>(decoded_), stride = k * 4;
   }
   const void* acts[kTokens];
@@ -89,7 +89,7 @@ void LatentProjections::pack_head(int64_t h, const AttentionKernels& k, uint32_t
   const int64_t lanes = k.lanes, n_steps = word_count(k, latent_dim_);
   // Column j of the operand is a row of W_UK or W_UV: its words go down lane j % lanes of panel j / lanes.
   const auto put_row = [&](int64_t j, DType type, const std::byte* row) {
-    decode_row(type, row, row_, latent_dim_);
+    decode_row(floats_, type, row, row_, latent_dim_);
     k.pack_words(row_, 1.0F, words_, latent_dim_);
     spread_words(words_, n_steps, j % lanes, lanes, panels + j / lanes * n_steps * lanes);
   };
@@ -100,7 +100,7 @@ void LatentProjections::pack_head(int64_t h, const AttentionKernels& k, uint32_t
   const Tensor k_b = a_.k_b.slab(h);  // [C, N]: row i holds element i of every column
   const int64_t element_bytes = 4 / k.pack;
   for (int64_t i = 0; i < latent_dim_; ++i) {
-    decode_row(k_b.dtype, k_b.row(i), row_, nope_dim_);
+    decode_row(floats_, k_b.dtype, k_b.row(i), row_, nope_dim_);
     k.pack_words(row_, 1.0F, words_, nope_dim_);
     for (int64_t j = 0; j < nope_dim_; ++j) {
       uint32_t* word = panels + (j / lanes * n_steps + i / k.pack) * lanes + j % lanes;

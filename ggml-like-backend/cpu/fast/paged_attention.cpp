@@ -49,7 +49,7 @@ void CachedRows::convert(const std::byte* row, int64_t i, int64_t key_offset, in
       words[word_count(kernels_, n) - 1] = 0;
       std::memcpy(words, row + offset * element, static_cast<size_t>(n * element));
     } else {
-      decode_span(cache_.dtype, row, offset, decoded_, n);
+      decode_span(kernels_, cache_.dtype, row, offset, decoded_, n);
       kernels_.pack_words(decoded_, 1.0F, words, n);
     }
     return reinterpret_cast<const std::byte*>(words);
