@@ -16,6 +16,7 @@ struct MatmulTask {
   const void* const* act_rows;   ///< n_cols rows in the weight type's activation format
   int n_cols;
   float* const* y_rows;          ///< n_cols outputs, indexed by r itself (not by r - row_begin)
+  const std::byte* next_w = nullptr;  ///< optional: weights this thread reads next; the last rows' work prefetches them
 };
 
 /// How the activations of a quantized product are stored. The kernels multiply unsigned weight bytes u = w + offset with

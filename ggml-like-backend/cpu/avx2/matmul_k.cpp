@@ -1,6 +1,6 @@
-// Matrix kernels of the K formats.
-#include "cpu/avx2/unpack.h"
+// AVX2 matrix kernels of the K formats.
 #include "cpu/avx2/quantize_act.h"
+#include "cpu/avx2/unpack.h"
 #include "cpu/isa_tables.h"
 
 namespace fathom::cpu::avx2 {

@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 
+#include "cpu/prefetcher.h"
 #include "cpu/weight_formats.h"
 
 namespace fathom::cpu::avx2 {
@@ -17,11 +18,21 @@ static constexpr int kChunkBlocks = 16;
 static constexpr int kChunk = kChunkBlocks * 32;
 static constexpr int kRowGroups = 4;
 
+static constexpr int kRows = 8;
+static constexpr int kPanelBytes = 4 * kRows;  ///< of a vector of a panel
+
 struct Panel {
-  alignas(64) uint8_t u[kChunk / 4][32];  ///< formats with kMaxU of 255 keep the signed weight u - 128
-  alignas(64) float scale[kChunkBlocks * 2][8];
-  alignas(64) float min[kChunkBlocks * 2][8];
+  alignas(64) uint8_t u[kChunk / 4][kPanelBytes];  ///< formats with kMaxU of 255 keep the signed weight u - 128
+  alignas(64) float scale[kChunkBlocks * 2][kRows];
+  alignas(64) float min[kChunkBlocks * 2][kRows];
 };
+
+/// Lines to prefetch for 8 rows by 32 elements while columns are multiplied, about a quarter of them; the rest is
+/// prefetched while unpacking: for each block of the format in 8 rows, and rounded up.
+template <typename Format>
+static constexpr int kMultiplyLines = (Format::kBytes * 32 / Format::kElements * kRows / 64 + 2) / 4;
+template <typename Format>
+static constexpr int kUnpackLines = (Format::kBytes * kRows + 63) / 64 - kMultiplyLines<Format> * (Format::kElements / 32);
 
 static inline __m256i broadcast4(const void* p) {
   int32_t value;
@@ -76,7 +87,7 @@ static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const*
 /// y[c][lane] += panel * act[c] over n_blocks blocks of 32; starts from zero if `first`.
 template <typename Format, int kC>
 static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t* const* act, float* const* y,
-                                 __m256i rows, bool first) {
+                                 __m256i rows, bool first, Prefetcher& ahead) {
   constexpr int kHalves = 32 / Format::kSub;
   constexpr int kGroups = 8 / kHalves;
   const uint8_t* columns[kC];
@@ -87,6 +98,7 @@ static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t
   }
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
+    ahead.lines<kMultiplyLines<Format>>();
     __m256 t[kC];
 #pragma GCC unroll 2
     for (int h = 0; h < kHalves; ++h) {
@@ -125,7 +137,7 @@ struct RowGroup {
 /// All columns: tiles of almost equal width, at most kMaxC.
 template <typename Format>
 static inline void multiply_columns(const Panel* panels, const RowGroup* groups, int n_groups, int n_blocks,
-                                    const MatmulTask& task, int64_t row, int64_t block) {
+                                    const MatmulTask& task, int64_t row, int64_t block, Prefetcher& ahead) {
   constexpr int kMaxC = 6;
   const int n_tiles = (task.n_cols + kMaxC - 1) / kMaxC;
   int column = 0;
@@ -142,12 +154,12 @@ static inline void multiply_columns(const Panel* panels, const RowGroup* groups,
       const __m256i rows = groups[group].mask;
       const bool first = block == 0;
       switch (width) {
-        case 1: multiply_tile<Format, 1>(panel, n_blocks, act, y, rows, first); break;
-        case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, rows, first); break;
-        case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, rows, first); break;
-        case 4: multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first); break;
-        case 5: multiply_tile<Format, 5>(panel, n_blocks, act, y, rows, first); break;
-        case 6: multiply_tile<Format, 6>(panel, n_blocks, act, y, rows, first); break;
+        case 1: multiply_tile<Format, 1>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 4: multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 5: multiply_tile<Format, 5>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 6: multiply_tile<Format, 6>(panel, n_blocks, act, y, rows, first, ahead); break;
       }
     }
     column += width;
@@ -159,24 +171,37 @@ static inline void matmul(const MatmulTask& task) {
   Panel panels[kRowGroups];
   const auto n_blocks = static_cast<int>(task.k / 32);
   constexpr int kPerBlock = Format::kElements / 32;
-  for (int64_t row = task.row_begin; row < task.row_end; row += 8 * kRowGroups) {
+  const auto* w = reinterpret_cast<const uint8_t*>(task.w);
+  const auto* next = reinterpret_cast<const uint8_t*>(task.next_w);
+  // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level cache.
+  const int tile_groups = task.n_cols <= 4 ? 2 : kRowGroups;
+  const int tile_rows = kRows * tile_groups;
+  Prefetcher prefetcher;
+  // The first tile at once; where the last call announced it, the lines are there and this costs little.
+  prefetcher.restart(w + task.row_begin * task.row_stride_bytes);
+  const int64_t first_rows = task.row_end - task.row_begin < tile_rows ? task.row_end - task.row_begin : tile_rows;
+  for (int64_t at = 0; at < first_rows * task.row_stride_bytes; at += 512) prefetcher.lines<8>();
+  for (int64_t row = task.row_begin; row < task.row_end; row += tile_rows) {
+    const int64_t left = task.row_end - row;
+    const uint8_t* here = w + row * task.row_stride_bytes;
+    prefetcher.restart(left > tile_rows ? here + tile_rows * task.row_stride_bytes : next != nullptr ? next : here);
     RowGroup groups[kRowGroups];
     int n_groups = 0;
-    for (; n_groups < kRowGroups && row + 8 * n_groups < task.row_end; ++n_groups) {
+    for (; n_groups < tile_groups && row + 8 * n_groups < task.row_end; ++n_groups) {
       RowGroup& group = groups[n_groups];
       const int64_t first = row + 8 * n_groups;
       const int64_t n = task.row_end - first < 8 ? task.row_end - first : 8;
       group.mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
       for (int i = 0; i < 8; ++i) {
         const int64_t at = first + (i < n ? i : n - 1);
-        group.rows[i] = reinterpret_cast<const uint8_t*>(task.w) + at * task.row_stride_bytes;
+        group.rows[i] = w + at * task.row_stride_bytes;
       }
     }
     for (int block = 0; block < n_blocks; block += kChunkBlocks) {
       const int n = n_blocks - block < kChunkBlocks ? n_blocks - block : kChunkBlocks;
       const int64_t offset = static_cast<int64_t>(block / kPerBlock) * Format::kBytes;
-      for (int g = 0; g < n_groups; ++g) unpack(Format{}, groups[g].rows, offset, n / kPerBlock, panels[g]);
-      multiply_columns<Format>(panels, groups, n_groups, n, task, row, block);
+      for (int g = 0; g < n_groups; ++g) unpack(Format{}, groups[g].rows, offset, n / kPerBlock, panels[g], prefetcher);
+      multiply_columns<Format>(panels, groups, n_groups, n, task, row, block, prefetcher);
     }
   }
 }

@@ -14,6 +14,7 @@
 
 #include <immintrin.h>
 
+#include "cpu/prefetcher.h"
 #include "cpu/weight_formats.h"
 
 namespace fathom::cpu::avx512 {
@@ -24,10 +25,13 @@ static constexpr int kChunkBlocks = 16;
 static constexpr int kChunk = kChunkBlocks * 32;
 static constexpr int kRowGroups = 2;
 
+static constexpr int kRows = 16;
+static constexpr int kPanelBytes = 4 * kRows;  ///< of a vector of a panel
+
 struct Panel {
-  alignas(64) uint8_t u[kChunk / 4][64];
-  alignas(64) float scale[kChunkBlocks * 2][16];  ///< per block of 32, or per half block
-  alignas(64) float min[kChunkBlocks * 2][16];
+  alignas(64) uint8_t u[kChunk / 4][kPanelBytes];
+  alignas(64) float scale[kChunkBlocks * 2][kRows];  ///< per block of 32, or per half block
+  alignas(64) float min[kChunkBlocks * 2][kRows];
 };
 
 /// 4 bytes of a column to all lanes.
@@ -38,10 +42,17 @@ static inline __m512i broadcast4(const void* p) {
 }
 static inline __m512 broadcast_float(const void* p) { return _mm512_castsi512_ps(broadcast4(p)); }
 
+/// Lines to prefetch for 32 rows by 32 elements while columns are multiplied, about a quarter of them; the rest is
+/// prefetched while unpacking: for each block of the format in 16 rows, and rounded up.
+template <typename Format>
+static constexpr int kMultiplyLines = (Format::kBytes * 32 / Format::kElements * 32 / 64 + 2) / 4;
+template <typename Format>
+static constexpr int kUnpackLines = (Format::kBytes * 16 + 63) / 64 - kMultiplyLines<Format> * (Format::kElements / 32) / 2;
+
 /// y[c][16 r + lane] += panels[r] * act[c] over n_blocks blocks of 32; starts from zero if `first`.
 template <typename Format, int kR, int kC>
 static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_t* const* act, float* const* y,
-                                 const __mmask16* rows, bool first) {
+                                 const __mmask16* rows, bool first, Prefetcher& ahead) {
   constexpr int kHalves = 32 / Format::kSub;
   constexpr int kGroups = 8 / kHalves;
   const uint8_t* columns[kC];
@@ -52,6 +63,7 @@ static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_
   }
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
+    ahead.lines<kMultiplyLines<Format>>();
     __m512 t[kR][kC];
 #pragma GCC unroll 2
     for (int h = 0; h < kHalves; ++h) {
@@ -104,7 +116,7 @@ static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_
 /// All columns: tiles of almost equal width, at most kMaxC.
 template <typename Format, int kR>
 static inline void multiply_columns(const Panel* panels, int n_blocks, const MatmulTask& task, int64_t row,
-                                    int64_t block, const __mmask16* rows) {
+                                    int64_t block, const __mmask16* rows, Prefetcher& ahead) {
   // Accumulators, sums and (with two halves) partial results of a tile must fit 32 registers.
   constexpr int kMaxC = Format::kSub == 16 ? 4 : 6;
   const int n_tiles = (task.n_cols + kMaxC - 1) / kMaxC;
@@ -119,12 +131,12 @@ static inline void multiply_columns(const Panel* panels, int n_blocks, const Mat
     }
     const bool first = block == 0;
     switch (width) {
-      case 1: multiply_tile<Format, kR, 1>(panels, n_blocks, act, y, rows, first); break;
-      case 2: multiply_tile<Format, kR, 2>(panels, n_blocks, act, y, rows, first); break;
-      case 3: multiply_tile<Format, kR, 3>(panels, n_blocks, act, y, rows, first); break;
-      case 4: multiply_tile<Format, kR, 4>(panels, n_blocks, act, y, rows, first); break;
-      case 5: if constexpr (kMaxC >= 5) multiply_tile<Format, kR, 5>(panels, n_blocks, act, y, rows, first); break;
-      case 6: if constexpr (kMaxC >= 6) multiply_tile<Format, kR, 6>(panels, n_blocks, act, y, rows, first); break;
+      case 1: multiply_tile<Format, kR, 1>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 2: multiply_tile<Format, kR, 2>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 3: multiply_tile<Format, kR, 3>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 4: multiply_tile<Format, kR, 4>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 5: if constexpr (kMaxC >= 5) multiply_tile<Format, kR, 5>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 6: if constexpr (kMaxC >= 6) multiply_tile<Format, kR, 6>(panels, n_blocks, act, y, rows, first, ahead); break;
     }
     column += width;
   }
@@ -141,28 +153,38 @@ static inline void matmul(const MatmulTask& task) {
   Panel panels[kRowGroups];
   const auto n_blocks = static_cast<int>(task.k / 32);
   constexpr int kPerBlock = Format::kElements / 32;
-  for (int64_t row = task.row_begin; row < task.row_end; row += 16 * kRowGroups) {
+  const auto* w = reinterpret_cast<const uint8_t*>(task.w);
+  const auto* next = reinterpret_cast<const uint8_t*>(task.next_w);
+  // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level cache.
+  const int tile_rows = task.n_cols <= 4 ? 16 : 16 * kRowGroups;
+  Prefetcher prefetcher;
+  // The first tile at once; where the last call announced it, the lines are there and this costs little.
+  prefetcher.restart(w + task.row_begin * task.row_stride_bytes);
+  const int64_t first_rows = task.row_end - task.row_begin < tile_rows ? task.row_end - task.row_begin : tile_rows;
+  for (int64_t at = 0; at < first_rows * task.row_stride_bytes; at += 512) prefetcher.lines<8>();
+  for (int64_t row = task.row_begin; row < task.row_end; row += tile_rows) {
+    const int64_t left = task.row_end - row;
+    const uint8_t* here = w + row * task.row_stride_bytes;
+    prefetcher.restart(left > tile_rows ? here + tile_rows * task.row_stride_bytes : next != nullptr ? next : here);
     RowGroup groups[kRowGroups];
     __mmask16 masks[kRowGroups];
-    const int64_t left = task.row_end - row;
     for (int r = 0; r < kRowGroups; ++r) {
       const int64_t n = left - 16 * r;
       masks[r] = groups[r].mask = static_cast<__mmask16>(n >= 16 ? 0xffff : n <= 0 ? 0 : (1 << n) - 1);
       for (int i = 0; i < 16; ++i) {
         const int64_t at = 16 * r + i < left ? row + 16 * r + i : task.row_end - 1;
-        groups[r].rows[i] = reinterpret_cast<const uint8_t*>(task.w) + at * task.row_stride_bytes;
+        groups[r].rows[i] = w + at * task.row_stride_bytes;
       }
     }
-    const bool both = left > 16;
+    const int n_groups = left > 16 && tile_rows > 16 ? 2 : 1;
     for (int block = 0; block < n_blocks; block += kChunkBlocks) {
       const int n = n_blocks - block < kChunkBlocks ? n_blocks - block : kChunkBlocks;
       const int64_t offset = static_cast<int64_t>(block / kPerBlock) * Format::kBytes;
-      unpack(Format{}, groups[0].rows, offset, n / kPerBlock, panels[0]);
-      if (both) {
-        unpack(Format{}, groups[1].rows, offset, n / kPerBlock, panels[1]);
-        multiply_columns<Format, 2>(panels, n, task, row, block, masks);
+      for (int r = 0; r < n_groups; ++r) unpack(Format{}, groups[r].rows, offset, n / kPerBlock, panels[r], prefetcher);
+      if (n_groups == 2) {
+        multiply_columns<Format, 2>(panels, n, task, row, block, masks, prefetcher);
       } else {
-        multiply_columns<Format, 1>(panels, n, task, row, block, masks);
+        multiply_columns<Format, 1>(panels, n, task, row, block, masks, prefetcher);
       }
     }
   }
