@@ -4,6 +4,8 @@
 
 #include <array>
 
+#include "cpu/fast/attention_isa.h"
+
 namespace fathom {
 namespace {
 
@@ -70,13 +72,13 @@ TEST_CASE("fast multi-head attention equals the oracle on every cache type and a
     CAPTURE(isa);
     for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ8_0}) {
       CAPTURE(dtype_name(cache));
-      const bool floats = cache == DType::kF32 || cache == DType::kF16;
+      const bool floats = cpu::fast::attention_kernels(isa, cache).pack == 1;
       for (const auto& [heads, head_dim, page_tokens] : {std::array<int64_t, 3>{4, 16, 64}, {16, 128, 64}, {3, 10, 7}, {5, 13, 16}}) {
         if (cache == DType::kQ8_0 && head_dim * heads % 32 != 0) continue;
         CAPTURE(head_dim);
         const Problem p(heads, head_dim, several(), cache, page_tokens);
         // bf16 operands round queries and weights of the rows to 2^-9.
-        CHECK(relative_rms(p.fast(isa), p.oracle()) < (floats ? 1e-6 : 0.01));
+        CHECK(relative_rms(p.fast(isa), p.oracle()) < (floats ? 1e-6 : 0.006));
       }
     }
   }

@@ -41,9 +41,9 @@ double thread_cpu_s() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-/// Best processor seconds of an operation's busiest thread.
+/// Best processor seconds of an operation's busiest thread; short ones many times in one run, as the layers of a pass are.
 template <typename Args>
-double time_op(Args args, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w, const cpu::MatmulKernels* kernels, const Options& o) {
+double time_op(Args args, int n_layers, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w, const cpu::MatmulKernels* kernels, const Options& o) {
   w.shared_bytes = (w.shared_bytes + 127) / 64 * 64, w.per_thread_bytes = (w.per_thread_bytes + 127) / 64 * 64;
   const auto buffer = allocate_heap(w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(o.threads), "workspace");
   ThreadPool pool(o.threads);
@@ -55,8 +55,11 @@ double time_op(Args args, void (*op)(const Args&, cpu::OpContext&), cpu::Workspa
       cpu::OpContext context{.worker = worker, .matmul = kernels, .elements = nullptr, .shared = buffer->data(),
                              .own = buffer->data() + w.shared_bytes + w.per_thread_bytes * i};
       const double start = thread_cpu_s();
-      op(args, context);
-      seconds[i] = thread_cpu_s() - start;
+      for (int layer = 0; layer < n_layers; ++layer) {
+        op(args, context);
+        worker.barrier();
+      }
+      seconds[i] = (thread_cpu_s() - start) / n_layers;
     });
     if (rep > 0) best = std::min(best, *std::max_element(seconds.begin(), seconds.end()));
   }
@@ -115,11 +118,11 @@ void measure(const Model& m, int64_t tokens, int64_t depth, const Options& o) {
     const double per_row = 2.0 * static_cast<double>(m.heads * m.latent * (m.nope + m.value));
     flops = expanded ? pairs * 2.0 * static_cast<double>(m.nope + m.rope + m.value) + per_row * static_cast<double>(n_rows)
                      : pairs * 2.0 * static_cast<double>(2 * m.latent + m.rope) + per_row * static_cast<double>(tokens);
-    seconds = time_op(a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
+    seconds = time_op(a, tokens <= 8 ? 27 : 1, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
   } else {
     const MultiHeadAttentionArgs a{q, cache, step, out, 0.1F};
     flops = pairs * 4.0 * static_cast<double>(m.nope);
-    seconds = time_op(a, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(a, *kernels, o.threads), kernels, o);
+    seconds = time_op(a, tokens <= 8 ? 27 : 1, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(a, *kernels, o.threads), kernels, o);
   }
   const double peak = peak_flops(cpu::fast::attention_kernels(o.isa, o.cache)) * o.threads;
   std::printf("%-5s %6lld tokens at %6lld  %9.3f ms  %7.1f GFLOP/s  %3.0f %% of %.0f  cache %5.2f GB/s\n", m.name, static_cast<long long>(tokens),
