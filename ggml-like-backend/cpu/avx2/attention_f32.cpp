@@ -24,7 +24,9 @@ struct Floats8 {
     const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y), exponent));
   }
-  static F zero_below(F x, float limit, F y) { return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ), y); }
+  static F zero_below(F x, float limit, F y) {
+    return _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(limit), _CMP_GE_OQ), y);
+  }
   static F exp(F x) { return exp_of<Floats8>(x); }
   static F select_below(float i, F limit, F x) {
     return _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), x, _mm256_cmp_ps(_mm256_set1_ps(i), limit, _CMP_LT_OQ));
@@ -41,7 +43,9 @@ struct Floats8 {
     __builtin_memcpy(&word, a, sizeof(word));
     return _mm256_fmadd_ps(words, _mm256_set1_ps(word), acc);
   }
-  static W load_rows(const std::byte* const* rows, int64_t i) { return _mm256_loadu_ps(reinterpret_cast<const float*>(rows[0]) + i); }
+  static W load_rows(const std::byte* const* rows, int64_t i) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(rows[0]) + i);
+  }
   static W load_rows_tail(const std::byte* const* rows, int64_t i, __m256i mask) {
     return _mm256_maskload_ps(reinterpret_cast<const float*>(rows[0]) + i, mask);
   }
@@ -63,6 +67,6 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
 }  // namespace
 
 const AttentionKernels attention_f32 = {Floats8::kLanes, Floats8::kPack, multiply<Floats8>, softmax<Floats8>,
-                                        mix<Floats8>, fold<Floats8>, pack_words, row_decoder};
+                                        mix<Floats8>,    fold<Floats8>,  pack_words,        row_decoder};
 
 }  // namespace fathom::cpu::avx2

@@ -62,6 +62,7 @@ static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const*
       for (int c = 0; c < kC; ++c) {
         const __m256i q = _mm256_sign_epi8(broadcast4(columns[c] + at + 4 * g), w);
         sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, q), ones));
+        asm("" : "+x"(sum[c]));
       }
     }
   } else {
@@ -76,10 +77,14 @@ static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const*
         for (int c = 0; c < kC; ++c) {
           const __m256i product = _mm256_maddubs_epi16(w, broadcast4(columns[c] + at + 4 * (run + g)));
           pairs[c] = g == 0 ? product : _mm256_add_epi16(pairs[c], product);
+          asm("" : "+x"(pairs[c]));  // in this order: a tree of sums would need more registers than there are
         }
       }
 #pragma GCC unroll 8
-      for (int c = 0; c < kC; ++c) sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(pairs[c], ones));
+      for (int c = 0; c < kC; ++c) {
+        sum[c] = _mm256_add_epi32(sum[c], _mm256_madd_epi16(pairs[c], ones));
+        asm("" : "+x"(sum[c]));
+      }
     }
   }
 }
@@ -138,7 +143,7 @@ struct RowGroup {
 template <typename Format>
 static inline void multiply_columns(const Panel* panels, const RowGroup* groups, int n_groups, int n_blocks,
                                     const MatmulTask& task, int64_t row, int64_t block, Prefetcher& ahead) {
-  constexpr int kMaxC = 6;
+  constexpr int kMaxC = 4;  // wider tiles run out of registers
   const int n_tiles = (task.n_cols + kMaxC - 1) / kMaxC;
   int column = 0;
   for (int tile = 0; tile < n_tiles; ++tile) {
@@ -158,8 +163,6 @@ static inline void multiply_columns(const Panel* panels, const RowGroup* groups,
         case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, rows, first, ahead); break;
         case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, rows, first, ahead); break;
         case 4: multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first, ahead); break;
-        case 5: multiply_tile<Format, 5>(panel, n_blocks, act, y, rows, first, ahead); break;
-        case 6: multiply_tile<Format, 6>(panel, n_blocks, act, y, rows, first, ahead); break;
       }
     }
     column += width;

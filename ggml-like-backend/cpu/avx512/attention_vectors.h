@@ -27,7 +27,8 @@ struct Floats16 {
   }
   static F exp(F x) { return exp_of<Floats16>(x); }
   static F select_below(float i, F limit, F x) {
-    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()), _mm512_cmp_ps_mask(_mm512_set1_ps(i), limit, _CMP_LT_OQ), x);
+    return _mm512_mask_mov_ps(_mm512_set1_ps(-__builtin_inff()),
+                              _mm512_cmp_ps_mask(_mm512_set1_ps(i), limit, _CMP_LT_OQ), x);
   }
   static __mmask16 tail(int64_t n) { return static_cast<__mmask16>((1U << n) - 1); }
   static F load_tail(const float* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
@@ -39,7 +40,9 @@ struct Floats16 {
     __builtin_memcpy(&word, a, sizeof(word));
     return _mm512_fmadd_ps(words, _mm512_set1_ps(word), acc);
   }
-  static W load_rows(const std::byte* const* rows, int64_t i) { return _mm512_loadu_ps(reinterpret_cast<const float*>(rows[0]) + i); }
+  static W load_rows(const std::byte* const* rows, int64_t i) {
+    return _mm512_loadu_ps(reinterpret_cast<const float*>(rows[0]) + i);
+  }
   static W load_rows_tail(const std::byte* const* rows, int64_t i, __mmask16 mask) {
     return _mm512_maskz_loadu_ps(mask, reinterpret_cast<const float*>(rows[0]) + i);
   }

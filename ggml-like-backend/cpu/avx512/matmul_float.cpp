@@ -5,9 +5,14 @@
 #include <immintrin.h>
 
 #include "cpu/isa_tables.h"
+#include "cpu/prefetcher.h"
 
 namespace fathom::cpu::avx512 {
 namespace {
+
+/// Rows and columns of a tile: rows x columns accumulators, and few loads for each product.
+constexpr int kRows = 8;
+constexpr int kColumns = 3;
 
 struct F32 {
   static constexpr int kBytes = 4;
@@ -25,7 +30,10 @@ struct BF16 {
 };
 
 template <typename T, int kR, int kC>
-void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* const* act, float* const* y) {
+void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* const* act, float* const* y,
+                   const uint8_t* ahead) {
+  Prefetcher prefetcher;
+  prefetcher.restart(ahead);
   __m512 acc[kR][kC];
   for (int r = 0; r < kR; ++r) {
     for (int c = 0; c < kC; ++c) acc[r][c] = _mm512_setzero_ps();
@@ -42,30 +50,32 @@ void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* con
     }
   };
   int64_t i = 0;
-  for (; i + 16 <= k; i += 16) step(i, 0xffff);
+  for (; i + 16 <= k; i += 16) {
+    prefetcher.lines<kR * T::kBytes / 4>();  // of the rows after these, as many bytes as are read here
+    step(i, 0xffff);
+  }
   if (i < k) step(i, static_cast<__mmask16>((1 << (k - i)) - 1));
   for (int r = 0; r < kR; ++r) {
     for (int c = 0; c < kC; ++c) y[c][r] = _mm512_reduce_add_ps(acc[r][c]);
   }
 }
 
-/// Rows row..row+kR, every column.
+/// Rows row..row+kR of the columns [begin, end).
 template <typename T, int kR>
-void multiply_rows(const MatmulTask& task, int64_t row, int column_begin, int column_end) {
+void multiply_rows(const MatmulTask& task, int64_t row, int begin, int end, const uint8_t* ahead) {
   const uint8_t* w = reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes;
-  for (int column = column_begin; column < column_end;) {
-    const int width = column_end - column < 4 ? column_end - column : 4;
-    const float* act[4];
-    float* y[4];
+  for (int column = begin; column < end;) {
+    const int width = end - column < kColumns ? end - column : kColumns;
+    const float* act[kColumns];
+    float* y[kColumns];
     for (int c = 0; c < width; ++c) {
       act[c] = static_cast<const float*>(task.act_rows[column + c]);
       y[c] = task.y_rows[column + c] + row;
     }
     switch (width) {
-      case 1: multiply_tile<T, kR, 1>(w, task.row_stride_bytes, task.k, act, y); break;
-      case 2: multiply_tile<T, kR, 2>(w, task.row_stride_bytes, task.k, act, y); break;
-      case 3: multiply_tile<T, kR, 3>(w, task.row_stride_bytes, task.k, act, y); break;
-      case 4: multiply_tile<T, kR, 4>(w, task.row_stride_bytes, task.k, act, y); break;
+      case 1: multiply_tile<T, kR, 1>(w, task.row_stride_bytes, task.k, act, y, ahead); break;
+      case 2: multiply_tile<T, kR, 2>(w, task.row_stride_bytes, task.k, act, y, ahead); break;
+      case 3: multiply_tile<T, kR, 3>(w, task.row_stride_bytes, task.k, act, y, ahead); break;
     }
     column += width;
   }
@@ -75,13 +85,20 @@ template <typename T>
 void matmul_float(const MatmulTask& task) {
   // Activations of a pass should stay in the second-level cache while the rows go by.
   constexpr int64_t kPassBytes = 512 << 10;
-  const int64_t fitting = kPassBytes / (task.k * 4 + 1);
-  const int pass = fitting >= 4 ? static_cast<int>(fitting / 4 * 4) : 4;
-  for (int column = 0; column < task.n_cols; column += pass) {
-    const int end = task.n_cols - column < pass ? task.n_cols : column + pass;
+  const int64_t fitting = kPassBytes / (task.k * 4 + 1) / kColumns * kColumns;
+  const int pass = fitting >= kColumns ? static_cast<int>(fitting) : kColumns;
+  for (int begin = 0; begin < task.n_cols; begin += pass) {
+    const int end = task.n_cols - begin < pass ? task.n_cols : begin + pass;
     int64_t row = task.row_begin;
-    for (; row + 4 <= task.row_end; row += 4) multiply_rows<T, 4>(task, row, column, end);
-    for (; row < task.row_end; ++row) multiply_rows<T, 1>(task, row, column, end);
+    for (; row + kRows <= task.row_end; row += kRows) {
+      const std::byte* here = task.w + row * task.row_stride_bytes;
+      const bool last = row + 2 * kRows > task.row_end;
+      const std::byte* ahead = !last ? here + kRows * task.row_stride_bytes : task.next_w != nullptr ? task.next_w : here;
+      multiply_rows<T, kRows>(task, row, begin, end, reinterpret_cast<const uint8_t*>(ahead));
+    }
+    for (; row < task.row_end; ++row) {
+      multiply_rows<T, 1>(task, row, begin, end, reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes);
+    }
   }
 }
 
