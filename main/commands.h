@@ -21,6 +21,7 @@ Command add_render(CLI::App& root);
 Command add_parse(CLI::App& root);
 Command add_logits(CLI::App& root);
 Command add_perplexity(CLI::App& root);
+Command add_bench(CLI::App& root);
 Command add_fit(CLI::App& root);
 Command add_doctor(CLI::App& root);
 

@@ -44,11 +44,12 @@ int fail(int exit_code, const std::string& message) {
 
 int run_program(int argc, char** argv) {
   CLI::App root("Runs the language models of the DeepSeek family on this machine.", "fathom");
+  root.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // so that an alias's options can be overruled
   bool wants_version = false;
   root.add_flag("--version", wants_version, "Version, commit, compiler, instruction sets, CUDA");
   root.footer("fathom COMMAND --help tells a command's options. Each long option can be set by a variable: --max-tokens by FATHOM_MAX_TOKENS.");
   const std::array commands = {add_run(root),    add_chat(root),   add_inspect(root),    add_tokenize(root), add_detokenize(root), add_render(root),
-                               add_parse(root), add_logits(root), add_perplexity(root), add_fit(root),      add_doctor(root)};
+                               add_parse(root), add_logits(root), add_perplexity(root), add_bench(root), add_fit(root),      add_doctor(root)};
   name_environment_variables(commands);
   try {
     root.parse(argc, argv);
