@@ -1,5 +1,5 @@
-// Attention over the paged cache, as the backend calls it: latent (MLA) and plain multi-head, by the reference and fast.
-// Every function is called by all threads of a run together; the workspace functions read the step's positions.
+// Attention over the paged cache, as the backend calls it: latent (MLA) and plain multi-head, by the reference and
+// fast. Every function is called by all threads of a run together; the workspace functions read the step's positions.
 #pragma once
 
 #include "cpu/op_context.h"

@@ -1,5 +1,7 @@
-// Rows of weights and cache to floats at vector speed, from every format that has a block decoder. V is a vector of floats:
-//   kLanes, F; set, mul, fma, store; from_bytes(u, offset): kLanes unsigned bytes minus offset; from_f16, from_bf16, from_f8.
+// Rows of weights and cache to floats at vector speed, from every format that has a block decoder. V is a vector of
+// floats:
+//   kLanes, F; set, mul, fma, store; from_bytes(u, offset): kLanes unsigned bytes minus offset; from_f16, from_bf16,
+//   from_f8.
 // Everything is static: each instruction set has its own copy.
 #pragma once
 
@@ -62,31 +64,56 @@ static inline __m128i halves_of_f8(const uint8_t* p) {
 template <typename V>
 static DecodeRow row_decoder_of(uint32_t dtype) {
   switch (dtype) {
-    case 0: return decode_floats<V>;
-    case 1: return decode_elements<V, uint16_t, V::from_f16>;
-    case 2: return decode_blocks<V, Q4_0>;
-    case 3: return decode_blocks<V, Q4_1>;
-    case 6: return decode_blocks<V, Q5_0>;
-    case 7: return decode_blocks<V, Q5_1>;
-    case 8: return decode_blocks<V, Q8_0>;
-    case 10: return decode_blocks<V, Q2_K>;
-    case 11: return decode_blocks<V, Q3_K>;
-    case 12: return decode_blocks<V, Q4_K>;
-    case 13: return decode_blocks<V, Q5_K>;
-    case 14: return decode_blocks<V, Q6_K>;
-    case 16: return decode_blocks<V, IQ2_XXS>;
-    case 17: return decode_blocks<V, IQ2_XS>;
-    case 18: return decode_blocks<V, IQ3_XXS>;
-    case 19: return decode_blocks<V, IQ1_S>;
-    case 20: return decode_blocks<V, IQ4_NL>;
-    case 21: return decode_blocks<V, IQ3_S>;
-    case 22: return decode_blocks<V, IQ2_S>;
-    case 23: return decode_blocks<V, IQ4_XS>;
-    case 29: return decode_blocks<V, IQ1_M>;
-    case 30: return decode_elements<V, uint16_t, V::from_bf16>;
-    case 39: return decode_blocks<V, MXFP4>;
-    case 1000: return decode_elements<V, uint8_t, V::from_f8>;
-    default: return nullptr;
+    case 0:
+      return decode_floats<V>;
+    case 1:
+      return decode_elements<V, uint16_t, V::from_f16>;
+    case 2:
+      return decode_blocks<V, Q4_0>;
+    case 3:
+      return decode_blocks<V, Q4_1>;
+    case 6:
+      return decode_blocks<V, Q5_0>;
+    case 7:
+      return decode_blocks<V, Q5_1>;
+    case 8:
+      return decode_blocks<V, Q8_0>;
+    case 10:
+      return decode_blocks<V, Q2_K>;
+    case 11:
+      return decode_blocks<V, Q3_K>;
+    case 12:
+      return decode_blocks<V, Q4_K>;
+    case 13:
+      return decode_blocks<V, Q5_K>;
+    case 14:
+      return decode_blocks<V, Q6_K>;
+    case 16:
+      return decode_blocks<V, IQ2_XXS>;
+    case 17:
+      return decode_blocks<V, IQ2_XS>;
+    case 18:
+      return decode_blocks<V, IQ3_XXS>;
+    case 19:
+      return decode_blocks<V, IQ1_S>;
+    case 20:
+      return decode_blocks<V, IQ4_NL>;
+    case 21:
+      return decode_blocks<V, IQ3_S>;
+    case 22:
+      return decode_blocks<V, IQ2_S>;
+    case 23:
+      return decode_blocks<V, IQ4_XS>;
+    case 29:
+      return decode_blocks<V, IQ1_M>;
+    case 30:
+      return decode_elements<V, uint16_t, V::from_bf16>;
+    case 39:
+      return decode_blocks<V, MXFP4>;
+    case 1000:
+      return decode_elements<V, uint8_t, V::from_f8>;
+    default:
+      return nullptr;
   }
 }
 

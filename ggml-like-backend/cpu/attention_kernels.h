@@ -1,8 +1,8 @@
 // The inner loops of attention by instruction set. Plain: included by files that are compiled for one instruction set.
 //
 // Everything is computed for a block of `lanes` query rows (tokens, heads or both) that look at the same cached rows: a
-// vector's lanes are query rows, so scores, softmax and sums never cross lanes, and every query row's result is one chain
-// of operations in order of position, whatever shares the block with it.
+// vector's lanes are query rows, so scores, softmax and sums never cross lanes, and every query row's result is one
+// chain of operations in order of position, whatever shares the block with it.
 //
 // Operands are words of 4 bytes along the summed dimension: two bf16 (pack 2) or one float (pack 1).
 #pragma once
@@ -14,12 +14,12 @@ namespace fathom::cpu {
 
 /// c[m][lane] = sum over steps of a[m][step] * b[step][lane], for panels of `lanes` columns; sums are f32.
 struct MultiplyTask {
-  const std::byte* a;      ///< row m at a + m * a_stride_bytes: n_steps words
+  const std::byte* a;  ///< row m at a + m * a_stride_bytes: n_steps words
   int64_t a_stride_bytes;
-  const uint32_t* b;       ///< step k of panel p at b + p * b_panel_words + k * b_step_words: `lanes` words
+  const uint32_t* b;  ///< step k of panel p at b + p * b_panel_words + k * b_step_words: `lanes` words
   int64_t b_panel_words;
   int64_t b_step_words;
-  float* c;                ///< row m at c + m * c_stride; panel p fills columns p * lanes ..
+  float* c;  ///< row m at c + m * c_stride; panel p fills columns p * lanes ..
   int64_t c_stride;
   int64_t n_rows;
   int64_t n_panels;
@@ -30,7 +30,7 @@ struct MultiplyTask {
 
 /// Weights of a slice of cached rows: p = exp(score - max over the lane's visible rows), 0 for the others.
 struct SoftmaxTask {
-  const float* scores;     ///< [n_rows][lanes]
+  const float* scores;  ///< [n_rows][lanes]
   int64_t n_rows;
   const int32_t* visible;  ///< [lanes] rows of this slice that the lane sees: its first ones; may be <= 0 or > n_rows
   uint32_t* p;             ///< [ceil(n_rows / pack)][lanes] words
@@ -44,27 +44,27 @@ struct MixTask {
   const std::byte* const* rows;  ///< n_rows, rounded up to a multiple of pack, addresses of n_cols elements
   int64_t n_rows;
   int64_t n_cols;
-  int64_t n_lanes;               ///< lanes that are wanted
-  float* out;                    ///< lane i at out + i * out_stride
+  int64_t n_lanes;  ///< lanes that are wanted
+  float* out;       ///< lane i at out + i * out_stride
   int64_t out_stride;
-  const std::byte* ahead;        ///< as in MultiplyTask: n_rows rows of n_cols elements, or null
+  const std::byte* ahead;  ///< as in MultiplyTask: n_rows rows of n_cols elements, or null
   int64_t ahead_stride_bytes;
 };
 
 /// Adds a slice's partial result to what the slices before it gave: the larger maximum becomes the common one.
 struct FoldTask {
-  float* max;             ///< [lanes] running
+  float* max;  ///< [lanes] running
   float* sum;
-  float* out;             ///< lane i at out + i * out_stride, n_cols floats
+  float* out;  ///< lane i at out + i * out_stride, n_cols floats
   int64_t out_stride;
   const float* part_max;  ///< [lanes] of the slice
   const float* part_sum;
-  const float* part;      ///< lane i at part + i * part_stride
+  const float* part;  ///< lane i at part + i * part_stride
   int64_t part_stride;
   int64_t n_cols;
   int64_t n_lanes;
-  bool first;             ///< nothing before: the running values may be anything
-  bool last;              ///< nothing after: divides by the sum
+  bool first;  ///< nothing before: the running values may be anything
+  bool last;   ///< nothing after: divides by the sum
 };
 
 /// Decodes a stored row of n elements (whole blocks) to floats.

@@ -1,9 +1,10 @@
 // Attention kernels over a vector type S, compiled once for each instruction set that includes this. S has
 //   kLanes, kPack, kRowTile (rows of a score tile), kMixTile (lanes of a mix tile), F (vector of floats), W (of words);
-//   zero, set, load, store, add, mul, fma, max, exp (0 below -87), select_below(i, limit, x): lanes with i < limit keep x,
-//   the others become -infinity; load_words, dot(acc, words, a): acc + words * the word at `a` for all lanes;
-//   tail(n): mask of the first n lanes; load_rows(rows, i): words from column i on of kPack rows; load_tail, store_tail, load_rows_tail: under a mask;
-//   round_pair(p0, p1, words, sum): packs two (pack 1: stores p0) and adds what was stored to sum.
+//   zero, set, load, store, add, mul, fma, max, exp (0 below -87), select_below(i, limit, x): lanes with i < limit keep
+//   x, the others become -infinity; load_words, dot(acc, words, a): acc + words * the word at `a` for all lanes;
+//   tail(n): mask of the first n lanes; load_rows(rows, i): words from column i on of kPack rows; load_tail,
+//   store_tail, load_rows_tail: under a mask; round_pair(p0, p1, words, sum): packs two (pack 1: stores p0) and adds
+//   what was stored to sum.
 // Everything is static: each instruction set has its own copy.
 #pragma once
 
@@ -104,9 +105,10 @@ static inline void mix_tile(const MixTask& t, int64_t lane, int64_t col, int64_t
   for (int m = 0; m < kTile; ++m) acc[m] = S::zero();
   const uint32_t* p = t.p + lane;
   // A line of a row ahead takes kPack vectors of columns, one of which fetches it: the odd one those of odd rows.
-  const std::byte* ahead = lane == 0 && t.ahead != nullptr
-                               ? t.ahead + col / S::kLanes % S::kPack * t.ahead_stride_bytes + col * (4 / S::kPack) / 64 * 64
-                               : nullptr;
+  const std::byte* ahead =
+      lane == 0 && t.ahead != nullptr
+          ? t.ahead + col / S::kLanes % S::kPack * t.ahead_stride_bytes + col * (4 / S::kPack) / 64 * 64
+          : nullptr;
   for (int64_t row = 0; row < t.n_rows; row += S::kPack) {
     if (ahead != nullptr) __builtin_prefetch(ahead + row * t.ahead_stride_bytes, 0, 2);
     const typename S::W words = kFull ? S::load_rows(t.rows + row, col) : S::load_rows_tail(t.rows + row, col, mask);

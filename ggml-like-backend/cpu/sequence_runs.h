@@ -39,7 +39,8 @@ void for_each_run(const StepTensors& step, Fn&& fn) {
 /// Cached rows that the deepest token of the step sees.
 inline int64_t deepest_context(const StepTensors& step) {
   int64_t rows = 0;
-  for (int64_t t = 0; t < step.positions.dim(0); ++t) rows = std::max<int64_t>(rows, step.positions.as<int32_t>()[t] + 1);
+  for (int64_t t = 0; t < step.positions.dim(0); ++t)
+    rows = std::max<int64_t>(rows, step.positions.as<int32_t>()[t] + 1);
   return rows;
 }
 
@@ -51,8 +52,8 @@ inline const std::byte* cached_row(const Tensor& cache, const StepTensors& step,
 }
 
 /// Expanding costs 2 C (N + V) FLOP for each key and head; then a pair costs 2 (N + R + V) instead of 2 (2 C + R). With
-/// DeepSeek's C = 512, N = V = 128, R = 64 the two meet at 262144 / (2176 - 640) = 171 queries for each key. (V2-Lite at depth 4096,
-/// AVX-512 BF16: absorbed 80 ms for 160 queries and 97 for 192, expanded 85 and 93.)
+/// DeepSeek's C = 512, N = V = 128, R = 64 the two meet at 262144 / (2176 - 640) = 171 queries for each key. (V2-Lite
+/// at depth 4096, AVX-512 BF16: absorbed 80 ms for 160 queries and 97 for 192, expanded 85 and 93.)
 constexpr int64_t kExpandFromTokens = 171;
 
 inline bool use_expanded_form(AttentionForm form, const SequenceRun& run) {

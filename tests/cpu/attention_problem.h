@@ -1,5 +1,5 @@
-// Random attention steps for the tests: a paged cache with shuffled pages, several sequences, weights in file types, and
-// the float64 answer.
+// Random attention steps for the tests: a paged cache with shuffled pages, several sequences, weights in file types,
+// and the float64 answer.
 #pragma once
 
 #include <cmath>
@@ -48,7 +48,8 @@ class PagedStep {
         int32_t& page = page_table_[s * static_cast<size_t>(widest) + static_cast<size_t>(p / page_tokens)];
         if (p % page_tokens == 0) page = pages[next++];
         for (float& x : row) x = normal();
-        cpu::store_row(cache_type, row.data(), cpu::cache_row(cache_, page * page_tokens + p % page_tokens), row_elements);
+        cpu::store_row(cache_type, row.data(), cpu::cache_row(cache_, page * page_tokens + p % page_tokens),
+                       row_elements);
         if (p >= sequences_[s].n_past) {
           positions_.push_back(static_cast<int32_t>(p));
           sequence_of_.push_back(static_cast<int32_t>(s));
@@ -111,8 +112,8 @@ class PagedStep {
 
 /// Runs one operation as the backend does, workspaces filled with NaN before, and returns its output.
 template <typename Args>
-std::vector<float> run_attention(Args args, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w, const cpu::MatmulKernels* kernels,
-                                 int n_threads) {
+std::vector<float> run_attention(Args args, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w,
+                                 const cpu::MatmulKernels* kernels, int n_threads) {
   std::vector<float> out(static_cast<size_t>(args.out.shape.n_elements()), NAN);
   args.out.data = reinterpret_cast<std::byte*>(out.data());
   w.shared_bytes = (w.shared_bytes + 127) / 64 * 64, w.per_thread_bytes = (w.per_thread_bytes + 127) / 64 * 64;
@@ -121,11 +122,12 @@ std::vector<float> run_attention(Args args, void (*op)(const Args&, cpu::OpConte
   std::memset(buffer->data(), 0xff, total);
   ThreadPool pool(n_threads);
   pool.run([&](Worker& worker) {
-    cpu::OpContext context{.worker = worker,
-                           .matmul = kernels,
-                           .elements = nullptr,
-                           .shared = buffer->data(),
-                           .own = buffer->data() + w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(worker.index())};
+    cpu::OpContext context{
+        .worker = worker,
+        .matmul = kernels,
+        .elements = nullptr,
+        .shared = buffer->data(),
+        .own = buffer->data() + w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(worker.index())};
     op(args, context);
   });
   return out;
@@ -136,7 +138,8 @@ inline std::vector<double> decoded(const Tensor& t) {
   std::vector<float> row(static_cast<size_t>(t.shape.last()));
   std::vector<double> all;
   for (int64_t r = 0; r < t.n_rows(); ++r) {
-    dequantize_row(t.dtype, t.data + static_cast<size_t>(r) * row_bytes(t.dtype, t.shape.last()), row.data(), t.shape.last());
+    dequantize_row(t.dtype, t.data + static_cast<size_t>(r) * row_bytes(t.dtype, t.shape.last()), row.data(),
+                   t.shape.last());
     all.insert(all.end(), row.begin(), row.end());
   }
   return all;
@@ -150,7 +153,8 @@ inline const double* row_of(const PagedStep& p, const std::vector<double>& rows,
 }
 
 /// softmax(scores) applied to value rows.
-inline std::vector<double> softmax_mix(std::vector<double> scores, const std::function<const double*(int64_t)>& value, int64_t n) {
+inline std::vector<double> softmax_mix(std::vector<double> scores, const std::function<const double*(int64_t)>& value,
+                                       int64_t n) {
   double largest = -HUGE_VAL, total = 0;
   for (const double s : scores) largest = std::max(largest, s);
   std::vector<double> out(static_cast<size_t>(n));
@@ -164,7 +168,8 @@ inline std::vector<double> softmax_mix(std::vector<double> scores, const std::fu
   return out;
 }
 
-/// Root of the mean squared difference, over the root of the mean squared expectation; infinite where a value is not finite.
+/// Root of the mean squared difference, over the root of the mean squared expectation; infinite where a value is not
+/// finite.
 inline double relative_rms(const std::vector<float>& got, const std::vector<double>& expected) {
   double difference = 0, size = 0;
   for (size_t i = 0; i < got.size(); ++i) {

@@ -14,7 +14,8 @@ using namespace testing;
 struct Dims {
   int64_t heads, nope, rope, value, latent;
 };
-constexpr Dims kLite{16, 128, 64, 128, 512}, kSmall{4, 32, 16, 32, 64}, kOdd{3, 24, 8, 20, 32}, kOdder{5, 17, 6, 11, 37};
+constexpr Dims kLite{16, 128, 64, 128, 512}, kSmall{4, 32, 16, 32, 64}, kOdd{3, 24, 8, 20, 32},
+    kOdder{5, 17, 6, 11, 37};
 
 enum class Dialect { kTogether, kApart };
 
@@ -23,7 +24,8 @@ struct Problem {
   PagedStep paged;
   LatentAttentionArgs args;
 
-  Problem(Dims d, std::vector<Sequence> sequences, Dialect dialect, DType weights, DType cache, int64_t page_tokens = 64, uint32_t seed = 1)
+  Problem(Dims d, std::vector<Sequence> sequences, Dialect dialect, DType weights, DType cache,
+          int64_t page_tokens = 64, uint32_t seed = 1)
       : paged(std::move(sequences), page_tokens, d.latent + d.rope, cache, seed) {
     const float deviation = 1.0F / std::sqrt(static_cast<float>(d.latent));
     auto make = [&](Shape shape) {
@@ -54,8 +56,14 @@ struct Problem {
     std::vector<double> out;
     for (int64_t t = 0; t < paged.n_tokens(); ++t) {
       for (int64_t h = 0; h < args.n_heads(); ++h) {
-        auto w_uk = [&](int64_t i, int64_t j) { return args.kv_b ? kv_b[static_cast<size_t>((h * (n + v) + i) * c + j)] : k_b[static_cast<size_t>((h * c + j) * n + i)]; };
-        auto w_uv = [&](int64_t i, int64_t j) { return args.kv_b ? kv_b[static_cast<size_t>((h * (n + v) + n + i) * c + j)] : v_b[static_cast<size_t>((h * v + i) * c + j)]; };
+        auto w_uk = [&](int64_t i, int64_t j) {
+          return args.kv_b ? kv_b[static_cast<size_t>((h * (n + v) + i) * c + j)]
+                           : k_b[static_cast<size_t>((h * c + j) * n + i)];
+        };
+        auto w_uv = [&](int64_t i, int64_t j) {
+          return args.kv_b ? kv_b[static_cast<size_t>((h * (n + v) + n + i) * c + j)]
+                           : v_b[static_cast<size_t>((h * v + i) * c + j)];
+        };
         const double* query = q.data() + (t * args.n_heads() + h) * (n + r);
         std::vector<double> latent_query(static_cast<size_t>(c));
         for (int64_t i = 0; i < n; ++i) {
@@ -69,7 +77,8 @@ struct Problem {
           for (int64_t j = 0; j < r; ++j) score += query[n + j] * row[c + j];
           scores.push_back(score * static_cast<double>(args.scale));
         }
-        const std::vector<double> latent = softmax_mix(std::move(scores), [&](int64_t s) { return row_of(paged, rows, t, s); }, c);
+        const std::vector<double> latent = softmax_mix(
+            std::move(scores), [&](int64_t s) { return row_of(paged, rows, t, s); }, c);
         for (int64_t i = 0; i < v; ++i) {
           double sum = 0;
           for (int64_t j = 0; j < c; ++j) sum += w_uv(i, j) * latent[static_cast<size_t>(j)];
@@ -82,12 +91,14 @@ struct Problem {
 
   std::vector<float> reference(AttentionForm form, int n_threads = 2) {
     args.form = form;
-    return run_attention(args, cpu::reference::latent_attention, cpu::reference::latent_attention_workspace(args, n_threads), nullptr, n_threads);
+    return run_attention(args, cpu::reference::latent_attention,
+                         cpu::reference::latent_attention_workspace(args, n_threads), nullptr, n_threads);
   }
   std::vector<float> fast(const std::string& isa, AttentionForm form, int n_threads = 2) {
     args.form = form;
     const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-    return run_attention(args, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(args, *kernels, n_threads), kernels, n_threads);
+    return run_attention(args, cpu::fast::latent_attention,
+                         cpu::fast::latent_attention_workspace(args, *kernels, n_threads), kernels, n_threads);
   }
 };
 
@@ -99,7 +110,8 @@ std::vector<Sequence> several() { return {{0, 1}, {62, 1}, {63, 1}, {64, 3}, {0,
 /// Rows of q8_0 are blocks of 32.
 Dims small_dims(DType cache) { return cache == DType::kQ8_0 ? Dims{4, 32, 32, 32, 64} : kSmall; }
 
-/// Sums in double over exactly decoded numbers: a few roundings to float remain, 2^-24 each, amplified by scores of about 4.
+/// Sums in double over exactly decoded numbers: a few roundings to float remain, 2^-24 each, amplified by scores of
+/// about 4.
 constexpr double kReferenceLimit = 2e-6;
 
 TEST_CASE("reference latent attention equals the oracle in both forms, both weight dialects, on every cache type") {
@@ -116,9 +128,13 @@ TEST_CASE("reference latent attention equals the oracle in both forms, both weig
 }
 
 TEST_CASE("reference latent attention equals the oracle at V2-Lite's dimensions and at odd ones") {
-  const struct { Dims dims; Dialect dialect; DType weights; } cases[] = {
-      {kLite, Dialect::kTogether, DType::kQ4_K}, {kLite, Dialect::kApart, DType::kQ8_0}, {kOdd, Dialect::kTogether, DType::kBF16},
-      {kOdd, Dialect::kApart, DType::kF16},      {kOdder, Dialect::kTogether, DType::kF32}, {kOdder, Dialect::kApart, DType::kF32}};
+  const struct {
+    Dims dims;
+    Dialect dialect;
+    DType weights;
+  } cases[] = {{kLite, Dialect::kTogether, DType::kQ4_K}, {kLite, Dialect::kApart, DType::kQ8_0},
+               {kOdd, Dialect::kTogether, DType::kBF16},  {kOdd, Dialect::kApart, DType::kF16},
+               {kOdder, Dialect::kTogether, DType::kF32}, {kOdder, Dialect::kApart, DType::kF32}};
   for (const auto& c : cases) {
     Problem p(c.dims, {{64, 2}, {0, 1}, {5, 3}}, c.dialect, c.weights, DType::kBF16);
     const std::vector<double> expected = p.oracle();
@@ -126,9 +142,10 @@ TEST_CASE("reference latent attention equals the oracle at V2-Lite's dimensions 
   }
 }
 
-/// Largest relative error of the fast forms. Float operands leave sums of up to C + R products in f32. bf16 operands are rounded
-/// to 2^-9 once (queries, weights of the rows) or twice (expanded keys); scores of deviation 2 carry that into the weights:
-/// 0.002 to 0.005 measured. Quantized projections add activations rounded to int8, 0.4 % each: up to 0.008 measured.
+/// Largest relative error of the fast forms. Float operands leave sums of up to C + R products in f32. bf16 operands
+/// are rounded to 2^-9 once (queries, weights of the rows) or twice (expanded keys); scores of deviation 2 carry that
+/// into the weights: 0.002 to 0.005 measured. Quantized projections add activations rounded to int8, 0.4 % each: up to
+/// 0.008 measured.
 double fast_limit(const std::string& isa, DType cache, DType weights) {
   const bool floats = cpu::fast::attention_kernels(isa, cache).pack == 1;
   return (floats ? 2e-6 : 0.006) + (dtype_info(weights).is_quantized ? 0.01 : 0.0);
@@ -141,7 +158,8 @@ TEST_CASE("fast latent attention equals the oracle in both forms, both weight di
         Problem p(small_dims(cache), several(), dialect, DType::kF32, cache);
         const std::vector<double> expected = p.oracle();
         for (const AttentionForm form : kBothForms) {
-          INFO(isa, " cache ", dtype_name(cache), " form ", static_cast<int>(form), " dialect ", static_cast<int>(dialect));
+          INFO(isa, " cache ", dtype_name(cache), " form ", static_cast<int>(form), " dialect ",
+               static_cast<int>(dialect));
           CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(isa, cache, DType::kF32));
         }
       }
@@ -150,20 +168,30 @@ TEST_CASE("fast latent attention equals the oracle in both forms, both weight di
 }
 
 TEST_CASE("fast latent attention equals the oracle at V2-Lite's dimensions and at odd ones, on every weight type") {
-  const struct { Dims dims; Dialect dialect; DType weights, cache; } cases[] = {
-      {kLite, Dialect::kTogether, DType::kQ4_K, DType::kBF16}, {kLite, Dialect::kApart, DType::kQ8_0, DType::kBF16},
-      {kLite, Dialect::kApart, DType::kBF16, DType::kF16},     {kLite, Dialect::kTogether, DType::kQ8_0, DType::kQ8_0},
-      {kLite, Dialect::kApart, DType::kQ4_0, DType::kF8_E4M3}, {kLite, Dialect::kTogether, DType::kF8_E4M3, DType::kF32},
-      {kOdd, Dialect::kTogether, DType::kBF16, DType::kBF16},  {kOdd, Dialect::kApart, DType::kF16, DType::kBF16},
-      {kOdder, Dialect::kTogether, DType::kF32, DType::kBF16}, {kOdder, Dialect::kApart, DType::kF32, DType::kBF16},
-      {kOdder, Dialect::kTogether, DType::kF32, DType::kF16},  {kOdder, Dialect::kApart, DType::kF32, DType::kF32}};
+  const struct {
+    Dims dims;
+    Dialect dialect;
+    DType weights, cache;
+  } cases[] = {{kLite, Dialect::kTogether, DType::kQ4_K, DType::kBF16},
+               {kLite, Dialect::kApart, DType::kQ8_0, DType::kBF16},
+               {kLite, Dialect::kApart, DType::kBF16, DType::kF16},
+               {kLite, Dialect::kTogether, DType::kQ8_0, DType::kQ8_0},
+               {kLite, Dialect::kApart, DType::kQ4_0, DType::kF8_E4M3},
+               {kLite, Dialect::kTogether, DType::kF8_E4M3, DType::kF32},
+               {kOdd, Dialect::kTogether, DType::kBF16, DType::kBF16},
+               {kOdd, Dialect::kApart, DType::kF16, DType::kBF16},
+               {kOdder, Dialect::kTogether, DType::kF32, DType::kBF16},
+               {kOdder, Dialect::kApart, DType::kF32, DType::kBF16},
+               {kOdder, Dialect::kTogether, DType::kF32, DType::kF16},
+               {kOdder, Dialect::kApart, DType::kF32, DType::kF32}};
   for (const std::string& isa : cpu::matmul_isa_names()) {
     for (const auto& c : cases) {
       for (const int64_t page_tokens : {64, 7}) {
         Problem p(c.dims, {{150, 2}, {0, 1}, {5, 20}, {63, 1}}, c.dialect, c.weights, c.cache, page_tokens);
         const std::vector<double> expected = p.oracle();
         for (const AttentionForm form : kBothForms) {
-          INFO(isa, " weights ", dtype_name(c.weights), " cache ", dtype_name(c.cache), " form ", static_cast<int>(form), " heads ", c.dims.heads);
+          INFO(isa, " weights ", dtype_name(c.weights), " cache ", dtype_name(c.cache), " form ",
+               static_cast<int>(form), " heads ", c.dims.heads);
           CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(isa, c.cache, c.weights));
         }
       }
@@ -196,7 +224,8 @@ TEST_CASE("a token gets the same bits alone and in a step so large that partial 
       a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
       a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
       const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-      const std::vector<float> alone = run_attention(a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
+      const std::vector<float> alone = run_attention(a, cpu::fast::latent_attention,
+                                                     cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
       CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1)));
     }
   }
@@ -221,10 +250,12 @@ TEST_CASE("rows of every type decode as dequantize_row does, from any block of a
           CHECK(!std::isfinite(got[i]));
           continue;
         }
-        // A block's products may be rounded in another order, and cancel: measure against the largest of the row's block.
+        // A block's products may be rounded in another order, and cancel: measure against the largest of the row's
+        // block.
         float largest = 0;
         const size_t block = static_cast<size_t>(dtype_info(type).block_elements), begin = i / block * block;
-        for (size_t j = begin; j < begin + block; ++j) largest = std::isfinite(expected[j]) ? std::max(largest, std::fabs(expected[j])) : largest;
+        for (size_t j = begin; j < begin + block; ++j)
+          largest = std::isfinite(expected[j]) ? std::max(largest, std::fabs(expected[j])) : largest;
         REQUIRE(std::fabs(got[i] - expected[i]) <= 4e-7F * largest + 1e-37F);
       }
     }
@@ -244,7 +275,8 @@ TEST_CASE("a sequence gets the same bits alone and beside others") {
         p.args.step.positions = part(all.step.positions), p.args.step.sequence_of = part(all.step.sequence_of);
         const std::vector<float> alone = p.fast(isa, form);
         const auto begin = static_cast<size_t>(first * all.out.dim(1));
-        CHECK(alone == std::vector<float>(together.begin() + static_cast<ptrdiff_t>(begin), together.begin() + static_cast<ptrdiff_t>(begin + alone.size())));
+        CHECK(alone == std::vector<float>(together.begin() + static_cast<ptrdiff_t>(begin),
+                                          together.begin() + static_cast<ptrdiff_t>(begin + alone.size())));
         first += s.n_new;
       }
     }

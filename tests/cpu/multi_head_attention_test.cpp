@@ -15,7 +15,8 @@ struct Problem {
   PagedStep paged;
   MultiHeadAttentionArgs args;
 
-  Problem(int64_t heads, int64_t head_dim, std::vector<Sequence> sequences, DType cache, int64_t page_tokens = 64, uint32_t seed = 1)
+  Problem(int64_t heads, int64_t head_dim, std::vector<Sequence> sequences, DType cache, int64_t page_tokens = 64,
+          uint32_t seed = 1)
       : paged(std::move(sequences), page_tokens, 2 * heads * head_dim, cache, seed) {
     args.q = paged.gaussian(DType::kF32, {paged.n_tokens(), heads, head_dim}, 1.0F);
     args.cache = paged.cache();
@@ -37,7 +38,8 @@ struct Problem {
           for (int64_t i = 0; i < n; ++i) score += q[static_cast<size_t>((t * heads + h) * n + i)] * key[i];
           scores.push_back(score * static_cast<double>(args.scale));
         }
-        const std::vector<double> mixed = softmax_mix(std::move(scores), [&](int64_t s) { return row_of(paged, rows, t, s) + (heads + h) * n; }, n);
+        const std::vector<double> mixed = softmax_mix(
+            std::move(scores), [&](int64_t s) { return row_of(paged, rows, t, s) + (heads + h) * n; }, n);
         out.insert(out.end(), mixed.begin(), mixed.end());
       }
     }
@@ -45,11 +47,13 @@ struct Problem {
   }
 
   std::vector<float> reference(int n_threads = 2) const {
-    return run_attention(args, cpu::reference::multi_head_attention, cpu::reference::multi_head_attention_workspace(args, n_threads), nullptr, n_threads);
+    return run_attention(args, cpu::reference::multi_head_attention,
+                         cpu::reference::multi_head_attention_workspace(args, n_threads), nullptr, n_threads);
   }
   std::vector<float> fast(const std::string& isa, int n_threads = 2) const {
     const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-    return run_attention(args, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(args, *kernels, n_threads), kernels, n_threads);
+    return run_attention(args, cpu::fast::multi_head_attention,
+                         cpu::fast::multi_head_attention_workspace(args, *kernels, n_threads), kernels, n_threads);
   }
 };
 
@@ -73,7 +77,8 @@ TEST_CASE("fast multi-head attention equals the oracle on every cache type and a
     for (const DType cache : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ8_0}) {
       CAPTURE(dtype_name(cache));
       const bool floats = cpu::fast::attention_kernels(isa, cache).pack == 1;
-      for (const auto& [heads, head_dim, page_tokens] : {std::array<int64_t, 3>{4, 16, 64}, {16, 128, 64}, {3, 10, 7}, {5, 13, 16}}) {
+      for (const auto& [heads, head_dim, page_tokens] :
+           {std::array<int64_t, 3>{4, 16, 64}, {16, 128, 64}, {3, 10, 7}, {5, 13, 16}}) {
         if (cache == DType::kQ8_0 && head_dim * heads % 32 != 0) continue;
         CAPTURE(head_dim);
         const Problem p(heads, head_dim, several(), cache, page_tokens);

@@ -1,5 +1,5 @@
-// Latent attention: sequences that bring few tokens in the absorbed form, straight over the latents; sequences that bring
-// many in the expanded form, keys and values made a stretch of the cache at a time.
+// Latent attention: sequences that bring few tokens in the absorbed form, straight over the latents; sequences that
+// bring many in the expanded form, keys and values made a stretch of the cache at a time.
 //
 // Query rows of the absorbed form are (token, head) pairs of one sequence, since all heads look at the same rows.
 #include "cpu/attention.h"
@@ -9,8 +9,8 @@
 namespace fathom::cpu::fast {
 namespace {
 
-/// Keys expanded before queries meet them: a workspace of 512 * H * (N + R + V) elements, 5 MB for V2-Lite's 16 heads and
-/// 42 MB for V3's 128, while a stretch gives the threads 8 jobs for each head.
+/// Keys expanded before queries meet them: a workspace of 512 * H * (N + R + V) elements, 5 MB for V2-Lite's 16 heads
+/// and 42 MB for V3's 128, while a stretch gives the threads 8 jobs for each head.
 constexpr int64_t kStretch = 4 * kSliceRows;
 /// Keys of one expansion job.
 constexpr int64_t kExpandRows = 64;
@@ -37,13 +37,20 @@ void for_each_group(const SequenceRun& run, Fn&& fn) {
 
 class Absorbed {
  public:
-  Absorbed(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads, std::byte* shared_base, std::byte* own_base)
-      : a_(a), d_(a), kernels_(attention_kernels(matmul.isa, a.cache.dtype)), shared_(shared_base), own_(own_base),
+  Absorbed(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads, std::byte* shared_base,
+           std::byte* own_base)
+      : a_(a),
+        d_(a),
+        kernels_(attention_kernels(matmul.isa, a.cache.dtype)),
+        shared_(shared_base),
+        own_(own_base),
         n_blocks_(count_blocks(a, kernels_.lanes)),
-        attention_(kernels_, a.cache, a.step, d_.row(), d_.latent, n_blocks_, n_threads, shared_, own_), projections_(a, matmul, own_),
+        attention_(kernels_, a.cache, a.step, d_.row(), d_.latent, n_blocks_, n_threads, shared_, own_),
+        projections_(a, matmul, own_),
         latents_(shared_.take<float>(n_blocks_ > 0 ? a.q.dim(0) * d_.heads * d_.latent : 0)),
         part_(own_.take<float>(LatentProjections::kTokens * projections_.part_stride())),
-        query_(own_.take<float>(d_.row())), words_(own_.take<uint32_t>(d_.row())) {}
+        query_(own_.take<float>(d_.row())),
+        words_(own_.take<uint32_t>(d_.row())) {}
 
   Workspace workspace() const { return {shared_.used(), own_.used()}; }
 
@@ -59,7 +66,9 @@ class Absorbed {
     worker.share(d_.heads * n_value_parts, 1, [&](int64_t job, int64_t) {
       const int64_t begin = job % n_value_parts * part, end = std::min(begin + part, d_.value);
       each_run([&](const SequenceRun& run, int64_t) {
-        for_each_group(run, [&](int64_t first, int64_t n) { projections_.values(job / n_value_parts, begin, end, latents_, first, n); });
+        for_each_group(run, [&](int64_t first, int64_t n) {
+          projections_.values(job / n_value_parts, begin, end, latents_, first, n);
+        });
       });
     });
     worker.barrier();
@@ -112,10 +121,19 @@ class Absorbed {
       const int64_t n_rows = run.n_tokens * d_.heads;
       for (int64_t row = 0; row < n_rows; row += lanes, ++block) {
         const int64_t n_lanes = std::min(lanes, n_rows - row);
-        const auto sees = [&](int64_t r) { return a_.step.positions.as<int32_t>()[run.first_token + r / d_.heads] + 1; };
+        const auto sees = [&](int64_t r) {
+          return a_.step.positions.as<int32_t>()[run.first_token + r / d_.heads] + 1;
+        };
         for (int64_t i = 0; i < lanes; ++i) attention_.visible(block)[i] = sees(row + std::min(i, n_lanes - 1));
-        attention_.blocks()[block] = {attention_.queries(block), attention_.visible(block), latents_ + (run.first_token * d_.heads + row) * d_.latent,
-                                      d_.latent, run.sequence, sees(row + n_lanes - 1), n_lanes, 0, 0};
+        attention_.blocks()[block] = {attention_.queries(block),
+                                      attention_.visible(block),
+                                      latents_ + (run.first_token * d_.heads + row) * d_.latent,
+                                      d_.latent,
+                                      run.sequence,
+                                      sees(row + n_lanes - 1),
+                                      n_lanes,
+                                      0,
+                                      0};
       }
     });
   }
@@ -127,9 +145,9 @@ class Absorbed {
   const int64_t n_blocks_;
   PagedAttention attention_;
   LatentProjections projections_;
-  float* latents_;   ///< [T][H][C] weighted sums of the latents
-  float* part_;      ///< [kTokens][part_stride]
-  float* query_;     ///< [C + R]
+  float* latents_;  ///< [T][H][C] weighted sums of the latents
+  float* part_;     ///< [kTokens][part_stride]
+  float* query_;    ///< [C + R]
   uint32_t* words_;
 };
 
@@ -138,11 +156,21 @@ class Absorbed {
 class Expanded {
  public:
   Expanded(const LatentAttentionArgs& a, const MatmulKernels& matmul, std::byte* shared_base, std::byte* own_base)
-      : a_(a), d_(a), kernels_(attention_kernels(matmul.isa, a.cache.dtype)), shared_(shared_base), own_(own_base),
-        longest_run_(longest_run(a)), used_(longest_run_ > 0), key_words_(word_count(kernels_, d_.query())),
-        row_words_(key_words_ + word_count(kernels_, d_.value)), n_panels_(div_up(d_.nope + d_.value, kernels_.lanes)),
-        n_steps_(word_count(kernels_, d_.latent)), max_blocks_(div_up(longest_run_, kernels_.lanes) * d_.heads),
-        latents_(kernels_, a.cache, a.step, d_.latent, 0, own_), projections_(a, matmul, own_), scratch_(kernels_, own_) {
+      : a_(a),
+        d_(a),
+        kernels_(attention_kernels(matmul.isa, a.cache.dtype)),
+        shared_(shared_base),
+        own_(own_base),
+        longest_run_(longest_run(a)),
+        used_(longest_run_ > 0),
+        key_words_(word_count(kernels_, d_.query())),
+        row_words_(key_words_ + word_count(kernels_, d_.value)),
+        n_panels_(div_up(d_.nope + d_.value, kernels_.lanes)),
+        n_steps_(word_count(kernels_, d_.latent)),
+        max_blocks_(div_up(longest_run_, kernels_.lanes) * d_.heads),
+        latents_(kernels_, a.cache, a.step, d_.latent, 0, own_),
+        projections_(a, matmul, own_),
+        scratch_(kernels_, own_) {
     weights_ = shared_.take<uint32_t>(used_ ? d_.heads * n_panels_ * n_steps_ * kernels_.lanes : 0);
     rows_ = shared_.take<uint32_t>(used_ ? d_.heads * kStretch * row_words_ : 0);
     state_ = shared_.take<float>(max_blocks_ * 2 * kernels_.lanes);
@@ -172,7 +200,8 @@ class Expanded {
         const int64_t n = std::min(kStretch, run.n_visible - first), n_expand = d_.heads * div_up(n, kExpandRows);
         const int64_t n_jobs = n_expand + (first == 0 ? d_.heads * n_blocks : 0);
         worker.share(n_jobs, chunk(n_jobs), [&](int64_t job, int64_t end) {
-          for (; job < std::min(end, n_expand); ++job) {  // heads of the same rows are neighbours: conversions are shared
+          for (; job < std::min(end, n_expand);
+               ++job) {  // heads of the same rows are neighbours: conversions are shared
             const int64_t begin = job / d_.heads * kExpandRows;
             expand(run, job % d_.heads, first, begin, std::min(kExpandRows, n - begin));
           }
@@ -237,7 +266,8 @@ class Expanded {
     if (n_visible <= first) return;
     for (int64_t i = 0; i < lanes; ++i) visible_[i] = positions[std::min(i, n_lanes - 1)] + 1;
     float* out = a_.out.row_as<float>(token) + h * d_.value;
-    const QueryBlock query{block_queries(run, h, block), visible_, out, a_.out.dim(1), run.sequence, n_visible, n_lanes, 0, 0};
+    const QueryBlock query{
+        block_queries(run, h, block), visible_, out, a_.out.dim(1), run.sequence, n_visible, n_lanes, 0, 0};
     const PartialResult part(kernels_, d_.value, partial_);
     float* state = state_ + (h * div_up(run.n_tokens, lanes) + block) * 2 * lanes;
     for (int64_t begin = 0; begin < n && first + begin < n_visible; begin += kSliceRows) {
@@ -250,8 +280,8 @@ class Expanded {
       pointers_->values[n_rows] = zeros_;
       pointers_->keys_ahead = pointers_->values_ahead = nullptr;
       attend_slice(kernels_, query, *pointers_, first + begin, n_rows, d_.query(), d_.value, scratch_, part);
-      kernels_.fold({state, state + lanes, out, a_.out.dim(1), part.max, part.sum, part.out, part.out_stride, d_.value, n_lanes,
-                     first + begin == 0, first + begin + n_rows == n_visible});
+      kernels_.fold({state, state + lanes, out, a_.out.dim(1), part.max, part.sum, part.out, part.out_stride, d_.value,
+                     n_lanes, first + begin == 0, first + begin + n_rows == n_visible});
     }
   }
 
@@ -265,12 +295,12 @@ class Expanded {
   CachedRows latents_;
   LatentProjections projections_;
   SliceScratch scratch_;
-  uint32_t* weights_;       ///< [H][panels][C steps][lanes] W_UK and W_UV as right operands
-  uint32_t* rows_;          ///< [H][kStretch][row_words]
-  float* state_;            ///< [blocks][2][lanes] running maximum and sum
-  uint32_t* queries_;       ///< [H][blocks of a run][N + R words][lanes]
-  float* product_;          ///< [kExpandRows][panels * lanes]
-  float* key_;              ///< [N + R]
+  uint32_t* weights_;  ///< [H][panels][C steps][lanes] W_UK and W_UV as right operands
+  uint32_t* rows_;     ///< [H][kStretch][row_words]
+  float* state_;       ///< [blocks][2][lanes] running maximum and sum
+  uint32_t* queries_;  ///< [H][blocks of a run][N + R words][lanes]
+  float* product_;     ///< [kExpandRows][panels * lanes]
+  float* key_;         ///< [N + R]
   uint32_t* words_;
   int32_t* visible_;
   float* partial_;
@@ -281,8 +311,10 @@ class Expanded {
 }  // namespace
 
 Workspace latent_attention_workspace(const LatentAttentionArgs& a, const MatmulKernels& kernels, int n_threads) {
-  const Workspace absorbed = Absorbed(a, kernels, n_threads, nullptr, nullptr).workspace(), expanded = Expanded(a, kernels, nullptr, nullptr).workspace();
-  return {std::max(absorbed.shared_bytes, expanded.shared_bytes), std::max(absorbed.per_thread_bytes, expanded.per_thread_bytes)};
+  const Workspace absorbed = Absorbed(a, kernels, n_threads, nullptr, nullptr).workspace(),
+                  expanded = Expanded(a, kernels, nullptr, nullptr).workspace();
+  return {std::max(absorbed.shared_bytes, expanded.shared_bytes),
+          std::max(absorbed.per_thread_bytes, expanded.per_thread_bytes)};
 }
 
 void latent_attention(const LatentAttentionArgs& a, OpContext& c) {

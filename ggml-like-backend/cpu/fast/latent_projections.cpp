@@ -14,8 +14,13 @@ DType kernel_type(const MatmulKernels& matmul, DType weight) { return matmul.sup
 }  // namespace
 
 LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, Carver& own)
-    : a_(a), matmul_(matmul), floats_(float_attention_kernels(matmul.isa)), n_heads_(a.n_heads()), nope_dim_(a.nope_dim()),
-      value_dim_(a.value_dim()), latent_dim_(a.latent_dim()) {
+    : a_(a),
+      matmul_(matmul),
+      floats_(float_attention_kernels(matmul.isa)),
+      n_heads_(a.n_heads()),
+      nope_dim_(a.nope_dim()),
+      value_dim_(a.value_dim()),
+      latent_dim_(a.latent_dim()) {
   const DType k_type = a.kv_b ? a.kv_b.dtype : a.k_b.dtype, v_type = a.kv_b ? a.kv_b.dtype : a.v_b.dtype;
   act_bytes_ = std::max(matmul.act_row_bytes(kernel_type(matmul, v_type), latent_dim_),
                         a.kv_b ? 0 : matmul.act_row_bytes(kernel_type(matmul, k_type), nope_dim_));
@@ -32,7 +37,8 @@ void LatentProjections::begin_queries(int64_t h, int64_t begin) {
   const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
   const int64_t offset_bytes = begin / info.block_elements * info.block_bytes;
   for (int64_t i = 0; i < nope_dim_; ++i) {
-    decode_row(floats_, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes, decoded_ + i * part_stride(), part_columns());
+    decode_row(floats_, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes,
+               decoded_ + i * part_stride(), part_columns());
   }
 }
 
@@ -40,8 +46,9 @@ void LatentProjections::latent_queries(int64_t first, int64_t n, float* out) {
   const int64_t head_dim = a_.q.dim(2), columns = part_columns();
   if (a_.kv_b) {
     const int64_t lanes = floats_.lanes;
-    floats_.multiply({a_.q.row(first) + head_ * head_dim * 4, a_.q.strides_bytes[0], reinterpret_cast<const uint32_t*>(decoded_),
-                      lanes, part_stride(), out, part_stride(), n, (columns + lanes - 1) / lanes, nope_dim_, nullptr, 0});
+    floats_.multiply({a_.q.row(first) + head_ * head_dim * 4, a_.q.strides_bytes[0],
+                      reinterpret_cast<const uint32_t*>(decoded_), lanes, part_stride(), out, part_stride(), n,
+                      (columns + lanes - 1) / lanes, nope_dim_, nullptr, 0});
     return;
   }
   const float* x[kTokens];
@@ -53,7 +60,8 @@ void LatentProjections::latent_queries(int64_t first, int64_t n, float* out) {
   multiply(a_.k_b.slab(head_).slice(begin_, columns), 0, columns, x, n, y);
 }
 
-void LatentProjections::multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n, float* const* y) {
+void LatentProjections::multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n,
+                                 float* const* y) {
   const int64_t k = rows.dim(1);
   const DType type = kernel_type(matmul_, rows.dtype);
   const std::byte* w = rows.data;
@@ -94,7 +102,8 @@ void LatentProjections::pack_head(int64_t h, const AttentionKernels& k, uint32_t
     spread_words(words_, n_steps, j % lanes, lanes, panels + j / lanes * n_steps * lanes);
   };
   if (a_.kv_b) {
-    for (int64_t j = 0; j < nope_dim_ + value_dim_; ++j) put_row(j, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + j));
+    for (int64_t j = 0; j < nope_dim_ + value_dim_; ++j)
+      put_row(j, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + j));
     return;
   }
   const Tensor k_b = a_.k_b.slab(h);  // [C, N]: row i holds element i of every column
@@ -104,8 +113,8 @@ void LatentProjections::pack_head(int64_t h, const AttentionKernels& k, uint32_t
     k.pack_words(row_, 1.0F, words_, nope_dim_);
     for (int64_t j = 0; j < nope_dim_; ++j) {
       uint32_t* word = panels + (j / lanes * n_steps + i / k.pack) * lanes + j % lanes;
-      std::memcpy(reinterpret_cast<std::byte*>(word) + i % k.pack * element_bytes, reinterpret_cast<const std::byte*>(words_) + j * element_bytes,
-                  static_cast<size_t>(element_bytes));
+      std::memcpy(reinterpret_cast<std::byte*>(word) + i % k.pack * element_bytes,
+                  reinterpret_cast<const std::byte*>(words_) + j * element_bytes, static_cast<size_t>(element_bytes));
     }
   }
   if (latent_dim_ % k.pack != 0) {  // the missing element of the last pairs

@@ -29,7 +29,8 @@ class LatentProjections {
   /// [T][H][C]).
   void values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n);
 
-  /// Both projections of head h as the right operand [C][N + V] of AttentionKernels::multiply: panels of `lanes` columns.
+  /// Both projections of head h as the right operand [C][N + V] of AttentionKernels::multiply: panels of `lanes`
+  /// columns.
   void pack_head(int64_t h, const AttentionKernels& k, uint32_t* panels);
 
  private:
@@ -44,10 +45,10 @@ class LatentProjections {
   const AttentionKernels& floats_;
   const int64_t n_heads_, nope_dim_, value_dim_, latent_dim_;
   int64_t head_ = 0, begin_ = 0;
-  float* decoded_;     ///< weights: [N][part] panels, or rows of a type without a kernel
-  float* row_;         ///< one decoded row
+  float* decoded_;  ///< weights: [N][part] panels, or rows of a type without a kernel
+  float* row_;      ///< one decoded row
   uint32_t* words_;
-  std::byte* acts_;    ///< [kTokens] activations
+  std::byte* acts_;  ///< [kTokens] activations
   size_t act_bytes_;
 };
 

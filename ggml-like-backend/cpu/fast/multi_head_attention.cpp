@@ -11,9 +11,13 @@ struct Layout {
   PagedAttention attention;
   uint32_t* words;  ///< one query
 
-  Layout(const MultiHeadAttentionArgs& a, const MatmulKernels& matmul, int n_threads, std::byte* shared_base, std::byte* own_base)
-      : kernels(attention_kernels(matmul.isa, a.cache.dtype)), shared(shared_base), own(own_base),
-        attention(kernels, a.cache, a.step, a.q.dim(2), a.q.dim(2), count_blocks(a, kernels.lanes), n_threads, shared, own),
+  Layout(const MultiHeadAttentionArgs& a, const MatmulKernels& matmul, int n_threads, std::byte* shared_base,
+         std::byte* own_base)
+      : kernels(attention_kernels(matmul.isa, a.cache.dtype)),
+        shared(shared_base),
+        own(own_base),
+        attention(kernels, a.cache, a.step, a.q.dim(2), a.q.dim(2), count_blocks(a, kernels.lanes), n_threads, shared,
+                  own),
         words(own.take<uint32_t>(a.q.dim(2))) {}
 
   static int64_t count_blocks(const MultiHeadAttentionArgs& a, int64_t lanes) {
@@ -45,8 +49,15 @@ void multi_head_attention(const MultiHeadAttentionArgs& a, OpContext& c) {
           l.kernels.pack_words(a.q.row_as<float>(first + i) + h * n, a.scale, l.words, n);
           spread_words(l.words, word_count(l.kernels, n), i, lanes, l.attention.queries(index));
         }
-        l.attention.blocks()[index] = {l.attention.queries(index), l.attention.visible(index), a.out.row_as<float>(first) + h * n,
-                                       a.out.dim(1), run.sequence, positions[n_lanes - 1] + 1, n_lanes, h * n, (n_heads + h) * n};
+        l.attention.blocks()[index] = {l.attention.queries(index),
+                                       l.attention.visible(index),
+                                       a.out.row_as<float>(first) + h * n,
+                                       a.out.dim(1),
+                                       run.sequence,
+                                       positions[n_lanes - 1] + 1,
+                                       n_lanes,
+                                       h * n,
+                                       (n_heads + h) * n};
       }
     }
   });

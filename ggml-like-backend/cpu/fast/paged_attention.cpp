@@ -19,9 +19,13 @@ constexpr int kMaxLanes = 16;
 /// Values of a block are folded in parts of so many columns, so that one block keeps several threads busy.
 constexpr int64_t kColumnPart = 64;
 
-bool same_rows(const QueryBlock& a, const QueryBlock& b) { return a.sequence == b.sequence && a.key_offset == b.key_offset; }
+bool same_rows(const QueryBlock& a, const QueryBlock& b) {
+  return a.sequence == b.sequence && a.key_offset == b.key_offset;
+}
 
-bool operand_type(const AttentionKernels& k, DType cache) { return cache == (k.pack == 1 ? DType::kF32 : DType::kBF16); }
+bool operand_type(const AttentionKernels& k, DType cache) {
+  return cache == (k.pack == 1 ? DType::kF32 : DType::kBF16);
+}
 
 /// Rows at a multiple of 1 KB (V1's: 8 KB) lie in so few sets of a first-level cache that a tile of 16 does not fit.
 constexpr int64_t kCompetingStride = 1024;
@@ -30,7 +34,11 @@ constexpr int64_t kCompetingStride = 1024;
 
 CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
                        int64_t value_dim, Carver& own)
-    : kernels_(kernels), cache_(cache), step_(step), key_dim_(key_dim), value_dim_(value_dim),
+    : kernels_(kernels),
+      cache_(cache),
+      step_(step),
+      key_dim_(key_dim),
+      value_dim_(value_dim),
       same_type_(operand_type(kernels, cache.dtype)),
       in_place_(same_type_ && key_dim % kernels.pack == 0 && cache.strides_bytes[1] % kCompetingStride != 0) {
   rows_ = own.take<RowPointers>(1);
@@ -64,7 +72,8 @@ int64_t CachedRows::offset_bytes(int64_t offset) const {
   return offset / info.block_elements * info.block_bytes;
 }
 
-const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset) {
+const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset,
+                                    int64_t value_offset) {
   rows_->keys_ahead = rows_->values_ahead = nullptr;
   const int64_t wanted[5] = {sequence, first, n, key_offset, value_offset};
   if (std::equal(wanted, wanted + 5, loaded_)) return *rows_;
@@ -96,28 +105,37 @@ void CachedRows::announce(int64_t sequence, int64_t first, int64_t key_offset, i
   rows_->values_ahead = value_offset == key_offset ? nullptr : row + offset_bytes(value_offset);
 }
 
-void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n, int64_t key_dim,
-                  int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
+void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
+                  int64_t key_dim, int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
   multiply_rows(k, rows, n, block.queries, 1, word_count(k, key_dim), scratch.scores);
   for (int i = 0; i < k.lanes; ++i) scratch.visible[i] = static_cast<int32_t>(block.visible[i] - first);
   k.softmax({scratch.scores, n, scratch.visible, scratch.p, result.max, result.sum});
-  k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride, rows.values_ahead, rows.ahead_stride_bytes});
+  k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride, rows.values_ahead,
+         rows.ahead_stride_bytes});
 }
 
-PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
-                               int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared, Carver& own)
-    : kernels_(kernels), key_dim_(key_dim), value_dim_(value_dim), n_blocks_(n_blocks),
+PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step,
+                               int64_t key_dim, int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared,
+                               Carver& own)
+    : kernels_(kernels),
+      key_dim_(key_dim),
+      value_dim_(value_dim),
+      n_blocks_(n_blocks),
       n_groups_((deepest_context(step) + kGroupRows - 1) / kGroupRows),
       partials_a_group_(n_groups_ * n_blocks >= kJobsPerThread * n_threads ? 1 : kGroupSlices),
-      wave_groups_(std::clamp<int64_t>(kPartialBytes / (4 * PartialResult::floats(kernels, value_dim) * partials_a_group_ * std::max<int64_t>(n_blocks, 1)), 1,
-                                       std::max<int64_t>(n_groups_, 1))),
+      wave_groups_(std::clamp<int64_t>(kPartialBytes / (4 * PartialResult::floats(kernels, value_dim) *
+                                                        partials_a_group_ * std::max<int64_t>(n_blocks, 1)),
+                                       1, std::max<int64_t>(n_groups_, 1))),
       n_column_parts_((value_dim + kColumnPart - 1) / kColumnPart),
-      blocks_(shared.take<QueryBlock>(n_blocks)), visible_(shared.take<int32_t>(n_blocks * kernels.lanes)),
+      blocks_(shared.take<QueryBlock>(n_blocks)),
+      visible_(shared.take<int32_t>(n_blocks * kernels.lanes)),
       queries_(shared.take<uint32_t>(n_blocks * word_count(kernels, key_dim) * kernels.lanes)),
       state_(shared.take<float>(n_blocks * n_column_parts_ * 2 * kernels.lanes)),
-      partials_(shared.take<float>(wave_groups_ * partials_a_group_ * n_blocks * PartialResult::floats(kernels, value_dim))),
+      partials_(
+          shared.take<float>(wave_groups_ * partials_a_group_ * n_blocks * PartialResult::floats(kernels, value_dim))),
       partial_(own.take<float>(PartialResult::floats(kernels, value_dim))),
-      rows_(kernels, cache, step, key_dim, value_dim, own), scratch_(kernels, own) {}
+      rows_(kernels, cache, step, key_dim, value_dim, own),
+      scratch_(kernels, own) {}
 
 void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t first, int64_t last, float* results) {
   const PartialResult part(kernels_, value_dim_, partial_);
@@ -136,8 +154,8 @@ void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t 
       }
       attend_slice(kernels_, block, rows, row, n_rows, key_dim_, value_dim_, scratch_, slice == first ? result : part);
       if (slice == first) continue;
-      kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out, part.out_stride, value_dim_, block.n_lanes,
-                     false, false});
+      kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out,
+                     part.out_stride, value_dim_, block.n_lanes, false, false});
     }
   }
 }
@@ -170,16 +188,17 @@ void PagedAttention::run(Worker& worker) {
         const bool first = group == 0, last = (group + 1) * kGroupSlices >= n_slices;
         const int64_t n_partials = std::min(partials_a_group_, n_slices - group * kGroupSlices);
         const PartialResult whole = partial((group - wave) * partials_a_group_ * n_blocks_ + index);
-        // The first slice's own columns take up the others'; its maximum and sum are shared by the column parts: copies.
+        // The first slice's own columns take up the others'; its maximum and sum are shared by the column parts:
+        // copies.
         float max[kMaxLanes], sum[kMaxLanes];
         std::copy_n(whole.max, lanes, max), std::copy_n(whole.sum, lanes, sum);
         for (int64_t i = 1; i < n_partials; ++i) {
           const PartialResult part = partial(((group - wave) * partials_a_group_ + i) * n_blocks_ + index);
-          kernels_.fold({max, sum, whole.out + column, whole.out_stride, part.max, part.sum, part.out + column, part.out_stride, n_columns,
-                         block.n_lanes, false, false});
+          kernels_.fold({max, sum, whole.out + column, whole.out_stride, part.max, part.sum, part.out + column,
+                         part.out_stride, n_columns, block.n_lanes, false, false});
         }
-        kernels_.fold({state, state + lanes, block.out + column, block.out_stride, max, sum, whole.out + column, whole.out_stride, n_columns,
-                       block.n_lanes, first, last});
+        kernels_.fold({state, state + lanes, block.out + column, block.out_stride, max, sum, whole.out + column,
+                       whole.out_stride, n_columns, block.n_lanes, first, last});
       }
     });
     worker.barrier();

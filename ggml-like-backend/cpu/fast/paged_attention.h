@@ -1,8 +1,8 @@
 // Attention of blocks of query rows over cached rows: slices of the cache in parallel, then their exact merge.
 //
-// A slice is kSliceRows cached rows from a multiple of kSliceRows on; kGroupSlices slices are a group. A group's result is the
-// fold of its slices in order, a query row's the fold of its groups in order. Whether a job is a slice or a group, and in
-// how many waves partial results are kept, does not matter to that.
+// A slice is kSliceRows cached rows from a multiple of kSliceRows on; kGroupSlices slices are a group. A group's result
+// is the fold of its slices in order, a query row's the fold of its groups in order. Whether a job is a slice or a
+// group, and in how many waves partial results are kept, does not matter to that.
 #pragma once
 
 #include "cpu/fast/attention_isa.h"
@@ -12,7 +12,8 @@
 
 namespace fathom::cpu::fast {
 
-/// 128 rows of 576 bf16 are 147 KB: they stay in a second-level cache between scores and values. 4096 rows make 32 jobs.
+/// 128 rows of 576 bf16 are 147 KB: they stay in a second-level cache between scores and values. 4096 rows make 32
+/// jobs.
 constexpr int64_t kSliceRows = 128;
 
 /// A job that folds 8 slices itself writes an eighth of the partial results, which else take a sixth of the time.
@@ -25,10 +26,10 @@ struct QueryBlock {
   float* out;               ///< row i at out + i * out_stride: value_dim floats
   int64_t out_stride;
   int64_t sequence;
-  int64_t n_visible;        ///< the most that one sees
+  int64_t n_visible;  ///< the most that one sees
   int64_t n_lanes;
-  int64_t key_offset;       ///< elements from a cached row's start to its key
-  int64_t value_offset;     ///< and to its value
+  int64_t key_offset;    ///< elements from a cached row's start to its key
+  int64_t value_offset;  ///< and to its value
 };
 
 /// Addresses of the keys and values of consecutive cached rows in the kernels' operand type.
@@ -44,16 +45,17 @@ struct RowPointers {
 /// Words of a key row of n elements.
 inline int64_t word_count(const AttentionKernels& k, int64_t n) { return (n + k.pack - 1) / k.pack; }
 
-/// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it. Meanwhile the next
-/// such rows are fetched, after the last ones the next slice's.
-inline void multiply_rows(const AttentionKernels& k, const RowPointers& rows, int64_t n, const uint32_t* b, int64_t n_panels, int64_t n_steps,
-                          float* c) {
+/// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it. Meanwhile
+/// the next such rows are fetched, after the last ones the next slice's.
+inline void multiply_rows(const AttentionKernels& k, const RowPointers& rows, int64_t n, const uint32_t* b,
+                          int64_t n_panels, int64_t n_steps, float* c) {
   for (int64_t begin = 0; begin < n;) {
     int64_t end = begin + 1;
     const int64_t stride = end < n ? rows.keys[end] - rows.keys[begin] : 4 * n_steps;
     while (end < n && rows.keys[end] - rows.keys[end - 1] == stride) ++end;
-    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes, n_panels * k.lanes, end - begin, n_panels,
-                n_steps, end < n ? rows.keys[end] : rows.keys_ahead, end < n ? stride : rows.ahead_stride_bytes});
+    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes,
+                n_panels * k.lanes, end - begin, n_panels, n_steps, end < n ? rows.keys[end] : rows.keys_ahead,
+                end < n ? stride : rows.ahead_stride_bytes});
     begin = end;
   }
 }
@@ -63,12 +65,12 @@ inline void spread_words(const uint32_t* words, int64_t n_words, int64_t lane, i
   for (int64_t i = 0; i < n_words; ++i) queries[i * lanes + lane] = words[i];
 }
 
-/// Finds rows in the cache. They are operands in place where the types agree and neighbours do not compete for the same lines
-/// of the first-level cache; else they are copied or converted. One for each thread.
+/// Finds rows in the cache. They are operands in place where the types agree and neighbours do not compete for the same
+/// lines of the first-level cache; else they are copied or converted. One for each thread.
 class CachedRows {
  public:
-  CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim, int64_t value_dim,
-             Carver& own);
+  CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
+             int64_t value_dim, Carver& own);
   /// Once, before the first load.
   void prepare();
   /// Rows [first, first + n) of a sequence; n <= kSliceRows.
@@ -101,7 +103,9 @@ struct SliceScratch {
   uint32_t* p;       ///< [kSliceRows / pack][lanes]
   int32_t* visible;  ///< [lanes]
   SliceScratch(const AttentionKernels& k, Carver& own)
-      : scores(own.take<float>(kSliceRows * k.lanes)), p(own.take<uint32_t>(kSliceRows * k.lanes)), visible(own.take<int32_t>(k.lanes)) {}
+      : scores(own.take<float>(kSliceRows * k.lanes)),
+        p(own.take<uint32_t>(kSliceRows * k.lanes)),
+        visible(own.take<int32_t>(k.lanes)) {}
 };
 
 /// A partial result: max and sum [lanes], values [lanes][stride].
@@ -117,14 +121,14 @@ struct PartialResult {
 };
 
 /// One block against n rows, the first of which has position `first`.
-void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n, int64_t key_dim,
-                  int64_t value_dim, const SliceScratch& scratch, const PartialResult& result);
+void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
+                  int64_t key_dim, int64_t value_dim, const SliceScratch& scratch, const PartialResult& result);
 
 /// Workspace and course of an attention over the cache. All threads construct it alike.
 class PagedAttention {
  public:
-  PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim, int64_t value_dim,
-                 int64_t n_blocks, int n_threads, Carver& shared, Carver& own);
+  PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
+                 int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared, Carver& own);
 
   /// For the caller to fill in, before the barrier that comes before run().
   QueryBlock* blocks() const { return blocks_; }
@@ -140,9 +144,9 @@ class PagedAttention {
 
   const AttentionKernels& kernels_;
   const int64_t key_dim_, value_dim_, n_blocks_;
-  const int64_t n_groups_;         ///< of the deepest context
-  const int64_t partials_a_group_; ///< 1: a job is a group; kGroupSlices: a job is a slice
-  const int64_t wave_groups_;      ///< whose partial results are kept at a time
+  const int64_t n_groups_;          ///< of the deepest context
+  const int64_t partials_a_group_;  ///< 1: a job is a group; kGroupSlices: a job is a slice
+  const int64_t wave_groups_;       ///< whose partial results are kept at a time
   const int64_t n_column_parts_;
   QueryBlock* blocks_;
   int32_t* visible_;

@@ -26,7 +26,8 @@ void softmax(float* x, int64_t n) {
 void mix(const float* weights, const float* rows, int64_t n_rows, int64_t stride, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     double sum = 0;
-    for (int64_t s = 0; s < n_rows; ++s) sum += static_cast<double>(weights[s]) * static_cast<double>(rows[s * stride + i]);
+    for (int64_t s = 0; s < n_rows; ++s)
+      sum += static_cast<double>(weights[s]) * static_cast<double>(rows[s * stride + i]);
     out[i] = static_cast<float>(sum);
   }
 }
@@ -92,7 +93,8 @@ void attend_expanded(const LatentAttentionArgs& a, const SequenceRun& run, int64
   for (int64_t t = run.first_token; t < run.first_token + run.n_tokens; ++t) {
     const int64_t n_visible = a.step.positions.as<int32_t>()[t] + 1;
     const float* q = a.q.row_as<float>(t) + h * key_dim;
-    for (int64_t s = 0; s < n_visible; ++s) x.scores[s] = a.scale * static_cast<float>(dot(q, x.keys + s * key_dim, key_dim));
+    for (int64_t s = 0; s < n_visible; ++s)
+      x.scores[s] = a.scale * static_cast<float>(dot(q, x.keys + s * key_dim, key_dim));
     softmax(x.scores, n_visible);
     mix(x.scores, x.values, n_visible, x.v, a.out.row_as<float>(t) + h * x.v, x.v);
   }
@@ -105,7 +107,8 @@ void attend_absorbed(const LatentAttentionArgs& a, const SequenceRun& run, int64
     const float* q = a.q.row_as<float>(t) + h * (x.n + x.r);
     mix(q, x.w_uk, x.n, x.c, x.query, x.c);
     std::copy_n(q + x.n, x.r, x.query + x.c);
-    for (int64_t s = 0; s < n_visible; ++s) x.scores[s] = a.scale * static_cast<float>(dot(x.query, x.rows + s * row, row));
+    for (int64_t s = 0; s < n_visible; ++s)
+      x.scores[s] = a.scale * static_cast<float>(dot(x.query, x.rows + s * row, row));
     softmax(x.scores, n_visible);
     mix(x.scores, x.rows, n_visible, row, x.latent, x.c);
     multiply(x.w_uv, x.latent, a.out.row_as<float>(t) + h * x.v, x.v, x.c);

@@ -13,8 +13,8 @@ Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, int) {
 
 void multi_head_attention(const MultiHeadAttentionArgs& a, OpContext& c) {
   const int64_t n_heads = a.q.dim(1), n = a.q.dim(2);
-  double* sum = reinterpret_cast<double*>(c.own);           // [N]
-  double* weights = sum + n;                                // [S]
+  double* sum = reinterpret_cast<double*>(c.own);                            // [N]
+  double* weights = sum + n;                                                 // [S]
   float* row = reinterpret_cast<float*>(weights + deepest_context(a.step));  // [2 * H * N]
   c.worker.share(a.q.dim(0) * n_heads, 1, [&](int64_t job, int64_t) {
     const int64_t t = job / n_heads, h = job % n_heads;

@@ -1,11 +1,11 @@
-// Speed of attention, a layer at a time, at the shapes of V2-Lite, V3 and V1: milliseconds, and share of the multiply-adds
-// that the same operands reach in a loop without memory.
+// Speed of attention, a layer at a time, at the shapes of V2-Lite, V3 and V1: milliseconds, and share of the
+// multiply-adds that the same operands reach in a loop without memory.
 //
 //   bench_attention [--isa NAME] [--threads N] [--cache TYPE] [--weights TYPE] [--reps N]
 //                   [--only lite|v3|v1] [--form auto|absorbed|expanded] [--apart] [--tokens N --depth N]
 //
-// Times are processor time of the busiest thread, the best of the repetitions: on a quiet machine the elapsed time, on a
-// busy one what it would have been. FLOP are those of the form that runs, projections included.
+// Times are processor time of the busiest thread, the best of the repetitions: on a quiet machine the elapsed time, on
+// a busy one what it would have been. FLOP are those of the form that runs, projections included.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -25,7 +25,8 @@ struct Model {
   const char* name;
   int64_t heads, nope, rope, value, latent;  ///< latent 0: plain multi-head
 };
-constexpr Model kModels[] = {{"lite", 16, 128, 64, 128, 512}, {"v3", 128, 128, 64, 128, 512}, {"v1", 16, 128, 0, 128, 0}};
+constexpr Model kModels[] = {
+    {"lite", 16, 128, 64, 128, 512}, {"v3", 128, 128, 64, 128, 512}, {"v1", 16, 128, 0, 128, 0}};
 
 struct Options {
   std::string isa = cpu::matmul_isa_names().front(), only = "lite", form = "auto";
@@ -41,9 +42,11 @@ double thread_cpu_s() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-/// Best processor seconds of an operation's busiest thread; short ones many times in one run, as the layers of a pass are.
+/// Best processor seconds of an operation's busiest thread; short ones many times in one run, as the layers of a pass
+/// are.
 template <typename Args>
-double time_op(Args args, int n_layers, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w, const cpu::MatmulKernels* kernels, const Options& o) {
+double time_op(Args args, int n_layers, void (*op)(const Args&, cpu::OpContext&), cpu::Workspace w,
+               const cpu::MatmulKernels* kernels, const Options& o) {
   w.shared_bytes = (w.shared_bytes + 127) / 64 * 64, w.per_thread_bytes = (w.per_thread_bytes + 127) / 64 * 64;
   const auto buffer = allocate_heap(w.shared_bytes + w.per_thread_bytes * static_cast<size_t>(o.threads), "workspace");
   ThreadPool pool(o.threads);
@@ -52,7 +55,10 @@ double time_op(Args args, int n_layers, void (*op)(const Args&, cpu::OpContext&)
   for (int rep = 0; rep <= o.reps; ++rep) {  // the first touches the workspace
     pool.run([&](Worker& worker) {
       const auto i = static_cast<size_t>(worker.index());
-      cpu::OpContext context{.worker = worker, .matmul = kernels, .elements = nullptr, .shared = buffer->data(),
+      cpu::OpContext context{.worker = worker,
+                             .matmul = kernels,
+                             .elements = nullptr,
+                             .shared = buffer->data(),
                              .own = buffer->data() + w.shared_bytes + w.per_thread_bytes * i};
       const double start = thread_cpu_s();
       for (int layer = 0; layer < n_layers; ++layer) {
@@ -75,7 +81,8 @@ double peak_flops(const cpu::AttentionKernels& k) {
   for (int rep = 0; rep < 20; ++rep) {
     const double start = thread_cpu_s();
     for (int i = 0; i < 200; ++i) {
-      k.multiply({reinterpret_cast<const std::byte*>(a.data()), kSteps * 4, b.data(), 0, k.lanes, c.data(), k.lanes, kRows, 1, kSteps, nullptr, 0});
+      k.multiply({reinterpret_cast<const std::byte*>(a.data()), kSteps * 4, b.data(), 0, k.lanes, c.data(), k.lanes,
+                  kRows, 1, kSteps, nullptr, 0});
     }
     best = std::min(best, thread_cpu_s() - start);
   }
@@ -91,15 +98,21 @@ void measure(const Model& m, int64_t tokens, int64_t depth, const Options& o) {
   const int64_t n_rows = depth + tokens, n_pages = (n_rows + 63) / 64;
   const Tensor cache = paged.tensor(o.cache, {n_pages, 64, row}), sample = paged.gaussian(o.cache, {256, row}, 1.0F);
   const size_t bytes = row_bytes(o.cache, row);
-  for (int64_t i = 0; i < n_pages * 64; ++i) std::memcpy(cache.data + static_cast<size_t>(i) * bytes, sample.data + static_cast<size_t>(i * 77 % 256) * bytes, bytes);
-  std::vector<int32_t> positions(static_cast<size_t>(tokens)), sequence_of(static_cast<size_t>(tokens), 0), pages(static_cast<size_t>(n_pages));
+  for (int64_t i = 0; i < n_pages * 64; ++i)
+    std::memcpy(cache.data + static_cast<size_t>(i) * bytes, sample.data + static_cast<size_t>(i * 77 % 256) * bytes,
+                bytes);
+  std::vector<int32_t> positions(static_cast<size_t>(tokens)), sequence_of(static_cast<size_t>(tokens), 0),
+      pages(static_cast<size_t>(n_pages));
   for (int64_t i = 0; i < tokens; ++i) positions[static_cast<size_t>(i)] = static_cast<int32_t>(depth + i);
   for (int64_t i = 0; i < n_pages; ++i) pages[static_cast<size_t>(i)] = static_cast<int32_t>(n_pages - 1 - i);
-  const StepTensors step{Tensor(DType::kI32, {tokens}, positions.data()), Tensor(), Tensor(DType::kI32, {tokens}, sequence_of.data()),
+  const StepTensors step{Tensor(DType::kI32, {tokens}, positions.data()), Tensor(),
+                         Tensor(DType::kI32, {tokens}, sequence_of.data()),
                          Tensor(DType::kI32, {1, n_pages}, pages.data())};
   const Tensor q = paged.gaussian(DType::kF32, {tokens, m.heads, m.nope + m.rope}, 1.0F);
   const Tensor out = paged.tensor(DType::kF32, {tokens, m.heads * m.value});
-  const double pairs = static_cast<double>(m.heads) * (static_cast<double>(tokens) * static_cast<double>(depth) + 0.5 * static_cast<double>(tokens) * static_cast<double>(tokens + 1));
+  const double pairs =
+      static_cast<double>(m.heads) * (static_cast<double>(tokens) * static_cast<double>(depth) +
+                                      0.5 * static_cast<double>(tokens) * static_cast<double>(tokens + 1));
   double seconds = 0, flops = 0;
   if (latent) {
     LatentAttentionArgs a{q, {}, {}, {}, cache, step, out, 0.1F, AttentionForm::kAuto};
@@ -116,17 +129,21 @@ void measure(const Model& m, int64_t tokens, int64_t depth, const Options& o) {
     const bool expanded = o.form == "expanded" || (o.form == "auto" && tokens >= 171);
     a.form = expanded ? AttentionForm::kExpanded : AttentionForm::kAbsorbed;
     const double per_row = 2.0 * static_cast<double>(m.heads * m.latent * (m.nope + m.value));
-    flops = expanded ? pairs * 2.0 * static_cast<double>(m.nope + m.rope + m.value) + per_row * static_cast<double>(n_rows)
-                     : pairs * 2.0 * static_cast<double>(2 * m.latent + m.rope) + per_row * static_cast<double>(tokens);
-    seconds = time_op(a, tokens <= 8 ? 27 : 1, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
+    flops = expanded
+                ? pairs * 2.0 * static_cast<double>(m.nope + m.rope + m.value) + per_row * static_cast<double>(n_rows)
+                : pairs * 2.0 * static_cast<double>(2 * m.latent + m.rope) + per_row * static_cast<double>(tokens);
+    seconds = time_op(a, tokens <= 8 ? 27 : 1, cpu::fast::latent_attention,
+                      cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
   } else {
     const MultiHeadAttentionArgs a{q, cache, step, out, 0.1F};
     flops = pairs * 4.0 * static_cast<double>(m.nope);
-    seconds = time_op(a, tokens <= 8 ? 27 : 1, cpu::fast::multi_head_attention, cpu::fast::multi_head_attention_workspace(a, *kernels, o.threads), kernels, o);
+    seconds = time_op(a, tokens <= 8 ? 27 : 1, cpu::fast::multi_head_attention,
+                      cpu::fast::multi_head_attention_workspace(a, *kernels, o.threads), kernels, o);
   }
   const double peak = peak_flops(cpu::fast::attention_kernels(o.isa, o.cache)) * o.threads;
-  std::printf("%-5s %6lld tokens at %6lld  %9.3f ms  %7.1f GFLOP/s  %3.0f %% of %.0f  cache %5.2f GB/s\n", m.name, static_cast<long long>(tokens),
-              static_cast<long long>(depth), seconds * 1e3, flops / seconds * 1e-9, 100 * flops / seconds / peak, peak * 1e-9,
+  std::printf("%-5s %6lld tokens at %6lld  %9.3f ms  %7.1f GFLOP/s  %3.0f %% of %.0f  cache %5.2f GB/s\n", m.name,
+              static_cast<long long>(tokens), static_cast<long long>(depth), seconds * 1e3, flops / seconds * 1e-9,
+              100 * flops / seconds / peak, peak * 1e-9,
               static_cast<double>(bytes) * static_cast<double>(n_rows) / seconds * 1e-9);
   std::fflush(stdout);
 }
@@ -149,21 +166,32 @@ int main(int argc, char** argv) {
     }
     if (i + 1 == argc) return std::fprintf(stderr, "%s needs a value\n", argv[i]), 2;
     const char* value = argv[++i];
-    if (flag == "--isa") o.isa = value;
-    else if (flag == "--threads") o.threads = std::atoi(value);
-    else if (flag == "--reps") o.reps = std::atoi(value);
-    else if (flag == "--cache") o.cache = type_named(value);
-    else if (flag == "--weights") o.weights = type_named(value);
-    else if (flag == "--only") o.only = value;
-    else if (flag == "--form") o.form = value;
-    else if (flag == "--tokens") o.tokens = std::atoll(value);
-    else if (flag == "--depth") o.depth = std::atoll(value);
-    else return std::fprintf(stderr, "no such flag: %s\n", argv[i - 1]), 2;
+    if (flag == "--isa")
+      o.isa = value;
+    else if (flag == "--threads")
+      o.threads = std::atoi(value);
+    else if (flag == "--reps")
+      o.reps = std::atoi(value);
+    else if (flag == "--cache")
+      o.cache = type_named(value);
+    else if (flag == "--weights")
+      o.weights = type_named(value);
+    else if (flag == "--only")
+      o.only = value;
+    else if (flag == "--form")
+      o.form = value;
+    else if (flag == "--tokens")
+      o.tokens = std::atoll(value);
+    else if (flag == "--depth")
+      o.depth = std::atoll(value);
+    else
+      return std::fprintf(stderr, "no such flag: %s\n", argv[i - 1]), 2;
   }
   if (o.threads < 1 || o.reps < 1 || o.tokens < 0 || o.depth < 0 || cpu::matmul_kernels(o.isa) == nullptr) {
     return std::fprintf(stderr, "value out of range, or no such instruction set here\n"), 2;
   }
-  std::printf("isa %s, %d threads, cache %s, weights %s\n", o.isa.c_str(), o.threads, std::string(dtype_name(o.cache)).c_str(), std::string(dtype_name(o.weights)).c_str());
+  std::printf("isa %s, %d threads, cache %s, weights %s\n", o.isa.c_str(), o.threads,
+              std::string(dtype_name(o.cache)).c_str(), std::string(dtype_name(o.weights)).c_str());
   for (const Model& m : kModels) {
     if (o.only != m.name) continue;
     if (o.tokens > 0) {
