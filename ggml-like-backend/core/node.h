@@ -39,6 +39,7 @@ struct StepTensors {
   Tensor slots;        ///< [T] flat cache row the token's own latent is stored in: page_id * page_tokens + offset
   Tensor sequence_of;  ///< [T] row of page_table; tokens of one sequence are neighbours, in order of position
   Tensor page_table;   ///< [S, P] page ids of each sequence in order of position; unused entries are -1
+  Tensor expanded{};   ///< [S] 1: AttentionForm::kAuto is expanded for this sequence, 0: absorbed; empty: by its number of tokens
 };
 
 struct EmbedRowsArgs {
@@ -133,7 +134,7 @@ struct LatentAttentionArgs {
   float scale = 1;
   AttentionForm form = AttentionForm::kAuto;
   template <typename F> void inputs(F&& f) {
-    f(q), f(kv_b), f(k_b), f(v_b), f(cache), f(step.positions), f(step.sequence_of), f(step.page_table);
+    f(q), f(kv_b), f(k_b), f(v_b), f(cache), f(step.positions), f(step.sequence_of), f(step.page_table), f(step.expanded);
   }
   template <typename F> void outputs(F&& f) { f(out); }
 

@@ -56,8 +56,9 @@ inline const std::byte* cached_row(const Tensor& cache, const StepTensors& step,
 /// at depth 4096, AVX-512 BF16: absorbed 80 ms for 160 queries and 97 for 192, expanded 85 and 93.)
 constexpr int64_t kExpandFromTokens = 171;
 
-inline bool use_expanded_form(AttentionForm form, const SequenceRun& run) {
-  return form == AttentionForm::kExpanded || (form == AttentionForm::kAuto && run.n_tokens >= kExpandFromTokens);
+inline bool use_expanded_form(const LatentAttentionArgs& a, const SequenceRun& run) {
+  if (a.form != AttentionForm::kAuto) return a.form == AttentionForm::kExpanded;
+  return a.step.expanded ? a.step.expanded.as<int32_t>()[run.sequence] != 0 : run.n_tokens >= kExpandFromTokens;
 }
 
 }  // namespace fathom::cpu

@@ -31,6 +31,10 @@ void expect_step(const StepTensors& step, int64_t n_tokens) {
   expect_i32(step.sequence_of, 1, "sequence_of");
   expect_i32(step.page_table, 2, "page_table");
   FATHOM_CHECK(step.positions.dim(0) == n_tokens && step.sequence_of.dim(0) == n_tokens, "a position and a sequence for every token");
+  if (step.expanded) {
+    expect_i32(step.expanded, 1, "expanded");
+    FATHOM_CHECK(step.expanded.dim(0) == step.page_table.dim(0), "a form for every sequence");
+  }
 }
 
 void expect_ffn(const GatedFfnWeights& w, int64_t hidden, const char* what) {

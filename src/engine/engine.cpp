@@ -9,6 +9,7 @@
 #include "deepseek/deepseek.h"
 #include "engine/chat_choice.h"
 #include "engine/cost.h"
+#include "engine/model_fingerprint.h"
 #include "graph/graph.h"
 #include "io/gguf.h"
 
@@ -88,7 +89,7 @@ struct Engine::Impl {
   int64_t chunk_tokens = 0;
 
   // Of the last step. The graph stays alive because its arena holds the logits.
-  std::vector<int32_t> ids, positions, slots, sequence_of, page_table, output_rows;
+  std::vector<int32_t> ids, positions, slots, sequence_of, page_table, expanded, output_rows;
   std::optional<Graph> graph;
   Tensor logits;
 };
@@ -142,6 +143,21 @@ ChatGeneration Engine::chat_generation() const { return impl_->chat; }
 PagePool& Engine::pool() { return *impl_->pool; }
 int64_t Engine::context() const { return impl_->context; }
 int64_t Engine::chunk_tokens() const { return impl_->chunk_tokens; }
+
+AttentionPlan Engine::attention_plan(int64_t n_prompt) const {
+  const bool has_forms = impl_->model.config.attention == deepseek::Attention::kLatent && impl_->options.attention == AttentionForm::kAuto;
+  return has_forms ? AttentionPlan(n_prompt, impl_->options.expand) : AttentionPlan();
+}
+
+std::string Engine::cache_fingerprint() const {
+  const EngineOptions& o = impl_->options;
+  std::string forms = "absorbed";
+  if (o.attention == AttentionForm::kExpanded) forms = "expanded";
+  if (o.attention == AttentionForm::kAuto) forms = "auto " + std::to_string(o.expand.from_position) + "/" + std::to_string(o.expand.block_tokens);
+  const std::string backend = impl_->backend->describe();  // "cpu avx512, 2 threads": threads change no bit
+  return model_fingerprint(impl_->source.metadata, impl_->source.tensors) + ", " + impl_->pool->layout().describe() + ", " + backend.substr(0, backend.find(',')) + ", " + forms;
+}
+
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const { return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth); }
 uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
@@ -173,7 +189,7 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
     return StepStatus::kNoPages;
   }
 
-  m.ids.clear(), m.positions.clear(), m.slots.clear(), m.sequence_of.clear(), m.output_rows.clear();
+  m.ids.clear(), m.positions.clear(), m.slots.clear(), m.sequence_of.clear(), m.expanded.clear(), m.output_rows.clear();
   for (size_t s = 0; s < parts.size(); ++s) {
     const StepPart& part = parts[s];
     const int64_t first = part.sequence->length(), n = static_cast<int64_t>(part.token_ids.size());
@@ -185,6 +201,8 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
       m.positions.push_back(static_cast<int32_t>(first + i));
       m.sequence_of.push_back(static_cast<int32_t>(s));
     }
+    const bool expands = part.form == AttentionForm::kExpanded || (part.form == AttentionForm::kAuto && n >= kExpandedPays);
+    m.expanded.push_back(expands ? 1 : 0);
     longest = std::max(longest, static_cast<int64_t>(part.sequence->pages().size()));
   }
   m.page_table.assign(parts.size() * static_cast<size_t>(longest), -1);
@@ -196,7 +214,8 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
   auto ints = [](std::vector<int32_t>& v) { return Tensor(DType::kI32, {static_cast<int64_t>(v.size())}, v.data()); };
   deepseek::Step step;
   step.token_ids = ints(m.ids);
-  step.where = {ints(m.positions), ints(m.slots), ints(m.sequence_of), Tensor(DType::kI32, {static_cast<int64_t>(parts.size()), longest}, m.page_table.data())};
+  step.where = {ints(m.positions), ints(m.slots), ints(m.sequence_of), Tensor(DType::kI32, {static_cast<int64_t>(parts.size()), longest}, m.page_table.data()),
+                ints(m.expanded)};
   if (!m.output_rows.empty()) step.output_rows = ints(m.output_rows);
   for (int i = 0; i < m.pool->layout().n_layers; ++i) step.caches.push_back(m.pool->layer(i));
   step.attention = m.options.attention;
@@ -212,13 +231,16 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
 }
 
 bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop) {
-  const size_t chunk = static_cast<size_t>(chunk_tokens());
-  for (size_t at = 0; at < token_ids.size(); at += chunk) {
+  const int64_t first = sequence.length(), n_prompt = first + static_cast<int64_t>(token_ids.size());
+  const AttentionPlan plan = attention_plan(n_prompt);
+  while (sequence.length() < n_prompt) {
     if (stop && stop()) return false;
-    if (progress) progress(at, token_ids.size());
-    const size_t n = std::min(chunk, token_ids.size() - at);
-    const bool is_last = at + n == token_ids.size();
-    const StepPart part{&sequence, token_ids.subspan(at, n), is_last || outputs == Outputs::kAll ? outputs : Outputs::kNone};
+    const int64_t at = sequence.length();
+    if (progress) progress(static_cast<uint64_t>(at - first), token_ids.size());
+    const int64_t n = plan.of_one_form(at, std::min(chunk_tokens(), n_prompt - at));
+    const bool is_last = at + n == n_prompt;
+    const StepPart part{&sequence, token_ids.subspan(static_cast<size_t>(at - first), static_cast<size_t>(n)),
+                        is_last || outputs == Outputs::kAll ? outputs : Outputs::kNone, plan.form(at)};
     if (step({&part, 1}) == StepStatus::kNoPages) return false;
   }
   if (progress) progress(token_ids.size(), token_ids.size());

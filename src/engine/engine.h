@@ -14,6 +14,7 @@
 #include "core/backend.h"
 #include "core/metadata.h"
 #include "core/node.h"
+#include "engine/attention_plan.h"
 #include "text/bpe.h"
 #include "text/chat_generation.h"
 
@@ -25,7 +26,8 @@ struct EngineOptions {
   int n_threads = 0;                ///< 0: physical cores this process may use
   std::optional<int64_t> context;   ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
   DType cache_type = DType::kBF16;
-  AttentionForm attention = AttentionForm::kAuto;
+  AttentionForm attention = AttentionForm::kAuto;  ///< kAuto: as AttentionPlan says
+  ExpandThresholds expand{};                       ///< of that plan
   int64_t chunk_tokens = 0;         ///< most tokens of a prefill step; 0: kDefaultChunkTokens
 };
 
@@ -72,6 +74,9 @@ struct StepPart {
   Sequence* sequence;
   std::span<const int32_t> token_ids;
   Outputs outputs = Outputs::kLast;
+  /// Of latent attention, unless EngineOptions::attention forces one. kAuto: by the number of tokens, which is fastest, but
+  /// makes the last bits depend on how a prompt is cut: callers whose pages are found again pass AttentionPlan's form.
+  AttentionForm form = AttentionForm::kAuto;
 };
 
 enum class StepStatus { kDone, kNoPages };
@@ -98,6 +103,10 @@ class Engine {
   PagePool& pool();
   int64_t context() const;       ///< tokens a single sequence may have
   int64_t chunk_tokens() const;
+  /// The forms for a prompt of n tokens. One form throughout if the model has no latent attention or a form is forced.
+  AttentionPlan attention_plan(int64_t n_prompt) const;
+  /// Names all that cached rows depend on: weights (sampled), settings, cache type, kernels. For DiskStore and save_sequence.
+  std::string cache_fingerprint() const;
   std::string backend_description() const;
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in the
@@ -108,7 +117,7 @@ class Engine {
   std::span<const float> logits(int64_t output_idx) const;
   int64_t n_outputs() const;
 
-  /// Evaluates tokens of one sequence in chunks; the last token's logits are at logits(0) afterwards (unless outputs is kNone).
+  /// Evaluates the rest of a prompt in chunks, in the forms of attention_plan(its whole length); the last token's logits are at logits(0) afterwards (unless outputs is kNone).
   /// `stop` is asked between chunks; returns false if it said so or the pool is full (then sequence holds what was done).
   bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop);
 

@@ -4,7 +4,6 @@
 #include <chrono>
 
 #include "core/error.h"
-#include "sampling/stop_matcher.h"
 
 namespace fathom {
 namespace {
@@ -15,15 +14,6 @@ double ms_since(Clock::time_point start) { return std::chrono::duration<double, 
 
 }  // namespace
 
-std::string_view name_of(FinishReason reason) {
-  switch (reason) {
-    case FinishReason::kStop: return "stop";
-    case FinishReason::kLength: return "length";
-    case FinishReason::kInterrupted: return "interrupted";
-  }
-  return "";
-}
-
 double Generation::prompt_tok_s() const { return prompt_ms > 0 ? static_cast<double>(prompt_tokens - cached_tokens) * 1000.0 / prompt_ms : 0; }
 double Generation::decode_tok_s() const { return decode_ms > 0 && token_ids.size() > 1 ? static_cast<double>(token_ids.size() - 1) * 1000.0 / decode_ms : 0; }
 
@@ -32,7 +22,7 @@ void Timeline::truncate(int64_t n_tokens) {
   token_ids.resize(static_cast<size_t>(n_tokens));
 }
 
-Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t> prompt, const GenerateOptions& options, const GenerateCallbacks& callbacks) {
+void validate_request(const Engine& engine, std::span<const int32_t> prompt, const GenerateOptions& options) {
   options.sampling.validate(engine.info().vocab_size);
   validate_stop_strings(options.stop);
   if (options.max_tokens < 0) throw Error(ErrorCode::kUsage, "max tokens: out of range; expected 0 or more, got " + std::to_string(options.max_tokens));
@@ -48,13 +38,18 @@ Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t>
       throw Error(ErrorCode::kUsage, "prompt: token id outside the vocabulary; expected 0 to " + std::to_string(engine.info().vocab_size - 1) + ", got " + std::to_string(id));
     }
   }
+}
 
+Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t> prompt, const GenerateOptions& options, const GenerateCallbacks& callbacks) {
+  validate_request(engine, prompt, options);
   Generation out;
-  out.prompt_tokens = n_prompt;
+  const int64_t n_prompt = out.prompt_tokens = static_cast<int64_t>(prompt.size());
   const auto same = std::mismatch(prompt.begin(), prompt.end(), timeline.token_ids.begin(), timeline.token_ids.end());
+  const AttentionPlan plan = engine.attention_plan(n_prompt);
   // The last token is evaluated again even if it is cached: its logits are needed.
-  out.cached_tokens = std::min<int64_t>(same.first - prompt.begin(), n_prompt - 1);
+  out.cached_tokens = std::min<int64_t>(plan.reusable(timeline.plan, same.first - prompt.begin()), n_prompt - 1);
   timeline.truncate(out.cached_tokens);
+  timeline.plan = plan;
 
   const Clock::time_point start = Clock::now();
   auto interrupted = [&] { return callbacks.interrupted && callbacks.interrupted(); };
@@ -72,65 +67,37 @@ Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t>
     return out;
   }
 
-  Sampler sampler(options.sampling);
-  sampler.prime(prompt);
-  TokenStream decoder(engine.tokenizer(), options.show_control_tokens ? ControlTokens::kShow : ControlTokens::kHide);
-  StopMatcher stops(options.stop);
-  auto show = [&](const std::string& text) {
+  AnswerWriter answer(engine.tokenizer(), options, prompt);
+  auto show = [&] {
+    const std::string text = answer.take_text();
     if (text.empty()) return;
     out.text += text;
     if (callbacks.on_text) callbacks.on_text(text);
   };
   Clock::time_point first_token;
   for (;;) {
-    const int32_t id = sampler.sample(engine.logits(0)).id;
-    sampler.accept(id);
-    out.token_ids.push_back(id);
-    if (out.token_ids.size() == 1) {
+    const int32_t id = answer.add(engine.logits(0), timeline.sequence.length() < engine.context()).id;
+    if (answer.token_ids().size() == 1) {
       first_token = Clock::now();
       out.first_token_ms = ms_since(start);
     }
-    if (!options.ignore_eos && engine.tokenizer().vocab().is_end(id)) {
-      out.finish = FinishReason::kStop;
-      break;
-    }
-    show(stops.feed(decoder.push(id)));
-    if (stops.stopped()) {
-      out.finish = FinishReason::kStop;
-      out.stop = options.stop[*stops.matched()];
-      break;
-    }
-    if (static_cast<int64_t>(out.token_ids.size()) >= options.max_tokens) {
-      out.finish = FinishReason::kLength;
-      break;
-    }
-    if (timeline.sequence.length() >= engine.context()) {
-      out.finish = FinishReason::kLength;
-      out.context_full = true;
-      break;
-    }
-    if (interrupted()) {
-      out.finish = FinishReason::kInterrupted;
-      break;
-    }
-    const StepPart part{&timeline.sequence, {&out.token_ids.back(), 1}, Outputs::kLast};
+    if (!answer.ended() && interrupted()) answer.end(FinishReason::kInterrupted);
+    show();
+    if (answer.ended()) break;
+    const StepPart part{&timeline.sequence, {&id, 1}, Outputs::kLast, plan.form(timeline.sequence.length())};
     if (engine.step({&part, 1}) == StepStatus::kNoPages) {
-      out.finish = FinishReason::kLength;
+      answer.end(FinishReason::kLength);
       out.context_full = true;
+      show();
       break;
     }
     timeline.token_ids.push_back(id);
   }
   out.decode_ms = ms_since(first_token);
-  if (!stops.stopped()) {
-    show(stops.feed(decoder.finish()));
-    if (stops.stopped()) {
-      out.stop = options.stop[*stops.matched()];
-      out.finish = FinishReason::kStop;
-    } else {
-      show(stops.flush());
-    }
-  }
+  out.token_ids = answer.token_ids();
+  out.finish = answer.finish();
+  out.stop = answer.stop();
+  out.context_full |= answer.context_full();
   return out;
 }
 

@@ -9,21 +9,11 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/answer_writer.h"
+#include "engine/attention_plan.h"
 #include "engine/engine.h"
-#include "sampling/sampler.h"
 
 namespace fathom {
-
-struct GenerateOptions {
-  SamplingParams sampling;
-  int64_t max_tokens = 512;       ///< 0: evaluate the prompt only
-  std::vector<std::string> stop;  ///< validated by generate()
-  bool ignore_eos = false;
-  bool show_control_tokens = false;
-};
-
-enum class FinishReason { kStop, kLength, kInterrupted };
-std::string_view name_of(FinishReason reason);  ///< "stop", "length", "interrupted"
 
 struct GenerateCallbacks {
   Progress on_prefill;                               ///< prompt tokens done of those to do
@@ -38,7 +28,8 @@ struct Generation {
   std::optional<std::string> stop;  ///< the matched stop string
   bool context_full = false;        ///< kLength because the context ended
   int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;        ///< of the prompt, found in the sequence
+  int64_t cached_tokens = 0;        ///< of the prompt, found in a cache
+  double queue_ms = 0;              ///< before the first of the following
   double prompt_ms = 0, first_token_ms = 0, decode_ms = 0;
 
   double prompt_tok_s() const;
@@ -49,14 +40,19 @@ struct Generation {
 struct Timeline {
   Sequence sequence;
   std::vector<int32_t> token_ids;  ///< of sequence, as long as it
+  AttentionPlan plan{};            ///< that its rows were evaluated by
 
   explicit Timeline(Engine& engine) : sequence(engine.pool()) {}
   void truncate(int64_t n_tokens);
 };
 
+/// Throws Error{kUsage} for options out of range, an empty prompt or ids outside the vocabulary, Error{kRuntime} naming both
+/// numbers if the prompt and one token do not fit the context.
+void validate_request(const Engine& engine, std::span<const int32_t> prompt, const GenerateOptions& options);
+
 /// Generates after `prompt`, reusing the longest prefix that the timeline already holds; afterwards the timeline holds the
-/// prompt and the answer (but its last token, which was never evaluated). Throws Error{kUsage} for bad options or ids,
-/// Error{kRuntime} naming both numbers if prompt and one token do not fit the context, or if the model gives NaN.
+/// prompt and the answer (but its last token, which was never evaluated). The same answer as from an empty timeline, and as
+/// from a Scheduler. Throws as validate_request does, and Error{kRuntime} if the model gives NaN.
 Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t> prompt, const GenerateOptions& options, const GenerateCallbacks& callbacks);
 
 }  // namespace fathom

@@ -78,7 +78,7 @@ class Absorbed {
   static int64_t count_blocks(const LatentAttentionArgs& a, int64_t lanes) {
     int64_t n = 0;
     for_each_run(a.step, [&](const SequenceRun& run) {
-      if (!use_expanded_form(a.form, run)) n += div_up(run.n_tokens * a.n_heads(), lanes);
+      if (!use_expanded_form(a, run)) n += div_up(run.n_tokens * a.n_heads(), lanes);
     });
     return n;
   }
@@ -88,7 +88,7 @@ class Absorbed {
   void each_run(Fn&& fn) const {
     int64_t block = 0;
     for_each_run(a_.step, [&](const SequenceRun& run) {
-      if (use_expanded_form(a_.form, run)) return;
+      if (use_expanded_form(a_, run)) return;
       fn(run, block);
       block += div_up(run.n_tokens * d_.heads, kernels_.lanes);
     });
@@ -193,7 +193,7 @@ class Expanded {
     worker.share(d_.heads, 1, [&](int64_t h, int64_t) { projections_.pack_head(h, kernels_, head_weights(h)); });
     worker.barrier();
     for_each_run(a_.step, [&](const SequenceRun& run) {
-      if (!use_expanded_form(a_.form, run)) return;
+      if (!use_expanded_form(a_, run)) return;
       const int64_t n_blocks = div_up(run.n_tokens, kernels_.lanes);
       const auto chunk = [&](int64_t n_jobs) { return std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8); };
       for (int64_t first = 0; first < run.n_visible; first += kStretch) {
@@ -220,7 +220,7 @@ class Expanded {
   static int64_t longest_run(const LatentAttentionArgs& a) {
     int64_t n = 0;
     for_each_run(a.step, [&](const SequenceRun& run) {
-      if (use_expanded_form(a.form, run)) n = std::max(n, run.n_tokens);
+      if (use_expanded_form(a, run)) n = std::max(n, run.n_tokens);
     });
     return n;
   }

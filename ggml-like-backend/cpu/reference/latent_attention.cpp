@@ -128,7 +128,7 @@ void latent_attention(const LatentAttentionArgs& a, OpContext& c) {
       for (int64_t s = 0; s < run.n_visible; ++s) {
         dequantize_row(a.cache.dtype, cached_row(a.cache, a.step, run.sequence, s), x.rows + s * row, row);
       }
-      use_expanded_form(a.form, run) ? attend_expanded(a, run, h, x) : attend_absorbed(a, run, h, x);
+      use_expanded_form(a, run) ? attend_expanded(a, run, h, x) : attend_absorbed(a, run, h, x);
     });
   });
 }

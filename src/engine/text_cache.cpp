@@ -1,0 +1,71 @@
+#include "engine/text_cache.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+
+namespace fathom {
+namespace {
+
+/// Texts that wait to be saved; older ones are dropped.
+constexpr size_t kMaxUnsaved = 32;
+/// Tokens that a file must spare over memory to be read.
+constexpr int64_t kMinDiskGain = kPageTokens;
+
+bool begins_with(std::span<const int32_t> text, std::span<const int32_t> beginning) {
+  return text.size() >= beginning.size() && std::equal(beginning.begin(), beginning.end(), text.begin());
+}
+
+}  // namespace
+
+TextCache::TextCache(Engine& engine, int64_t max_pages, const std::optional<DiskCacheOptions>& disk) : pool_(engine.pool()), tree_(pool_, max_pages) {
+  if (disk) disk_.emplace(disk->folder, disk->max_bytes, engine.cache_fingerprint());
+}
+
+Sequence TextCache::find(std::span<const int32_t> keys) {
+  if (disk_) {
+    try {
+      const int64_t on_disk = disk_->match_length(keys);
+      if (on_disk >= tree_.match_length(keys) + kMinDiskGain) {
+        const int64_t lacking = (on_disk + kPageTokens - 1) / kPageTokens - pool_.free_pages();
+        if (lacking > 0) tree_.evict(lacking);
+        if (const std::optional<Sequence> restored = disk_->restore(keys, pool_)) {
+          ++disk_hits_;
+          tree_.insert(keys.first(static_cast<size_t>(restored->length())), *restored);
+        }
+      }
+    } catch (const Error& e) {
+      disk_problem_ = e.what();
+    }
+  }
+  return tree_.match(keys);
+}
+
+void TextCache::keep_for_long(std::span<const int32_t> keys, const Sequence& sequence) {
+  tree_.insert(keys, sequence);
+  if (!disk_ || static_cast<int64_t>(keys.size()) < kMinSavedTokens) return;
+  std::erase_if(unsaved_, [&](const std::vector<int32_t>& other) { return begins_with(keys, other); });
+  unsaved_.emplace_back(keys.begin(), keys.end());
+  if (unsaved_.size() > kMaxUnsaved) unsaved_.pop_front();
+}
+
+bool TextCache::save_one() {
+  if (unsaved_.empty()) return false;
+  const std::vector<int32_t> keys = std::move(unsaved_.back());
+  unsaved_.pop_back();
+  const Sequence sequence = tree_.match(keys);
+  if (sequence.length() < kMinSavedTokens) return true;
+  try {
+    disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence);
+  } catch (const Error& e) {
+    disk_problem_ = e.what();
+  }
+  return true;
+}
+
+int64_t TextCache::idle_pages() const {
+  const std::vector<int32_t> held = tree_.held_pages();
+  return std::count_if(held.begin(), held.end(), [&](int32_t page_id) { return pool_.ref_count(page_id) == 1; });
+}
+
+}  // namespace fathom
