@@ -38,12 +38,12 @@ float sum_lanes(__m256 v) {
 
 template <typename T, int kR, int kC>
 void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* const* act, float* const* y,
-                   const uint8_t* ahead) {
-  Prefetcher prefetcher;
-  prefetcher.restart(ahead);
+                   Prefetcher& prefetcher) {
   using Stored = typename T::Stored;
   __m256 acc[kR][kC];
+#pragma GCC unroll 8
   for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 8
     for (int c = 0; c < kC; ++c) acc[r][c] = _mm256_setzero_ps();
   }
   const auto multiply = [&](const __m256* x, const auto& row_at) {
@@ -76,7 +76,9 @@ void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* con
     }
     multiply(x, [&](int r) { return tail[r]; });
   }
+#pragma GCC unroll 8
   for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 8
     for (int c = 0; c < kC; ++c) y[c][r] = sum_lanes(acc[r][c]);
   }
 }
@@ -84,6 +86,8 @@ void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* con
 /// Rows row..row+kR of the columns [begin, end).
 template <typename T, int kR>
 void multiply_rows(const MatmulTask& task, int64_t row, int begin, int end, const uint8_t* ahead) {
+  Prefetcher prefetcher;
+  prefetcher.restart(ahead);
   const uint8_t* w = reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes;
   for (int column = begin; column < end;) {
     const int width = end - column < kColumns ? end - column : kColumns;
@@ -94,11 +98,12 @@ void multiply_rows(const MatmulTask& task, int64_t row, int begin, int end, cons
       y[c] = task.y_rows[column + c] + row;
     }
     switch (width) {
-      case 1: multiply_tile<T, kR, 1>(w, task.row_stride_bytes, task.k, act, y, ahead); break;
-      case 2: multiply_tile<T, kR, 2>(w, task.row_stride_bytes, task.k, act, y, ahead); break;
-      case 3: multiply_tile<T, kR, 3>(w, task.row_stride_bytes, task.k, act, y, ahead); break;
+      case 1: multiply_tile<T, kR, 1>(w, task.row_stride_bytes, task.k, act, y, prefetcher); break;
+      case 2: multiply_tile<T, kR, 2>(w, task.row_stride_bytes, task.k, act, y, prefetcher); break;
+      case 3: multiply_tile<T, kR, 3>(w, task.row_stride_bytes, task.k, act, y, prefetcher); break;
     }
     column += width;
+    prefetcher.hold();  // the first tile has prefetched the next rows
   }
 }
 

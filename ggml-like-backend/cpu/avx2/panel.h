@@ -166,7 +166,9 @@ static inline void multiply_columns(const Panel* panels, const RowGroup* groups,
       }
     }
     column += width;
+    ahead.hold();  // the first tile has prefetched this chunk's share
   }
+  ahead.go_on();
 }
 
 template <typename Format>

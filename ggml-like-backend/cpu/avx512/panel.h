@@ -139,7 +139,9 @@ static inline void multiply_columns(const Panel* panels, int n_blocks, const Mat
       case 6: if constexpr (kMaxC >= 6) multiply_tile<Format, kR, 6>(panels, n_blocks, act, y, rows, first, ahead); break;
     }
     column += width;
+    ahead.hold();  // the first tile has prefetched this chunk's share
   }
+  ahead.go_on();
 }
 
 /// Weight rows of a group; rows past the end repeat the last one, their results are not stored.

@@ -76,16 +76,18 @@ struct Columns {
   std::vector<const void*> act_rows;
   std::vector<float*> y_rows;
 
+  static std::byte* aligned(std::byte* p) { return p + (64 - reinterpret_cast<uintptr_t>(p) % 64) % 64; }
+
   Columns(const MatmulKernels& kernels, DType type, int n, int64_t k, int64_t rows) {
     std::vector<float> x(static_cast<size_t>(k));
     for (int c = 0; c < n; ++c) {
       for (float& v : x) v = static_cast<float>(std::rand() % 2001 - 1000) * 1e-3f;
-      act.emplace_back(kernels.act_row_bytes(type, k));
+      act.emplace_back(kernels.act_row_bytes(type, k) + 64);
       y.emplace_back(static_cast<size_t>(rows));
-      kernels.quantize_act(type, x.data(), act.back().data(), k);
+      act_rows.push_back(aligned(act.back().data()));
+      kernels.quantize_act(type, x.data(), aligned(act.back().data()), k);
     }
     for (int c = 0; c < n; ++c) {
-      act_rows.push_back(act[static_cast<size_t>(c)].data());
       y_rows.push_back(y[static_cast<size_t>(c)].data());
     }
   }
