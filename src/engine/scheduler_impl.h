@@ -1,0 +1,123 @@
+// The inside of a Scheduler: what a request is while it is worked on, and the state of the loop. Used by scheduler.cpp
+// (who comes, goes and waits) and scheduler_step.cpp (what a step evaluates).
+//
+// A request is its tokens (prompt, then answer), of which the first sequence.length() are evaluated. A step evaluates some
+// of the others: one token of an answer, a chunk of a prompt, after a preemption everything again. When none is left, the
+// logits give the next token. So there is one path for prompts, answers and recomputation.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <limits>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "engine/chunk_sizer.h"
+#include "engine/event_channel.h"
+#include "engine/fair_shares.h"
+#include "engine/scheduler.h"
+
+namespace fathom {
+
+using Clock = std::chrono::steady_clock;
+
+inline double seconds_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double>(b - a).count(); }
+
+constexpr int kNotUrgent = std::numeric_limits<int>::min();
+
+struct Task {
+  Task(Engine& engine, Request r, std::shared_ptr<EventChannel> c)
+      : channel(std::move(c)), request(std::move(r)), plan(engine.attention_plan(static_cast<int64_t>(request.prompt.size()))), tokens(request.prompt),
+        keys(row_keys(tokens, plan)), sequence(engine.pool()), writer(engine.tokenizer(), request.options, request.prompt, request.constraint) {
+    generation.prompt_tokens = n_prompt();
+  }
+
+  int64_t n_prompt() const { return static_cast<int64_t>(request.prompt.size()); }
+  int64_t pending() const { return static_cast<int64_t>(tokens.size()) - sequence.length(); }
+  /// What another's pages can spare: all but the last token, whose logits are wanted.
+  std::span<const int32_t> sharable_keys() const { return std::span(keys).first(keys.size() - 1); }
+  std::span<const int32_t> evaluated_keys() const { return std::span(keys).first(static_cast<size_t>(sequence.length())); }
+  bool answering() const { return !writer.token_ids().empty(); }
+  /// A reader that is behind has enough to read.
+  int urgency() const { return channel->full_since() ? kNotUrgent : request.priority; }
+
+  const std::shared_ptr<EventChannel> channel;
+  const Request request;
+  const AttentionPlan plan;
+  std::vector<int32_t> tokens;
+  std::vector<int32_t> keys;  ///< of tokens
+  Sequence sequence;
+  AnswerWriter writer;
+  Generation generation;
+  int64_t evaluated_tokens = 0;  ///< before the first answer token
+  const Clock::time_point submitted = Clock::now();
+  std::optional<Clock::time_point> started;
+  Clock::time_point first_token, last_token;
+};
+
+/// A task's part in a step.
+struct Part {
+  Task* task;
+  int64_t n_tokens;
+};
+
+struct Scheduler::Impl {
+  Impl(Engine& e, const SchedulerOptions& o)
+      : engine(e), options(o), cache(e, static_cast<int64_t>(o.cache_share * e.pool().n_pages()), o.disk), sizer(e.chunk_tokens(), o.max_stall) {
+    totals.pages = engine.pool().n_pages();
+    publish();
+    thread = std::thread([this] { run(); });
+  }
+
+  using TaskPtr = std::unique_ptr<Task>;
+
+  Engine& engine;
+  const SchedulerOptions options;
+  const std::shared_ptr<Signal> signal = std::make_shared<Signal>();
+  std::atomic<uint64_t> next_id = 1;
+
+  // Of the loop's thread.
+  TextCache cache;
+  ChunkSizer sizer;
+  FairShares shares;
+  std::vector<TaskPtr> queue, running;  // both in order of arrival
+  SchedulerStats totals;
+
+  // Shared.
+  mutable std::mutex mutex;
+  std::vector<TaskPtr> inbox;
+  size_t in_house = 0;  // submitted and not ended
+  uint64_t refused = 0;
+  std::optional<Clock::time_point> closes_at;
+  SchedulerStats published;
+  std::thread thread;
+
+  void run();
+  bool turn();
+  void take_in();
+  void end_cancelled(bool all);
+  void admit();
+  bool start(Task& task);
+  Task* next_in_queue();
+  static void move_task(const Task& task, std::vector<TaskPtr>& from, std::vector<TaskPtr>& to);
+  Task* victim(int below_priority, const std::string* share_of);
+  void preempt(Task& task);
+  void catch_up(Task& task);
+  bool waits_for(const Task& task, std::span<const Part> prompts) const;
+  std::vector<Part> plan_step();
+  void make_room(std::vector<Part>& parts);
+  void evaluate(std::span<const Part> parts);
+  void take_logits(Task& task, std::span<const float> logits);
+  void prompt_done(Task& task);
+  void finish(Task& task, FinishReason reason);
+  void fail(Task& task, const Error& error);
+  void leave(Task& task, Event last);
+  void publish();
+  std::set<std::string> users() const;
+};
+
+}  // namespace fathom
