@@ -4,9 +4,12 @@
 #include <bit>
 #include <cstdio>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <limits>
 #include <type_traits>
 
+#include "core/atomic_file.h"
 #include "core/error.h"
 
 namespace fathom {
@@ -90,6 +93,15 @@ std::string encode(const std::string& key, const MetadataValue& value, GgufStore
       },
       value);
   return out;
+}
+
+// What a killed process may lose of a resumable file.
+constexpr uint64_t kNoteBytes = uint64_t{1} << 30;
+constexpr std::chrono::seconds kNoteInterval{5};
+
+uint64_t fnv1a(std::string_view text, uint64_t hash) {
+  for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3u;
+  return hash;
 }
 
 uint64_t aligned(uint64_t n, uint64_t alignment) { return (n + alignment - 1) / alignment * alignment; }
@@ -201,7 +213,10 @@ std::string GgufWriter::header_of(size_t shard) const {
 }
 
 void GgufWriter::open_shard(size_t shard) {
-  files_.push_back(std::make_unique<AtomicFile>(paths()[shard]));
+  if (options_.resume_key && !files_.empty()) note_progress();
+  const std::string path = paths()[shard];
+  files_.push_back(options_.resume_key ? open_part_file(path, 0) : open_whole_file(path));
+  noted_bytes_ = 0;
   const std::string header = header_of(shard);
   files_.back()->write(header.data(), header.size());
   pad();
@@ -222,12 +237,69 @@ void GgufWriter::enter_shard_of_next_tensor() {
   }
 }
 
-void GgufWriter::begin() {
+// The journal: what the bytes are made from, how many shards are whole, and how many bytes of the next one are on the disk.
+bool GgufWriter::take_up() {
+  uint64_t hash = 0xcbf29ce484222325u;
+  for (size_t shard = 0; shard < n_shards_; ++shard) hash = fnv1a(header_of(shard), hash);
+  hash = fnv1a(*options_.resume_key, hash);
+  char text[17];
+  std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash));
+  fingerprint_ = text;
+
+  std::ifstream journal(journal_path());
+  std::string word, fingerprint;
+  size_t shard = 0;
+  uint64_t n_bytes = 0;
+  if (!(journal >> word >> fingerprint >> shard >> n_bytes) || word != "fathom-journal-1" || fingerprint != fingerprint_ || shard >= n_shards_) return false;
+  for (size_t s = 0; s <= shard; ++s) {
+    const uint64_t start = aligned(header_of(s).size(), options_.alignment);
+    uint64_t keep = start;  // whole tensors only
+    size_t next = current_tensor_;
+    for (; next < tensors_.size() && tensors_[next].shard == s; ++next) {
+      const uint64_t end = start + aligned(tensors_[next].offset_bytes + tensors_[next].size_bytes, options_.alignment);
+      if (s == shard && end > n_bytes) break;
+      keep = end;
+    }
+    std::unique_ptr<OutputFile> file = s == shard && n_bytes < start ? nullptr : open_part_file(paths()[s], keep);
+    if (file == nullptr) {
+      files_.clear();
+      current_tensor_ = 0;
+      return false;
+    }
+    files_.push_back(std::move(file));
+    current_tensor_ = next;
+  }
+  return true;
+}
+
+void GgufWriter::note_progress() {
+  files_.back()->flush();
+  AtomicFile journal(journal_path());
+  const std::string text = "fathom-journal-1 " + fingerprint_ + " " + std::to_string(files_.size() - 1) + " " + std::to_string(files_.back()->written_bytes() - current_written_bytes_) + "\n";
+  journal.write(text.data(), text.size());
+  journal.commit();
+  noted_bytes_ = files_.back()->written_bytes();
+  noted_at_ = std::chrono::steady_clock::now();
+}
+
+GgufWriter::~GgufWriter() {
+  if (!options_.resume_key || files_.empty()) return;
+  try {
+    note_progress();
+  } catch (const std::exception&) {
+    // The journal written last stands: less is kept.
+  }
+}
+
+size_t GgufWriter::begin() {
   FATHOM_CHECK(!begun_, "a second begin");
   plan_shards();
   begun_ = true;
-  open_shard(0);
+  if (!options_.resume_key || !take_up()) open_shard(0);
+  noted_bytes_ = files_.back()->written_bytes();
+  const size_t n_there = current_tensor_;
   enter_shard_of_next_tensor();
+  return n_there;
 }
 
 void GgufWriter::write(std::string_view name, const void* data, size_t size_bytes) {
@@ -241,6 +313,7 @@ void GgufWriter::write(std::string_view name, const void* data, size_t size_byte
   pad();
   current_written_bytes_ = 0;
   ++current_tensor_;
+  if (options_.resume_key && (files_.back()->written_bytes() - noted_bytes_ >= kNoteBytes || std::chrono::steady_clock::now() - noted_at_ >= kNoteInterval)) note_progress();
   enter_shard_of_next_tensor();
 }
 
@@ -248,6 +321,10 @@ void GgufWriter::finish() {
   FATHOM_CHECK(begun_ && current_tensor_ == tensors_.size(), "tensors are missing");
   for (auto file = files_.rbegin(); file != files_.rend(); ++file) (*file)->commit();
   files_.clear();
+  if (options_.resume_key) {
+    std::error_code ignored;
+    std::filesystem::remove(journal_path(), ignored);
+  }
 }
 
 }  // namespace fathom

@@ -1,18 +1,20 @@
 // Writes GGUF version 3 as a stream: what is in the file first, then the tensors' bytes, piece by piece.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "core/atomic_file.h"
 #include "core/dtype.h"
 #include "core/metadata.h"
 #include "core/tensor.h"
 #include "io/gguf_file.h"
+#include "io/output_file.h"
 
 namespace fathom {
 
@@ -20,16 +22,23 @@ struct GgufWriterOptions {
   uint64_t alignment = kGgufDefaultAlignment;
   /// Tensor bytes a file may hold before the next shard begins; 0: one file. A larger tensor gets a shard of its own.
   uint64_t split_max_bytes = 0;
+  /// Names what the tensors' bytes are made from (sources, options). With it an unfinished result stays on the disk as
+  /// PATH.part with PATH.journal beside it, and the next writer that declares the same under the same key goes on there.
+  std::optional<std::string> resume_key;
 };
 
 /// Declare (set, add_tensor), begin(), write() every tensor in the order of declaration, finish(). Nothing of the result is
 /// visible under its name before finish(); destroyed earlier, the writer leaves no trace. More than one shard: the files are
 /// called PREFIX-00001-of-0000N.gguf, PREFIX being the path without ".gguf", and the metadata stands in the first.
+/// With a resume_key a destroyed writer keeps whole tensors for the next one; begin() says how many there are.
 /// Misuse (order, sizes, values out of their type's range) is a BugError; the disk's refusals are Error{kRuntime}.
 /// One thread at a time.
 class GgufWriter {
  public:
   explicit GgufWriter(std::string path, GgufWriterOptions options = {});
+  ~GgufWriter();
+  GgufWriter(const GgufWriter&) = delete;
+  GgufWriter& operator=(const GgufWriter&) = delete;
 
   /// Sets a key to `value`, stored as `stored` says; a second call replaces the value in place.
   void set(const std::string& key, const MetadataValue& value, GgufStoredType stored);
@@ -48,8 +57,9 @@ class GgufWriter {
   /// Shape slowest first. Names are unique.
   void add_tensor(std::string name, DType dtype, Shape shape);
 
-  /// Lays out the shards; from here on nothing may be declared.
-  void begin();
+  /// Lays out the shards; from here on nothing may be declared. Returns how many tensors, in the order of declaration, are
+  /// there already from an earlier writer with the same resume_key: write() goes on with the one after.
+  size_t begin();
   /// The next bytes of the tensor `name`, which must be the first one in order that is not complete.
   void write(std::string_view name, const void* data, size_t size_bytes);
   /// Puts the files in place, the first shard last. Every tensor must be complete.
@@ -73,6 +83,9 @@ class GgufWriter {
   std::string header_of(size_t shard) const;
   void pad();
   void enter_shard_of_next_tensor();
+  bool take_up();
+  void note_progress();
+  std::string journal_path() const { return path_ + ".journal"; }
 
   std::string path_;
   GgufWriterOptions options_;
@@ -82,7 +95,10 @@ class GgufWriter {
   bool begun_ = false;
   size_t current_tensor_ = 0;
   uint64_t current_written_bytes_ = 0;
-  std::vector<std::unique_ptr<AtomicFile>> files_;  ///< shards opened so far, uncommitted
+  std::vector<std::unique_ptr<OutputFile>> files_;  ///< shards opened so far, uncommitted
+  std::string fingerprint_;                         ///< of declaration and resume_key
+  uint64_t noted_bytes_ = 0;                        ///< of the current shard, in the journal
+  std::chrono::steady_clock::time_point noted_at_ = std::chrono::steady_clock::now();
 };
 
 }  // namespace fathom

@@ -12,6 +12,7 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "text/unicode_classes.h"
+#include "text/utf8.h"
 #include "text/vocab.h"
 
 namespace fathom {
@@ -98,6 +99,20 @@ std::vector<std::string> known_steps(PreTokenizer rules) {
   return {};
 }
 
+// A regex with the range of two neighbours, "a-b", written as "ab": checkpoints differ in that.
+std::string without_short_ranges(const std::string& regex) {
+  std::string text;
+  for (size_t pos = 0; pos < regex.size();) {
+    const Utf8Unit first = read_utf8(regex, pos);
+    text.append(regex, pos, first.length);
+    pos += first.length;
+    if (pos + 1 >= regex.size() || regex[pos] != '-') continue;
+    const Utf8Unit last = read_utf8(regex, pos + 1);
+    if (first.state == Utf8Unit::State::kValid && last.code_point == first.code_point + 1) ++pos;
+  }
+  return text;
+}
+
 // The value of tokenizer.ggml.pre.
 std::string recognise_pre_tokenizer(const Json& tokenizer) {
   const Json& steps = member(member(tokenizer, "pre_tokenizer"), "pretokenizers");
@@ -111,7 +126,7 @@ std::string recognise_pre_tokenizer(const Json& tokenizer) {
       found.emplace_back("digits");
     } else if (type == "Split" && string_or_empty(member(step, "behavior")) == "Isolated" &&
                !is_true(member(step, "invert"))) {
-      found.emplace_back(string_or_empty(member(member(step, "pattern"), "Regex")));
+      found.push_back(without_short_ranges(std::string(string_or_empty(member(member(step, "pattern"), "Regex")))));
     } else {
       refuse(where, "unsupported step; expected an isolating Split or individual Digits, got " + in_quotes(type));
     }
@@ -124,7 +139,9 @@ std::string recognise_pre_tokenizer(const Json& tokenizer) {
   for (const auto& [rules, name] : {std::pair(PreTokenizer::kDeepSeekLlm, "deepseek-llm"),
                                     std::pair(PreTokenizer::kDeepSeekCoder, "deepseek-coder"),
                                     std::pair(PreTokenizer::kDeepSeekV3, "deepseek-v3")}) {
-    if (found == known_steps(rules)) return name;
+    std::vector<std::string> known = known_steps(rules);
+    for (std::string& step : known) step = without_short_ranges(step);
+    if (found == known) return name;
   }
   refuse("pre_tokenizer", "unknown regexes; expected those of deepseek-llm, deepseek-coder or deepseek-v3, got first " +
                               in_quotes(found.empty() ? "" : found.front()));

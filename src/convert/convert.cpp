@@ -1,0 +1,119 @@
+#include "convert/convert.h"
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+
+#include "convert/hf_config.h"
+#include "convert/tensor_plan.h"
+#include "convert/write_model.h"
+#include "core/error.h"
+#include "core/printable.h"
+#include "core/quant/dequantize.h"
+#include "io/gguf.h"
+#include "io/safetensors.h"
+
+namespace fathom {
+namespace {
+
+/// A tensor of a GGUF file.
+class GgufRows final : public RowSource {
+ public:
+  GgufRows(const GgufModel& model, const Tensor& tensor) : model_(model), tensor_(tensor), row_bytes_(row_bytes(tensor.dtype, tensor.shape.last())) {}
+  void read(int64_t first, int64_t count, float* out) const override { dequantize_row(tensor_.dtype, at(first), out, count * tensor_.shape.last()); }
+  bool store(DType dtype, int64_t first, int64_t count, std::byte* out) const override {
+    if (dtype != tensor_.dtype) return false;
+    std::memcpy(out, at(first), static_cast<size_t>(count) * row_bytes_);
+    return true;
+  }
+  void release() const override {
+    if (const std::optional<FileSpan> span = model_.locate(tensor_)) span->file->advise(MappedFile::Access::kDontNeed, span->offset_bytes, span->size_bytes);
+  }
+
+ private:
+  const std::byte* at(int64_t row) const { return tensor_.data + static_cast<size_t>(row) * row_bytes_; }
+
+  const GgufModel& model_;
+  Tensor tensor_;
+  size_t row_bytes_;
+};
+
+void check_output(const std::string& out) {
+  if (out.empty()) throw Error(ErrorCode::kUsage, "--out: nowhere to write; expected the path of a GGUF file, got none; try -o MODEL.gguf");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(out, ignored)) throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) + "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
+}
+
+}  // namespace
+
+WriteReport convert_checkpoint(const ConvertOptions& options) {
+  if (!options.is_dry_run) check_output(options.out);
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(options.folder, ignored)) {
+    throw Error(ErrorCode::kModel, printable(options.folder, 400) + ": no such folder; expected a Hugging Face checkpoint with config.json, tokenizer.json and safetensors files, got " +
+                                       (std::filesystem::exists(options.folder, ignored) ? "a file" : "nothing") + "; try the folder the model was downloaded to");
+  }
+  HfConfig config = read_hf_config(options.folder);
+  if (!options.name.empty()) config.name = options.name;
+  const SafetensorsModel checkpoint = SafetensorsModel::open(options.folder);
+  TensorPlan plan = plan_tensors(config, checkpoint, {options.splits_kv_b, options.with_mtp});
+  std::vector<GgufKey> keys = gguf_keys(config, options.splits_kv_b, plan.has_mtp);
+  for (GgufKey& key : sampling_keys(options.folder)) keys.push_back(std::move(key));
+  for (GgufKey& key : tokenizer_keys(options.folder, config)) keys.push_back(std::move(key));
+
+  ModelToWrite model;
+  model.tensors = std::move(plan.tensors);
+  model.context = {config.n_layers + (plan.has_mtp ? config.n_mtp_layers : 0), config.n_experts, config.generation == Generation::kV1 ? config.n_heads / config.n_kv_heads : 1, false};
+  model.source_key = file_identity(config.path);
+  for (const auto& file : checkpoint.files()) model.source_key += file_identity(file->path());
+  model.set_metadata = [&keys](GgufWriter& writer) {
+    for (const GgufKey& key : keys) writer.set(key.name, key.value, {key.type, key.element});
+  };
+  model.check_intact = [&checkpoint] { checkpoint.check_intact(); };
+  return write_model(model, options, std::move(plan.notes));
+}
+
+WriteReport quantize_file(const QuantizeOptions& options) {
+  if (!options.is_dry_run) check_output(options.out);
+  const GgufModel in = GgufModel::open(options.in);
+  std::error_code ignored;
+  for (const GgufFile& file : in.files()) {
+    if (!options.is_dry_run && std::filesystem::equivalent(file.file->path(), options.out, ignored)) {
+      throw Error(ErrorCode::kUsage, "quantize: the result would replace its source; expected another path, got " + in_quotes(options.out));
+    }
+  }
+  const Metadata& m = in.metadata();
+  const std::string* architecture = m.text("general.architecture");
+  const std::string prefix = (architecture == nullptr ? std::string() : *architecture) + ".";
+  int64_t n_blocks = m.integer(prefix + "block_count").value_or(0);
+  const int64_t n_left_out = options.with_mtp ? 0 : std::min(n_blocks, m.integer(prefix + "nextn_predict_layers").value_or(0));
+  n_blocks -= n_left_out;
+  const auto is_left_out = [&](const std::string& tensor) {
+    for (int64_t k = 0; k < n_left_out; ++k) {
+      if (tensor.starts_with("blk." + std::to_string(n_blocks + k) + ".")) return true;
+    }
+    return false;
+  };
+
+  ModelToWrite model;
+  for (const GgufFile& file : in.files()) {
+    model.source_key += file_identity(file.file->path());
+    for (const GgufTensorInfo& info : file.tensors) {
+      if (info.size_bytes == 0 || is_left_out(info.name)) continue;
+      model.tensors.push_back({info.name, info.shape, info.dtype, std::make_shared<GgufRows>(in, *in.find(info.name))});
+    }
+  }
+  const int64_t heads = m.integer(prefix + "attention.head_count").value_or(1), kv_heads = m.integer(prefix + "attention.head_count_kv").value_or(heads);
+  const bool is_mla = m.has(prefix + "attention.kv_lora_rank");
+  model.context = {n_blocks, m.integer(prefix + "expert_count").value_or(0), is_mla || kv_heads < 1 ? 1 : heads / kv_heads, false};
+  model.set_metadata = [&](GgufWriter& writer) {
+    writer.copy_metadata(in.files().front());
+    if (n_left_out == 0) return;
+    writer.set_u32(prefix + "block_count", static_cast<uint32_t>(n_blocks));
+    writer.set_u32(prefix + "nextn_predict_layers", 0);
+  };
+  model.check_intact = [&in] { in.check_intact(); };
+  return write_model(model, options, {});
+}
+
+}  // namespace fathom
