@@ -23,6 +23,8 @@ Command add_logits(CLI::App& root);
 Command add_perplexity(CLI::App& root);
 Command add_bench(CLI::App& root);
 Command add_fit(CLI::App& root);
+Command add_convert(CLI::App& root);
+Command add_quantize(CLI::App& root);
 Command add_doctor(CLI::App& root);
 
 }  // namespace fathom

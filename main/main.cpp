@@ -11,6 +11,7 @@
 #include "build_info.h"
 #include "core/error.h"
 #include "cpu/cpu_backend.h"
+#include "io/mapped_file.h"
 #include "main/commands.h"
 #include "main/options.h"
 #include "main/signals.h"
@@ -49,7 +50,7 @@ int run_program(int argc, char** argv) {
   root.add_flag("--version", wants_version, "Version, commit, compiler, instruction sets, CUDA");
   root.footer("fathom COMMAND --help tells a command's options. Each long option can be set by a variable: --max-tokens by FATHOM_MAX_TOKENS.");
   const std::array commands = {add_run(root),    add_chat(root),   add_inspect(root),    add_tokenize(root), add_detokenize(root), add_render(root),
-                               add_parse(root), add_logits(root), add_perplexity(root), add_bench(root), add_fit(root),      add_doctor(root)};
+                               add_parse(root), add_logits(root), add_perplexity(root), add_bench(root), add_fit(root),      add_convert(root), add_quantize(root), add_doctor(root)};
   name_environment_variables(commands);
   try {
     root.parse(argc, argv);
@@ -78,6 +79,7 @@ int run_program(int argc, char** argv) {
 int main(int argc, char** argv) {
   using namespace fathom;
   install_signal_handlers();
+  install_mapped_file_guard();
   try {
     return run_program(argc, argv);
   } catch (const OutputClosed&) {
