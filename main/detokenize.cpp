@@ -45,7 +45,7 @@ int run(const Options& options) {
   for (const std::string& id : options.ids) text = text.value_or("") + (text ? " " : "") + id;
   text = text_argument(text, "detokenize");
   const bool is_blank = text->find_first_not_of(" \t\r\n") == std::string::npos;
-  AnswerWriter out;
+  AnswerOutput out;
   if (!is_blank) out.write(tokenizer.decode(parse_ids(*text, "detokenize")));
   out.finish();
   return 0;
@@ -56,7 +56,7 @@ int run(const Options& options) {
 Command add_detokenize(CLI::App& root) {
   auto options = std::make_shared<Options>();
   CLI::App* app = root.add_subcommand("detokenize", "Token ids to their bytes");
-  app->add_option("ids", options->ids, "Token ids, or - for standard input")->type_name("ID ...|-");
+  app->add_option("ids", options->ids, "Token ids, or - for standard input")->type_name("ID ...|-")->take_all();
   options->model.declare(*app);
   app->add_flag("--lines", options->lines, "Each line of standard input is a JSON list of ids; each line out a JSON string (not UTF-8: U+FFFD)");
   options->common.declare(*app);

@@ -79,6 +79,17 @@ std::optional<float> recommended(const Metadata& metadata, const char* key) {
   return value ? std::optional<float>(static_cast<float>(*value)) : std::nullopt;
 }
 
+/// CLI11 2.1.2 would take -1 as 2^64 - 1.
+CLI::Validator seed_number() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        uint64_t value = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+        return error == std::errc{} && end == text.data() + text.size() ? "" : "not a seed; expected a whole number from 0 to 2^64 - 1, got " + in_quotes(text);
+      },
+      "");
+}
+
 std::string variable_of(const std::string& long_name) {
   std::string name = "FATHOM_" + long_name;
   std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
@@ -112,7 +123,7 @@ CLI::Validator one_of(std::vector<std::string> names) {
 void CommonOptions::declare(CLI::App& app) {
   constexpr const char* kGroup = "For every command";
   app.add_option("-t,--threads", threads, "Threads (default: the physical cores this process may use)")->check(at_least(1))->type_name("N")->group(kGroup);
-  app.add_option("--seed", seed, "Seed of everything random (default: a random one)")->type_name("N")->group(kGroup);
+  app.add_option("--seed", seed, "Seed of everything random (default: a random one)")->check(seed_number())->type_name("N")->group(kGroup);
   app.add_option("--log-level", log_level, "What standard error tells (default: info)")->check(one_of({"quiet", "warn", "info", "debug"}))->group(kGroup);
   app.add_option("--color", color, "Colours (default: auto, on terminals unless NO_COLOR is set)")->check(one_of({"auto", "always", "never"}))->group(kGroup);
   app.add_flag("--progress", progress, "Report progress even if standard error is no terminal")->group(kGroup);
@@ -180,7 +191,7 @@ void SamplingFlags::declare(CLI::App& app) {
   app.add_option("--repeat-penalty", repeat_penalty, "Divide logits of the last 64 tokens (default: 1, off)")->type_name("X")->group(kGroup);
   app.add_option("--frequency-penalty", frequency_penalty, "Subtract for each use in the answer (default: 0)")->type_name("X")->group(kGroup);
   app.add_option("--presence-penalty", presence_penalty, "Subtract for tokens used in the answer (default: 0)")->type_name("X")->group(kGroup);
-  app.add_option("--logit-bias", logit_bias, "Add X to a token's logit; -inf forbids it; repeatable")->type_name("ID=X")->allow_extra_args(false)->group(kGroup);
+  app.add_option("--logit-bias", logit_bias, "Add X to a token's logit; -inf forbids it; repeatable")->type_name("ID=X")->allow_extra_args(false)->take_all()->group(kGroup);
 }
 
 void SamplingFlags::check() const {

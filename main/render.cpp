@@ -24,7 +24,7 @@ Command add_render(CLI::App& root) {
             const ChatGeneration generation = options->format.choose(options->common.console());
             if (options->messages.empty()) throw Error(ErrorCode::kUsage, "render: no messages; expected --messages FILE; try fathom render --help");
             const std::string json = read_input(options->messages, "--messages");
-            AnswerWriter out;
+            AnswerOutput out;
             out.write(render_json(generation, json, thinking_of(options->think)));
             out.finish();
             return 0;

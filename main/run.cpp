@@ -136,7 +136,7 @@ class Printer {
 
   const Options& options_;
   const Console& console_;
-  AnswerWriter out_;
+  AnswerOutput out_;
   bool in_reasoning_ = false;
 };
 
@@ -185,7 +185,7 @@ Command add_run(CLI::App& root) {
   app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")->check(one_of({"on", "off", "auto"}));
   app->add_flag("--show-thinking", o.show_thinking, "Print the reasoning too, between <think> and </think>");
   app->add_option("-n,--max-tokens", o.max_tokens, "Most tokens of the answer; 0: evaluate the prompt only (default: 512)")->check(at_least(0))->type_name("N");
-  app->add_option("--stop", o.stop, "End the answer before this text; repeatable")->type_name("TEXT")->allow_extra_args(false);
+  app->add_option("--stop", o.stop, "End the answer before this text; repeatable")->type_name("TEXT")->allow_extra_args(false)->take_all();
   app->add_flag("--ignore-eos", o.ignore_eos, "Go on after an end token");
   app->add_flag("--json", o.json, "Print one JSON object");
   app->add_flag("--jsonl", o.jsonl, "Print a JSON object for each piece, and the one of --json last");

@@ -76,15 +76,15 @@ std::string visible_text(std::string_view text) {
   return out;
 }
 
-AnswerWriter::AnswerWriter() : is_terminal_(fathom::is_terminal(STDOUT_FILENO)) {}
+AnswerOutput::AnswerOutput() : is_terminal_(fathom::is_terminal(STDOUT_FILENO)) {}
 
-void AnswerWriter::write(std::string_view text) {
+void AnswerOutput::write(std::string_view text) {
   if (text.empty()) return;
   at_line_start_ = text.back() == '\n';
   write_answer(is_terminal_ ? visible_text(text) : std::string(text));
 }
 
-void AnswerWriter::write_dimmed(std::string_view text, bool color) {
+void AnswerOutput::write_dimmed(std::string_view text, bool color) {
   if (text.empty()) return;
   at_line_start_ = text.back() == '\n';
   std::string out = is_terminal_ ? visible_text(text) : std::string(text);
@@ -92,7 +92,7 @@ void AnswerWriter::write_dimmed(std::string_view text, bool color) {
   write_answer(out);
 }
 
-void AnswerWriter::finish() {
+void AnswerOutput::finish() {
   if (is_terminal_ && !at_line_start_) write_answer("\n");
   at_line_start_ = true;
 }

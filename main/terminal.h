@@ -23,9 +23,9 @@ void write_answer(std::string_view text);
 std::string visible_text(std::string_view text);
 
 /// What standard output is for: as it is into a pipe or file, visible_text and a closing newline on a terminal.
-class AnswerWriter {
+class AnswerOutput {
  public:
-  AnswerWriter();
+  AnswerOutput();
   void write(std::string_view text);
   /// Dimmed where colours are on: text apart from the answer.
   void write_dimmed(std::string_view text, bool color);

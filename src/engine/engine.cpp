@@ -18,17 +18,6 @@ namespace {
 
 std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
-/// Memory the system could still give, from /proc/meminfo; nothing where that cannot be read.
-std::optional<uint64_t> available_memory_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  uint64_t kib = 0;
-  while (file >> key >> kib >> unit) {
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return std::nullopt;
-}
-
 /// The element type most of the file's bytes have, norms and router aside.
 std::string main_type(const std::map<std::string, Tensor>& tensors) {
   std::map<DType, size_t> bytes;
@@ -68,7 +57,28 @@ int64_t choose_context(const EngineOptions& options, const deepseek::Config& con
   return fits;
 }
 
+/// The graph of a step of n_tokens of one sequence, without data: for checks and plans.
+Graph probe_graph(const deepseek::Model& model, PagePool& pool, int64_t n_tokens, AttentionForm attention) {
+  auto ints = [](Shape shape) { return Tensor(DType::kI32, shape, nullptr); };
+  const Tensor tokens = ints({n_tokens});
+  deepseek::Step step{tokens, {tokens, tokens, tokens, ints({1, pages_for(n_tokens)})}, ints({1}), {}, attention};
+  for (int i = 0; i < pool.layout().n_layers; ++i) step.caches.push_back(pool.layer(i));
+  Graph probe;
+  deepseek::forward(probe, model, step);
+  return probe;
+}
+
 }  // namespace
+
+std::optional<uint64_t> available_memory_bytes() {
+  std::ifstream file("/proc/meminfo");
+  std::string key, unit;
+  uint64_t kib = 0;
+  while (file >> key >> kib >> unit) {
+    if (key == "MemAvailable:") return kib * 1024;
+  }
+  return std::nullopt;
+}
 
 struct Engine::Impl {
   Impl(ModelSource s, const EngineOptions& o)
@@ -124,11 +134,7 @@ std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOpti
 
   // One token's graph shows every operation and weight type that will run: what the backend lacks is refused here.
   std::unique_ptr<Engine> engine(new Engine(std::move(impl)));
-  Graph probe;
-  const Tensor one(DType::kI32, {1}, nullptr);
-  deepseek::Step step{one, {one, one, one, Tensor(DType::kI32, {1, 1}, nullptr)}, one, {}, options.attention};
-  for (int i = 0; i < layout.n_layers; ++i) step.caches.push_back(m.pool->layer(i));
-  deepseek::forward(probe, m.model, step);
+  const Graph probe = probe_graph(m.model, *m.pool, 1, options.attention);
   for (const Node& node : probe.nodes()) m.backend->check_supported(node);
   return engine;
 }
@@ -162,6 +168,9 @@ std::string Engine::backend_description() const { return impl_->backend->describ
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const { return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth); }
 uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
 uint64_t Engine::activation_bytes() const { return impl_->executor.arena_bytes(); }
+uint64_t Engine::planned_activation_bytes() const {
+  return probe_graph(impl_->model, *impl_->pool, std::min(impl_->chunk_tokens, impl_->context), impl_->options.attention).plan();
+}
 int64_t Engine::n_outputs() const { return impl_->logits ? impl_->logits.dim(0) : 0; }
 
 std::span<const float> Engine::logits(int64_t output_idx) const {

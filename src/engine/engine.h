@@ -84,6 +84,9 @@ enum class StepStatus { kDone, kNoPages };
 /// Called while long work goes on: done of total units (tokens, bytes). May be empty.
 using Progress = std::function<void(uint64_t done, uint64_t total)>;
 
+/// Memory the system could still give, from /proc/meminfo; nothing where that cannot be read.
+std::optional<uint64_t> available_memory_bytes();
+
 /// One thread at a time. Sequences of its pool must not outlive it.
 class Engine {
  public:
@@ -127,6 +130,8 @@ class Engine {
   uint64_t model_bytes() const { return info().size_bytes; }
   uint64_t cache_bytes();
   uint64_t activation_bytes() const;
+  /// What activation_bytes will be once a step of a whole chunk has run, from the plan of its graph.
+  uint64_t planned_activation_bytes() const;
 
  private:
   struct Impl;
