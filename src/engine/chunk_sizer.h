@@ -20,7 +20,7 @@ class ChunkSizer {
   /// Prompt tokens of the next step. Without answers in progress nobody waits.
   int64_t next(bool answers_wait) const {
     if (!answers_wait) return largest_;
-    if (token_s_ == 0) return std::min(largest_, 2 * kMinChunkTokens);
+    if (token_s_ == 0) return std::min(largest_, kMinChunkTokens);
     const double room = std::max(0.0, max_stall_s_ - decode_s_) / token_s_;
     if (room >= static_cast<double>(largest_)) return largest_;
     const int64_t whole = static_cast<int64_t>(room) / kMinChunkTokens * kMinChunkTokens;

@@ -1,8 +1,12 @@
 // Batched serving: tokens a second of 1, 2, 4 .. sequences together, and what a long prompt does to those that run.
-// bench_scheduler MODEL [MAX_SEQUENCES] [TOKENS] [PROMPT_TOKENS]
+// bench_scheduler MODEL [MAX_SEQUENCES] [TOKENS] [PROMPT_TOKENS] [THREADS]
+//
+// Seconds of processor time are shown too: on a machine that is busy with other things they say more than the clock (with
+// one thread: several wait for each other actively).
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <random>
 #include <thread>
 
@@ -39,11 +43,19 @@ std::vector<Clock::time_point> token_times(RequestHandle& handle) {
 
 RequestHandle must_submit(Scheduler& scheduler, Request request) { return std::get<RequestHandle>(scheduler.submit(std::move(request))); }
 
-/// Tokens a second of n answers after the slowest's first token.
-double aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tokens) {
+double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
+
+struct Rates {
+  double tok_s, tok_cpu_s;
+};
+
+/// Of n answers together, while all of them run: after the slowest's first token, and until the first ends.
+Rates aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tokens) {
   std::vector<RequestHandle> handles;
   for (int i = 0; i < n; ++i) handles.push_back(must_submit(scheduler, random_request(engine, 16, n_tokens, static_cast<uint32_t>(i))));
   std::vector<std::vector<Clock::time_point>> times(handles.size());
+  const double cpu_before = cpu_seconds();
+  const Clock::time_point wall_before = Clock::now();
   std::vector<std::thread> readers;
   for (size_t i = 0; i < handles.size(); ++i) readers.emplace_back([&, i] { times[i] = token_times(handles[i]); });
   for (std::thread& reader : readers) reader.join();
@@ -51,20 +63,23 @@ double aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_to
   for (const auto& t : times) begin = std::max(begin, t.front()), end = std::min(end, t.back());
   size_t tokens = 0;
   for (const auto& t : times) tokens += static_cast<size_t>(std::count_if(t.begin(), t.end(), [&](Clock::time_point at) { return at > begin && at <= end; }));
-  return static_cast<double>(tokens) / std::chrono::duration<double>(end - begin).count();
+  const double rate = static_cast<double>(tokens) / std::chrono::duration<double>(end - begin).count();
+  // Processor time is known for the whole only; it is shared out by the clock.
+  return {rate, rate * seconds_since(wall_before) / (cpu_seconds() - cpu_before)};
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: bench_scheduler MODEL [MAX_SEQUENCES] [TOKENS] [PROMPT_TOKENS]\n");
+    std::fprintf(stderr, "usage: bench_scheduler MODEL [MAX_SEQUENCES] [TOKENS] [PROMPT_TOKENS] [THREADS]\n");
     return 2;
   }
   const int most = argc > 2 ? std::atoi(argv[2]) : 8;
   const int64_t n_tokens = argc > 3 ? std::atoll(argv[3]) : 32, n_prompt = argc > 4 ? std::atoll(argv[4]) : 512;
   EngineOptions options;
   options.model_path = argv[1];
+  options.n_threads = argc > 5 ? std::atoi(argv[5]) : 0;
   options.context = n_prompt + (64 + n_tokens) * 2 * most;
   const auto engine = Engine::load(options);
   std::printf("%s, %s\n", engine->info().type.c_str(), engine->backend_description().c_str());
@@ -72,11 +87,14 @@ int main(int argc, char** argv) {
   scheduling.max_running = most;
   Scheduler scheduler(*engine, scheduling);
   aggregate(scheduler, *engine, 1, 4);
-  double one = 0;
+  Rates one{};
   for (int n = 1; n <= most; n *= 2) {
-    const double rate = aggregate(scheduler, *engine, n, n_tokens);
+    const Rates rate = aggregate(scheduler, *engine, n, n_tokens);
     if (n == 1) one = rate;
-    std::printf("%2d sequences  %7.2f tok/s  %5.2f times one\n", n, rate, rate / one);
+    // What reading each weight once a step allows where experts are chosen uniformly, as by random weights.
+    const double bound = engine->cost(1, 1, 0).weight_bytes * n / engine->cost(n, 1, 0).weight_bytes;
+    std::printf("%2d sequences %7.2f tok/s, %5.2f times one; %7.2f tok/cpu-s, %5.2f times one; by bytes read %5.2f times one\n", n, rate.tok_s, rate.tok_s / one.tok_s,
+                rate.tok_cpu_s, rate.tok_cpu_s / one.tok_cpu_s, bound);
     std::fflush(stdout);
   }
   RequestHandle talking = must_submit(scheduler, random_request(*engine, 16, n_tokens * 2, 100));
