@@ -32,6 +32,17 @@ class Worker {
     }
   }
 
+  /// The same for work that prefetches: fn(begin, end, next), next = where this thread's following chunk begins, n if this
+  /// is its last. A chunk is drawn while the one before it is still to be done.
+  template <typename Fn>
+  void share_ahead(int64_t n, int64_t chunk, Fn&& fn) {
+    for (int64_t begin = take(chunk); begin < n;) {
+      const int64_t next = take(chunk);
+      fn(begin, begin + chunk < n ? begin + chunk : n, next < n ? next : n);
+      begin = next;
+    }
+  }
+
  private:
   friend class ThreadPool;
   Worker(ThreadPool& pool, int index, int count) : pool_(pool), index_(index), count_(count) {}

@@ -145,33 +145,50 @@ void run_mixture(const Mixture& m, OpContext& c) {
   c.worker.barrier();
   const int64_t n_active = m.experts ? *groups.n_active : 0;
 
-  // Calls fn(weights of the network, first position of its group, tokens in the group, row range) for every task taken.
-  auto each_task = [&](const TaskGrid& grid, int64_t expert_rows, int64_t shared_rows, auto&& fn) {
-    c.worker.share(grid.n_tasks, 1, [&](int64_t task, int64_t) {
-      // The shared network first: its tasks are the longest, and the short ones of the experts fill the end evenly.
-      if (task < grid.shared_tasks) {
-        const int64_t begin = task * grid.shared_rows_per_task;
-        fn(static_cast<int64_t>(-1), n_routes, n_tokens, begin, std::min(shared_rows, begin + grid.shared_rows_per_task));
-        return;
+  // A task: rows [begin, end) of a matrix of one network (an expert, or kShared) times the tokens of its group.
+  constexpr int64_t kShared = -1;
+  struct Task {
+    int64_t expert, first, count, begin, end;
+  };
+  auto task_at = [&](const TaskGrid& grid, int64_t expert_rows, int64_t shared_rows, int64_t task) -> Task {
+    // The shared network first: its tasks are the longest, and the short ones of the experts fill the end evenly.
+    if (task < grid.shared_tasks) {
+      const int64_t begin = task * grid.shared_rows_per_task;
+      return {kShared, n_routes, n_tokens, begin, std::min(shared_rows, begin + grid.shared_rows_per_task)};
+    }
+    const int64_t expert = groups.active[(task - grid.shared_tasks) / grid.tasks_per_expert];
+    const int64_t begin = (task - grid.shared_tasks) % grid.tasks_per_expert * grid.rows_per_task;
+    const int64_t first = groups.first[expert];
+    return {expert, first, groups.first[expert + 1] - first, begin, std::min(expert_rows, begin + grid.rows_per_task)};
+  };
+  // Calls fn(task, first weights of the thread's next task in the matrix that `matrix_of` names, or null) for every task.
+  auto each_task = [&](const TaskGrid& grid, int64_t expert_rows, int64_t shared_rows, auto&& matrix_of, auto&& fn) {
+    c.worker.share_ahead(grid.n_tasks, 1, [&](int64_t task, int64_t, int64_t next) {
+      const std::byte* next_w = nullptr;
+      if (next < grid.n_tasks) {
+        const Task following = task_at(grid, expert_rows, shared_rows, next);
+        const Tensor matrix = matrix_of(following.expert);
+        next_w = matrix.data + following.begin * matrix.strides_bytes[0];
       }
-      const int64_t expert = groups.active[(task - grid.shared_tasks) / grid.tasks_per_expert];
-      const int64_t begin = (task - grid.shared_tasks) % grid.tasks_per_expert * grid.rows_per_task;
-      fn(expert, static_cast<int64_t>(groups.first[expert]), static_cast<int64_t>(groups.first[expert + 1] - groups.first[expert]), begin,
-         std::min(expert_rows, begin + grid.rows_per_task));
+      fn(task_at(grid, expert_rows, shared_rows, task), next_w);
     });
   };
 
   // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache.
   auto stride = [](const Tensor* t) { return t ? t->strides_bytes[static_cast<size_t>(t->shape.rank - 2)] : 0; };
   const TaskGrid gate_grid(n_active, m.expert_width(), stride(gates[0]), m.shared_width(), stride(gates[1]), c.worker.count());
-  each_task(gate_grid, m.expert_width(), m.shared_width(), [&](int64_t expert, int64_t first, int64_t count, int64_t begin, int64_t end) {
-    const Tensor gate = expert < 0 ? m.shared->gate : m.experts->gate.slab(expert);
-    const Tensor up = expert < 0 ? m.shared->up : m.experts->up.slab(expert);
-    kernels.matmul(gate.dtype, {gate.data, gate.strides_bytes[0], begin, end, hidden_size, l.act_rows + first,
-                                static_cast<int>(count), l.gate_rows + first});
-    kernels.matmul(up.dtype, {up.data, up.strides_bytes[0], begin, end, hidden_size, l.act_rows + m.n_hidden_rows() + first,
-                              static_cast<int>(count), l.up_rows + first});
-    for (int64_t p = first; p < first + count; ++p) c.elements->silu_times(l.gate_rows[p] + begin, l.up_rows[p] + begin, end - begin);
+  auto gate_of = [&](int64_t expert) { return expert == kShared ? m.shared->gate : m.experts->gate.slab(expert); };
+  each_task(gate_grid, m.expert_width(), m.shared_width(), gate_of, [&](const Task& t, const std::byte* next_w) {
+    const Tensor gate = gate_of(t.expert);
+    const Tensor up = t.expert == kShared ? m.shared->up : m.experts->up.slab(t.expert);
+    const std::byte* up_w = up.data + t.begin * up.strides_bytes[0];
+    kernels.matmul(gate.dtype, {gate.data, gate.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + t.first,
+                                static_cast<int>(t.count), l.gate_rows + t.first, up_w});
+    kernels.matmul(up.dtype, {up.data, up.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + m.n_hidden_rows() + t.first,
+                              static_cast<int>(t.count), l.up_rows + t.first, next_w});
+    for (int64_t p = t.first; p < t.first + t.count; ++p) {
+      c.elements->silu_times(l.gate_rows[p] + t.begin, l.up_rows[p] + t.begin, t.end - t.begin);
+    }
   });
   c.worker.barrier();
 
@@ -186,10 +203,11 @@ void run_mixture(const Mixture& m, OpContext& c) {
   // 5. down.
   const TaskGrid down_grid(n_active, m.experts ? hidden_size : 0, m.experts ? stride(&m.experts->down) : 0, m.shared ? hidden_size : 0,
                            m.shared ? stride(&m.shared->down) : 0, c.worker.count());
-  each_task(down_grid, hidden_size, hidden_size, [&](int64_t expert, int64_t first, int64_t count, int64_t begin, int64_t end) {
-    const Tensor down = expert < 0 ? m.shared->down : m.experts->down.slab(expert);
-    kernels.matmul(down.dtype, {down.data, down.strides_bytes[0], begin, end, down.dim(1), l.down_rows + first,
-                                static_cast<int>(count), l.output_rows + first});
+  auto down_of = [&](int64_t expert) { return expert == kShared ? m.shared->down : m.experts->down.slab(expert); };
+  each_task(down_grid, hidden_size, hidden_size, down_of, [&](const Task& t, const std::byte* next_w) {
+    const Tensor down = down_of(t.expert);
+    kernels.matmul(down.dtype, {down.data, down.strides_bytes[0], t.begin, t.end, down.dim(1), l.down_rows + t.first,
+                                static_cast<int>(t.count), l.output_rows + t.first, next_w});
   });
   c.worker.barrier();
 

@@ -41,8 +41,10 @@ void linear(const LinearArgs& a, OpContext& c) {
   });
   c.worker.barrier();
   const int64_t stride = a.weight.strides_bytes[0];
-  c.worker.share(a.weight.dim(0), rows_per_task(a.weight.dim(0), stride, c.worker.count()), [&](int64_t begin, int64_t end) {
-    kernels.matmul(type, {a.weight.data, stride, begin, end, k, l.act_rows, static_cast<int>(n_tokens), l.out_rows});
+  const int64_t n_rows = a.weight.dim(0);
+  c.worker.share_ahead(n_rows, rows_per_task(n_rows, stride, c.worker.count()), [&](int64_t begin, int64_t end, int64_t next) {
+    const std::byte* next_w = next < n_rows ? a.weight.data + next * stride : nullptr;
+    kernels.matmul(type, {a.weight.data, stride, begin, end, k, l.act_rows, static_cast<int>(n_tokens), l.out_rows, next_w});
   });
 }
 

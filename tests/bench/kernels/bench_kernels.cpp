@@ -1,6 +1,6 @@
 // Speed of the matrix kernels beside what the machine can do, for every weight type.
 //
-//   bench_kernels [--isa NAME] [--types a,b,...] [--mib N] [--reps N] [--columns 1,2,4,8] [--prefill N] [--k N]
+//   bench_kernels [--isa NAME] [--types a,b,...] [--mib N] [--reps N] [--columns 1,2,4,8] [--prefill N] [--k N] [--task-rows N]
 //
 // Decode: weights of N MiB (beyond any cache), read once per repetition; GB/s of weights and share of the read bandwidth
 // taken in the same repetition. Prefill: a matrix of 2048 rows times N columns; GOP/s (a multiply-add is 2) and share of
@@ -59,6 +59,7 @@ struct Options {
   std::string types = "q4_k,q6_k,q8_0,q5_0,q5_k,q4_0,iq4_xs,iq4_nl,mxfp4,q3_k,q2_k,q5_1,q4_1,iq2_xxs,iq2_xs,iq2_s,iq3_xxs,iq3_s,iq1_s,iq1_m,f32,f16,bf16";
   std::string columns = "1,2,4,8";
   int64_t mib = 512, k = 2048;
+  int64_t task_rows = 64;
   int reps = 5, prefill = 512;
 };
 
@@ -93,14 +94,19 @@ struct Columns {
   }
 };
 
-/// Multiplies rows of the matrix at w on n_threads threads, an even share each, whole groups of 32 rows.
-double time_matmul(const MatmulKernels& kernels, DType type, const std::byte* w, int64_t rows, int64_t k, Columns& columns,
-                   int n_threads) {
+/// Multiplies rows of the matrix at w on n_threads threads, an even share each, in calls of task_rows rows, each of which
+/// announces the next.
+double time_matmul(const MatmulKernels& kernels, DType type, const std::byte* w, int64_t rows, int64_t k, int64_t task_rows,
+                   Columns& columns, int n_threads) {
   return time_threads(n_threads, [&](int t) {
-    kernels.matmul(type, {.w = w, .row_stride_bytes = static_cast<int64_t>(row_bytes(type, k)),
-                          .row_begin = rows / 32 * t / n_threads * 32, .row_end = rows / 32 * (t + 1) / n_threads * 32, .k = k,
-                          .act_rows = columns.act_rows.data(), .n_cols = static_cast<int>(columns.act.size()),
-                          .y_rows = columns.y_rows.data()});
+    const int64_t first = rows / 32 * t / n_threads * 32, end = rows / 32 * (t + 1) / n_threads * 32;
+    const auto stride = static_cast<int64_t>(row_bytes(type, k));
+    for (int64_t row = first; row < end; row += task_rows) {
+      kernels.matmul(type, {.w = w, .row_stride_bytes = stride, .row_begin = row, .row_end = std::min(end, row + task_rows),
+                            .k = k, .act_rows = columns.act_rows.data(), .n_cols = static_cast<int>(columns.act.size()),
+                            .y_rows = columns.y_rows.data(),
+                            .next_w = row + task_rows < end ? w + (row + task_rows) * stride : nullptr});
+    }
   });
 }
 
@@ -133,6 +139,7 @@ int main(int argc, char** argv) {
     else if (flag == "--reps") o.reps = std::stoi(value);
     else if (flag == "--columns") o.columns = value;
     else if (flag == "--prefill") o.prefill = std::stoi(value);
+    else if (flag == "--task-rows") o.task_rows = std::stoll(value);
     else if (flag == "--k") o.k = std::stoll(value);
     else return std::fprintf(stderr, "unknown flag %s\n", argv[i]), 2;
   }
@@ -170,7 +177,7 @@ int main(int argc, char** argv) {
           std::vector<double> speed, share;
           for (int rep = 0; rep < o.reps; ++rep) {
             const double read = 1e-9 * static_cast<double>(bytes) / time_read(weights.data(), bytes, threads);
-            speed.push_back(gb / time_matmul(*kernels, type, weights.data(), rows, o.k, columns, threads));
+            speed.push_back(gb / time_matmul(*kernels, type, weights.data(), rows, o.k, o.task_rows, columns, threads));
             share.push_back(speed.back() / read);
             reads[threads].push_back(read);
           }
@@ -193,7 +200,7 @@ int main(int argc, char** argv) {
         std::vector<double> speed, share;
         for (int rep = 0; rep < o.reps; ++rep) {
           const double peak = peak_gop_s(wide, threads);
-          const double seconds = time_matmul(*kernels, type, weights.data(), rows, o.k, columns, threads);
+          const double seconds = time_matmul(*kernels, type, weights.data(), rows, o.k, o.task_rows, columns, threads);
           speed.push_back(2e-9 * static_cast<double>(rows * o.k) * o.prefill / seconds);
           share.push_back(speed.back() / peak);
           peaks[threads].push_back(peak);
