@@ -24,7 +24,7 @@ struct GgufWriterOptions {
   uint64_t split_max_bytes = 0;
   /// Names what the tensors' bytes are made from (sources, options). With it an unfinished result stays on the disk as
   /// PATH.part with PATH.journal beside it, and the next writer that declares the same under the same key goes on there.
-  std::optional<std::string> resume_key;
+  std::optional<std::string> resume_key = std::nullopt;
 };
 
 /// Declare (set, add_tensor), begin(), write() every tensor in the order of declaration, finish(). Nothing of the result is
