@@ -121,20 +121,33 @@ void Console::detail(std::string_view text) const {
 
 ProgressLine::ProgressLine(const Console& console, std::string what, std::string unit) : console_(console), what_(std::move(what)), unit_(std::move(unit)) {}
 
+std::string ProgressLine::text(uint64_t done, uint64_t total, Clock::time_point now) const {
+  const std::string percent = " (" + std::to_string(done * 100 / total) + "%)";
+  if (unit_ != "bytes") return what_ + " " + std::to_string(done) + "/" + std::to_string(total) + " " + unit_ + percent;
+  const double seconds = std::chrono::duration<double>(now - start_).count();
+  const double bytes_per_second = static_cast<double>(done - *first_done_) / std::max(seconds, 1e-3);
+  std::string line = what_ + " " + human_bytes(done) + "/" + human_bytes(total) + percent;
+  if (bytes_per_second < 1) return line;
+  const auto left_seconds = static_cast<uint64_t>(static_cast<double>(total - done) / bytes_per_second);
+  const uint64_t minutes = left_seconds / 60;
+  return line + ", " + human_bytes(static_cast<uint64_t>(bytes_per_second)) + "/s, " + (minutes > 0 ? std::to_string(minutes) + " min " : "") + std::to_string(left_seconds % 60) + " s left";
+}
+
 void ProgressLine::update(uint64_t done, uint64_t total) {
   if (total == 0) return;
   const Clock::time_point now = Clock::now();
+  if (!first_done_) first_done_ = done;
   if (console_.progress_in_place()) {
     constexpr std::chrono::milliseconds kDelay{300}, kInterval{100};
     if (now - start_ < kDelay || (is_shown_ && now - last_ < kInterval)) return;
     last_ = now;
     is_shown_ = true;
-    write_error_stream("\r" + what_ + " " + std::to_string(done) + "/" + std::to_string(total) + " " + unit_ + " (" + std::to_string(done * 100 / total) + "%)\x1b[K");
+    write_error_stream("\r" + text(done, total, now) + "\x1b[K");
   } else if (console_.progress_as_lines()) {
     const uint64_t tenth = done * 10 / total;
     if (tenth <= last_tenth_) return;
     last_tenth_ = tenth;
-    write_error_stream(what_ + " " + std::to_string(done) + "/" + std::to_string(total) + " " + unit_ + " (" + std::to_string(done * 100 / total) + "%)\n");
+    write_error_stream(text(done, total, now) + "\n");
   }
 }
 

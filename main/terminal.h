@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -62,7 +63,7 @@ class Console {
 };
 
 /// How far something long has come: one line rewritten in place on a terminal, a line every tenth with --progress, else nothing.
-/// Appears only after a short while, so that quick work shows nothing.
+/// Appears only after a short while, so that quick work shows nothing. The unit "bytes" is shown with speed and time left.
 class ProgressLine {
  public:
   ProgressLine(const Console& console, std::string what, std::string unit);
@@ -75,8 +76,11 @@ class ProgressLine {
 
  private:
   using Clock = std::chrono::steady_clock;
+  std::string text(uint64_t done, uint64_t total, Clock::time_point now) const;
+
   const Console& console_;
   std::string what_, unit_;
+  std::optional<uint64_t> first_done_;  ///< of the first update: what was there before does not count for the speed
   Clock::time_point start_ = Clock::now(), last_ = {};
   uint64_t last_tenth_ = 0;
   bool is_shown_ = false;
