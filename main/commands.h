@@ -26,5 +26,6 @@ Command add_fit(CLI::App& root);
 Command add_convert(CLI::App& root);
 Command add_quantize(CLI::App& root);
 Command add_doctor(CLI::App& root);
+Command add_serve(CLI::App& root);
 
 }  // namespace fathom
