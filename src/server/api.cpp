@@ -15,7 +15,6 @@ struct Route {
   std::string_view path;  ///< one that ends with '/' stands for everything below it
   Access access;
   Endpoint endpoint;
-  ApiStyle style = ApiStyle::kOpenAi;
 };
 
 void show_page(Service&, HttpExchange& exchange) { exchange.respond(page_response()); }
@@ -31,6 +30,9 @@ constexpr std::array kRoutes = {
     Route{"POST", "/v1/chat/completions", Access::kKey, chat_completions},
     Route{"POST", "/chat/completions", Access::kKey, chat_completions},
     Route{"POST", "/v1/completions", Access::kKey, completions},
+    Route{"POST", "/v1/responses", Access::kKey, responses},
+    Route{"POST", "/v1/messages", Access::kKey, anthropic_messages},
+    Route{"POST", "/v1/messages/count_tokens", Access::kKey, anthropic_count_tokens},
     Route{"POST", "/tokenize", Access::kKey, tokenize},
     Route{"POST", "/detokenize", Access::kKey, detokenize},
     Route{"POST", "/apply-template", Access::kKey, apply_template},

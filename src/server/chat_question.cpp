@@ -64,9 +64,9 @@ AnswerRequest make_chat_answer(Service& service, ChatQuestion question, Generate
     const ForcedCall call = open_call(generation, forced != nullptr ? forced->name : "");
     request.opening = join_parts(call.opening);
     parts.insert(parts.end(), call.opening.begin(), call.opening.end());
-    request.make_constraint = constrain_call(service.engine.tokenizer(), call, forced, question.conversation.tools);
+    request.make_constraint = constrain_call(service, call, forced, question.conversation.tools);
   }
-  if (question.format) request.make_constraint = constrain_answer(service.engine.tokenizer(), *question.format, request.parser.starts_in_reasoning);
+  if (question.format) request.make_constraint = constrain_answer(service, *question.format, request.parser.starts_in_reasoning);
   request.prompts.push_back(service.engine.tokenizer().encode(parts));
   return request;
 }

@@ -7,13 +7,23 @@
 
 #include "engine/answer_writer.h"
 #include "server/chat_question.h"
+#include "server/service.h"
 #include "text/chat_forced_call.h"
 
 namespace fathom {
 
+/// Makes the constraint of one choice. What is shared by the choices is made once.
 using ConstraintFactory = std::function<std::shared_ptr<TokenConstraint>()>;
 
-ConstraintFactory constrain_answer(const Tokenizer& tokenizer, const AnswerFormat& format, bool after_reasoning);
-ConstraintFactory constrain_call(const Tokenizer& tokenizer, const ForcedCall& call, const ChatTool* tool, const std::vector<ChatTool>& tools);
+/// JSON as `format` says, then the end. `after_reasoning`: free until </think>. Throws Error{kUsage} for schemas that cannot
+/// be kept to.
+ConstraintFactory constrain_answer(Service& service, const AnswerFormat& format, bool after_reasoning);
+
+/// One call behind `call.opening`: of one of `tools` if the opening does not name it, with arguments that fit the tool's
+/// schema, where the syntax has them as JSON. Throws Error{kUsage} for strict tools whose schema cannot be kept to.
+ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named, const std::vector<ChatTool>& tools);
+
+/// All tokens of `vocab` that stand for text.
+std::shared_ptr<const TokenTrie> make_token_trie(const Vocab& vocab);
 
 }  // namespace fathom

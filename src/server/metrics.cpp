@@ -60,7 +60,7 @@ double ratio(double a, double b) { return b > 0 ? a / b : 0; }
 std::string format_metrics(const SchedulerStats& s, const std::string& model_name) {
   const auto as_double = [](auto value) { return static_cast<double>(value); };
   const double evaluated = as_double(s.evaluated_tokens_total), generated = as_double(s.generated_tokens_total);
-  const double used = ratio(as_double(s.used_pages), as_double(s.pages));
+  const double used = ratio(as_double(s.used_pages), as_double(s.pages));  // what the cache keeps is free for the asking
   Writer out(model_name);
   out.counter("llamacpp:prompt_tokens_total", "Prompt tokens evaluated.", evaluated);
   out.counter("llamacpp:prompt_seconds_total", "Seconds of evaluating prompts.", s.prompt_seconds_total);
@@ -90,8 +90,8 @@ std::string format_metrics(const SchedulerStats& s, const std::string& model_nam
   out.histogram("vllm:request_queue_time_seconds", "From a request's arrival to its start.", s.queue_seconds);
 
   out.gauge("fathom:cache_pages", "Pages of the cache.", as_double(s.pages));
-  out.gauge("fathom:cache_pages_used", "Pages in use, by requests or by the prefix cache.", as_double(s.used_pages));
-  out.gauge("fathom:cache_pages_cached", "Pages that the prefix cache keeps.", as_double(s.cached_pages));
+  out.gauge("fathom:cache_pages_used", "Pages that running requests hold.", as_double(s.used_pages));
+  out.gauge("fathom:cache_pages_cached", "Pages that only the prefix cache holds, free for the asking.", as_double(s.cached_pages));
   out.counter("fathom:requests_cancelled_total", "Requests whose client went away or gave up.", as_double(s.cancelled_total));
   out.counter("fathom:requests_failed_total", "Requests that failed.", as_double(s.failed_total));
   out.counter("fathom:requests_refused_total", "Requests refused because the queue was full.", as_double(s.refused_total));

@@ -2,11 +2,14 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
+#include <mutex>
 #include <semaphore>
 #include <string>
 
 #include "engine/engine.h"
 #include "engine/scheduler.h"
+#include "sampling/byte_grammar.h"
 #include "server/http_server.h"
 #include "server/json_fields.h"
 #include "server/replay_store.h"
@@ -31,6 +34,9 @@ struct Service {
   ReplayStore replay;
   const int64_t started_s;  ///< Unix time
 
+  /// The model's tokens by their bytes; made when first asked for.
+  std::shared_ptr<const TokenTrie> token_trie();
+
   /// Reads the body and makes something of it while at most four bodies are in memory as JSON, which takes 15 times its text.
   template <typename Make>
   auto with_body(const HttpRequest& request, Make make) {
@@ -43,6 +49,8 @@ struct Service {
   }
 
  private:
+  std::once_flag trie_made_;
+  std::shared_ptr<const TokenTrie> trie_;
   std::counting_semaphore<4> body_slots_{4};
 };
 
