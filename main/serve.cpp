@@ -74,7 +74,9 @@ std::vector<std::string> read_keys(const Options& options) {
       if (!key.empty()) keys.push_back(std::move(key));
       begin = end + 1;
     }
-    if (keys.empty()) throw Error(ErrorCode::kUsage, "--api-key-file: no key in " + in_quotes(options.key_file) + "; expected one a line");
+    if (keys.empty())
+      throw Error(ErrorCode::kUsage,
+                  "--api-key-file: no key in " + in_quotes(options.key_file) + "; expected one a line");
   }
   for (const std::string& key : keys) {
     if (key.empty() || std::any_of(key.begin(), key.end(), [](unsigned char c) { return c <= 0x20 || c >= 0x7f; })) {
@@ -89,7 +91,9 @@ ApiOptions api_options(const Options& options) {
   api.api_keys = read_keys(options);
   api.cors_origins = options.cors_origins;
   if (!is_loopback(options.host) && api.api_keys.empty() && !options.no_auth) {
-    throw Error(ErrorCode::kUsage, "serve: " + in_quotes(options.host) + " can be reached from other machines, and there is no key; expected --api-key KEY, or --no-auth if everybody may ask");
+    throw Error(ErrorCode::kUsage, "serve: " + in_quotes(options.host) +
+                                       " can be reached from other machines, and there is no key; expected --api-key "
+                                       "KEY, or --no-auth if everybody may ask");
   }
   if (is_loopback(options.host) || !options.allowed_hosts.empty()) {
     api.allowed_hosts = {"localhost", "127.0.0.1", "::1", options.host};
@@ -104,13 +108,16 @@ std::string model_name(const Options& options, const Engine& engine) {
   if (name.empty()) name = engine.info().name;
   if (name.empty()) name = engine.info().path.substr(engine.info().path.rfind('/') + 1);
   for (char& c : name) {
-    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || std::string_view("-_.:").find(c) != std::string_view::npos;
+    const bool plain = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                       std::string_view("-_.:").find(c) != std::string_view::npos;
     if (!plain) c = '-';
   }
   return name.empty() ? "fathom" : name.substr(0, 128);
 }
 
-std::string url_of(const std::string& host, uint16_t port) { return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port); }
+std::string url_of(const std::string& host, uint16_t port) {
+  return "http://" + (host.find(':') == std::string::npos ? host : "[" + host + "]") + ":" + std::to_string(port);
+}
 
 int serve(const Options& options) {
   const Console console = options.common.console();
@@ -122,7 +129,8 @@ int serve(const Options& options) {
   http.max_connections = std::max(512, 2 * (options.parallel + options.queue) + 64);
   HttpHandler handler = api.handler();
   handler.log = [&console](const HttpRequest& request, int status, double seconds) {
-    console.debug("serve: " + printable(request.method, 40) + " " + printable(request.path) + " " + std::to_string(status) + " " + fixed(seconds * 1000, 1) + " ms");
+    console.debug("serve: " + printable(request.method, 40) + " " + printable(request.path) + " " +
+                  std::to_string(status) + " " + fixed(seconds * 1000, 1) + " ms");
   };
   // The port is taken first: health checks are answered, and a port in use is told, before the model is loaded.
   HttpServer server(http, handler);
@@ -146,12 +154,19 @@ int serve(const Options& options) {
   Service service(*engine, scheduler, settings);
   // A token is a few bytes of text, more in JSON with its escapes; the rest is for tools and schemas.
   server.set_max_body_bytes((uint64_t{4} << 20) + 16 * static_cast<uint64_t>(engine->context()));
+  // Requests hold on to service and scheduler: however this function is left, they end first.
+  struct StopFirst {
+    HttpServer& server;
+    ~StopFirst() { server.stop(std::chrono::milliseconds(0)); }
+  } const stop_first{server};
   api.attach(service);
   catch_stop_signals();
-  console.note("serving " + settings.model_name + " at " + url_of(options.host, server.port()) + ", context " + std::to_string(engine->context()) + ", " +
-               std::to_string(options.parallel) + " answers at once" + (options.keys.empty() && options.key_file.empty() ? "" : ", API key required"));
+  console.note("serving " + settings.model_name + " at " + url_of(options.host, server.port()) + ", context " +
+               std::to_string(engine->context()) + ", " + std::to_string(options.parallel) + " answers at once" +
+               (options.keys.empty() && options.key_file.empty() ? "" : ", API key required"));
   wait_for_stop();
-  console.note("stopping: answers in progress have " + std::to_string(options.drain_s) + " s; a second signal ends at once");
+  console.note("stopping: answers in progress have " + std::to_string(options.drain_s) +
+               " s; a second signal ends at once");
   server.stop_accepting();
   scheduler.shutdown(std::chrono::seconds(options.drain_s));
   constexpr std::chrono::seconds kLastBytes{2};  // for the ends of answers that are on their way
@@ -164,21 +179,37 @@ int serve(const Options& options) {
 Command add_serve(CLI::App& root) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  CLI::App* app = root.add_subcommand("serve", "Answer over HTTP: the OpenAI and Anthropic APIs, and a page for a browser");
+  CLI::App* app =
+      root.add_subcommand("serve", "Answer over HTTP: the OpenAI and Anthropic APIs, and a page for a browser");
   o.model.declare(*app);
-  app->add_option("--host", o.host, "Address to listen on (default: 127.0.0.1, this machine only)")->type_name("ADDRESS");
+  app->add_option("--host", o.host, "Address to listen on (default: 127.0.0.1, this machine only)")
+      ->type_name("ADDRESS");
   app->add_option("--port", o.port, "Port; 0: any free one (default: 8080)")->type_name("N");
-  app->add_option("--api-key", o.keys, "Ask for this key; repeatable. Needed to listen on other addresses")->type_name("KEY")->allow_extra_args(false);
+  app->add_option("--api-key", o.keys, "Ask for this key; repeatable. Needed to listen on other addresses")
+      ->type_name("KEY")
+      ->allow_extra_args(false);
   app->add_option("--api-key-file", o.key_file, "Keys, one a line")->type_name("FILE");
   app->add_flag("--no-auth", o.no_auth, "Listen on other addresses without a key");
   app->add_option("--parallel", o.parallel, "Answers at once (default: 8)")->check(at_least(1))->type_name("N");
-  app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 503 (default: 64)")->check(at_least(0))->type_name("N");
+  app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 503 (default: 64)")
+      ->check(at_least(0))
+      ->type_name("N");
   app->add_option("--alias", o.alias, "The model's name for clients (default: its own)")->type_name("NAME");
-  app->add_option("--allow-host", o.allowed_hosts, "Further name that requests may address this server by; repeatable")->type_name("NAME")->allow_extra_args(false);
-  app->add_option("--cors-origin", o.cors_origins, "Let pages of this origin ask, * for all; repeatable (default: none)")->type_name("ORIGIN")->allow_extra_args(false);
-  app->add_option("--cache-dir", o.cache_dir, "Keep evaluated texts in this folder between runs (default: off)")->type_name("DIR");
-  app->add_option("--drain", o.drain_s, "Seconds that running answers get after SIGTERM (default: 30)")->check(at_least(0))->type_name("S");
-  app->add_option("--keep-alive", o.keep_alive_s, "Seconds of silence before a comment in a stream (default: 5)")->check(at_least(1))->type_name("S");
+  app->add_option("--allow-host", o.allowed_hosts, "Further name that requests may address this server by; repeatable")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app->add_option("--cors-origin", o.cors_origins,
+                  "Let pages of this origin ask, * for all; repeatable (default: none)")
+      ->type_name("ORIGIN")
+      ->allow_extra_args(false);
+  app->add_option("--cache-dir", o.cache_dir, "Keep evaluated texts in this folder between runs (default: off)")
+      ->type_name("DIR");
+  app->add_option("--drain", o.drain_s, "Seconds that running answers get after SIGTERM (default: 30)")
+      ->check(at_least(0))
+      ->type_name("S");
+  app->add_option("--keep-alive", o.keep_alive_s, "Seconds of silence before a comment in a stream (default: 5)")
+      ->check(at_least(1))
+      ->type_name("S");
   o.sampling.declare(*app);
   o.engine.declare(*app);
   o.common.declare(*app);

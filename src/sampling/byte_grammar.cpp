@@ -54,8 +54,10 @@ void ByteGrammar::append_literal(Row& row, std::string_view text) {
 }
 
 TokenTrie::TokenTrie(std::vector<Token> tokens, size_t vocab_size) : nodes_(1), vocab_size_(vocab_size) {
-  std::sort(tokens.begin(), tokens.end(), [](const Token& a, const Token& b) { return std::pair(a.bytes, a.id) < std::pair(b.bytes, b.id); });
-  // In this order each token's path shares a beginning with the one before, and every new node is its parent's last child.
+  std::sort(tokens.begin(), tokens.end(),
+            [](const Token& a, const Token& b) { return std::pair(a.bytes, a.id) < std::pair(b.bytes, b.id); });
+  // In this order each token's path shares a beginning with the one before, and every new node is its parent's last
+  // child.
   std::vector<int32_t> path = {0}, last_child = {-1};
   std::string_view previous;
   for (const Token& token : tokens) {
@@ -68,8 +70,10 @@ TokenTrie::TokenTrie(std::vector<Token> tokens, size_t vocab_size) : nodes_(1), 
       const auto parent = static_cast<size_t>(path.back());
       nodes_.push_back({.byte = static_cast<uint8_t>(token.bytes[i])});
       last_child.push_back(-1);
-      if (last_child[parent] < 0) nodes_[parent].first_child = node;
-      else nodes_[static_cast<size_t>(last_child[parent])].next_sibling = node;
+      if (last_child[parent] < 0)
+        nodes_[parent].first_child = node;
+      else
+        nodes_[static_cast<size_t>(last_child[parent])].next_sibling = node;
       last_child[parent] = node;
       path.push_back(node);
     }
@@ -86,10 +90,12 @@ size_t GrammarMatcher::VectorHash::operator()(const std::vector<int32_t>& v) con
   return static_cast<size_t>(hash);
 }
 
-GrammarMatcher::GrammarMatcher(std::shared_ptr<const ByteGrammar> grammar, std::shared_ptr<const TokenTrie> trie) : grammar_(std::move(grammar)), trie_(std::move(trie)) {
+GrammarMatcher::GrammarMatcher(std::shared_ptr<const ByteGrammar> grammar, std::shared_ptr<const TokenTrie> trie)
+    : grammar_(std::move(grammar)), trie_(std::move(trie)) {
   std::vector<int32_t> frames;
   bool may_end = false;
-  for (const int32_t row : grammar_->rules_.at(static_cast<size_t>(grammar_->start))) expand(row, kNone, frames, may_end);
+  for (const int32_t row : grammar_->rules_.at(static_cast<size_t>(grammar_->start)))
+    expand(row, kNone, frames, may_end);
   state_ = intern(std::move(frames), may_end);
 }
 
@@ -107,8 +113,10 @@ void GrammarMatcher::expand(int32_t place, int32_t parent, std::vector<int32_t>&
     todo.pop_back();
     const Symbol symbol = grammar_->symbols_[static_cast<size_t>(at.place)];
     if (is_end(symbol)) {
-      if (at.parent == kNone) may_end = true;
-      else todo.push_back(frames_[static_cast<size_t>(at.parent)]);
+      if (at.parent == kNone)
+        may_end = true;
+      else
+        todo.push_back(frames_[static_cast<size_t>(at.parent)]);
     } else if (symbol.kind == Symbol::Kind::kRule) {
       // A rule at the end of a row goes on where the row would have: repetition does not grow the stack.
       const bool is_last = is_end(grammar_->symbols_[static_cast<size_t>(at.place) + 1]);
@@ -130,7 +138,10 @@ int32_t GrammarMatcher::intern(std::vector<int32_t> frames, bool may_end) {
   if (is_new) {
     State& state = states_.emplace_back();
     state.may_end = may_end;
-    state.anything = std::any_of(frames.begin(), frames.end(), [&](int32_t f) { return grammar_->symbols_[static_cast<size_t>(frames_[static_cast<size_t>(f)].place)].kind == Symbol::Kind::kAnything; });
+    state.anything = std::any_of(frames.begin(), frames.end(), [&](int32_t f) {
+      return grammar_->symbols_[static_cast<size_t>(frames_[static_cast<size_t>(f)].place)].kind ==
+             Symbol::Kind::kAnything;
+    });
     state.frames = std::move(frames);
     state.next.fill(kUnknown);
   }
@@ -145,7 +156,8 @@ int32_t GrammarMatcher::step(int32_t state, uint8_t byte) {
   for (const int32_t id : states_[static_cast<size_t>(state)].frames) {
     const Frame at = frames_[static_cast<size_t>(id)];
     const Symbol symbol = grammar_->symbols_[static_cast<size_t>(at.place)];
-    if (symbol.kind == Symbol::Kind::kBytes && grammar_->sets_[static_cast<size_t>(symbol.value)][byte]) expand(at.place + 1, at.parent, frames, may_end);
+    if (symbol.kind == Symbol::Kind::kBytes && grammar_->sets_[static_cast<size_t>(symbol.value)][byte])
+      expand(at.place + 1, at.parent, frames, may_end);
   }
   const int32_t next = intern(std::move(frames), may_end);
   return states_[static_cast<size_t>(state)].next[byte] = next;
@@ -157,14 +169,17 @@ int32_t GrammarMatcher::step_token(int32_t state, int32_t token_id) {
   for (const int32_t id : std::vector<int32_t>(states_[static_cast<size_t>(state)].frames)) {
     const Frame at = frames_[static_cast<size_t>(id)];
     const Symbol symbol = grammar_->symbols_[static_cast<size_t>(at.place)];
-    if (symbol.kind == Symbol::Kind::kToken && symbol.value == token_id) expand(at.place + 1, at.parent, frames, may_end);
+    if (symbol.kind == Symbol::Kind::kToken && symbol.value == token_id)
+      expand(at.place + 1, at.parent, frames, may_end);
   }
   return intern(std::move(frames), may_end);
 }
 
 void GrammarMatcher::work_out_mask(int32_t state) {
   std::vector<uint64_t> mask((trie_->vocab_size() + 63) / 64, 0);
-  const auto allow = [&](int32_t id) { mask[static_cast<size_t>(id) / 64] |= uint64_t{1} << (static_cast<size_t>(id) % 64); };
+  const auto allow = [&](int32_t id) {
+    mask[static_cast<size_t>(id) / 64] |= uint64_t{1} << (static_cast<size_t>(id) % 64);
+  };
   for (const int32_t f : states_[static_cast<size_t>(state)].frames) {
     const Symbol symbol = grammar_->symbols_[static_cast<size_t>(frames_[static_cast<size_t>(f)].place)];
     if (symbol.kind == Symbol::Kind::kToken) allow(symbol.value);

@@ -1,4 +1,5 @@
-// Which texts a grammar allows, byte by byte and token by token: a pushdown automaton that is walked over all tokens at once.
+// Which texts a grammar allows, byte by byte and token by token: a pushdown automaton that is walked over all tokens at
+// once.
 #pragma once
 
 #include <array>
@@ -15,8 +16,8 @@ namespace fathom {
 
 using ByteSet = std::bitset<256>;
 
-/// Rules, each with alternatives, each a row of symbols. Built once, then only read. No rule may reach itself without a byte
-/// or token in between (the builders of grammars see to it); right recursion costs no depth.
+/// Rules, each with alternatives, each a row of symbols. Built once, then only read. No rule may reach itself without a
+/// byte or token in between (the builders of grammars see to it); right recursion costs no depth.
 class ByteGrammar {
  public:
   using RuleId = int32_t;
@@ -51,7 +52,7 @@ class ByteGrammar {
 
  private:
   friend class GrammarMatcher;
-  std::vector<Symbol> symbols_;  // rows one after the other, each closed by kEnd
+  std::vector<Symbol> symbols_;              // rows one after the other, each closed by kEnd
   std::vector<std::vector<int32_t>> rules_;  // where the rows of each rule begin
   std::vector<ByteSet> sets_;
   std::unordered_map<uint8_t, int32_t> single_;  // byte -> set
@@ -101,7 +102,10 @@ class GrammarMatcher {
     bool operator==(const Frame&) const = default;
   };
   struct FrameHash {
-    size_t operator()(const Frame& f) const { return static_cast<size_t>(static_cast<uint64_t>(static_cast<uint32_t>(f.place)) * 0x9E3779B97F4A7C15u ^ static_cast<uint64_t>(static_cast<uint32_t>(f.parent)) * 0xC2B2AE3D27D4EB4Fu); }
+    size_t operator()(const Frame& f) const {
+      return static_cast<size_t>(static_cast<uint64_t>(static_cast<uint32_t>(f.place)) * 0x9E3779B97F4A7C15u ^
+                                 static_cast<uint64_t>(static_cast<uint32_t>(f.parent)) * 0xC2B2AE3D27D4EB4Fu);
+    }
   };
   struct State {
     std::vector<int32_t> frames;  // increasing; the symbol of each is bytes, a token or anything

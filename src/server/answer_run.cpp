@@ -15,8 +15,8 @@ std::mt19937_64& random_engine() {
   return engine;
 }
 
-/// Finds which tokens wrote a piece of content: the parser drops markers and newlines from the text, and gives out some of
-/// it later than its tokens came.
+/// Finds which tokens wrote a piece of content: the parser drops markers and newlines from the text, and gives out some
+/// of it later than its tokens came.
 class LogprobTracker {
  public:
   explicit LogprobTracker(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
@@ -24,9 +24,12 @@ class LogprobTracker {
   void add_token(const TokenEvent& event, bool control_shown) {
     text_ += event.text;
     if (!event.id) return;
-    const bool hidden = tokenizer_.vocab().is_end(*event.id) || (!control_shown && tokenizer_.vocab().type(*event.id) == TokenType::kControl);
+    const bool hidden = tokenizer_.vocab().is_end(*event.id) ||
+                        (!control_shown && tokenizer_.vocab().type(*event.id) == TokenType::kControl);
     const size_t begin = tokens_.empty() ? 0 : tokens_.back().end;
-    tokens_.push_back({begin, begin + (hidden ? 0 : tokenizer_.vocab().bytes(*event.id).size()), {*event.id, event.logprob, event.top_logprobs}});
+    tokens_.push_back({begin,
+                       begin + (hidden ? 0 : tokenizer_.vocab().bytes(*event.id).size()),
+                       {*event.id, event.logprob, event.top_logprobs}});
   }
 
   /// The tokens of the next piece that the parser gave out.
@@ -67,7 +70,11 @@ uint64_t random_seed() { return random_engine()(); }
 class AnswerRun::Choice {
  public:
   Choice(AnswerRun& run, size_t index, RequestHandle handle)
-      : run_(run), request_(run.request_), index_(index), handle_(std::move(handle)), in_reasoning_(request_.is_chat && request_.parser.starts_in_reasoning) {
+      : run_(run),
+        request_(run.request_),
+        index_(index),
+        handle_(std::move(handle)),
+        in_reasoning_(request_.is_chat && request_.parser.starts_in_reasoning) {
     if (request_.is_chat) {
       parser_.emplace(run.service_.engine.chat_generation(), request_.parser);
       opening_ = parser_->feed(request_.opening);
@@ -117,7 +124,8 @@ class AnswerRun::Choice {
         answer_.call_ids.push_back(random_id(request_.call_id_prefix));
         delta.call_id = answer_.call_ids.back();
       }
-      if (tracker_ && (delta.event.kind == ChatEvent::Kind::kContent || delta.event.kind == ChatEvent::Kind::kReasoning)) {
+      if (tracker_ &&
+          (delta.event.kind == ChatEvent::Kind::kContent || delta.event.kind == ChatEvent::Kind::kReasoning)) {
         std::vector<TokenLogprob> tokens = tracker_->take(delta.event.text);
         if (delta.event.kind == ChatEvent::Kind::kContent) {
           answer_.logprobs.insert(answer_.logprobs.end(), tokens.begin(), tokens.end());
@@ -146,14 +154,17 @@ class AnswerRun::Choice {
       std::vector<ChatEvent> rest = parser_->finish(reason);
       give(std::move(rest), listener);
       answer_.parsed = parser_->result();
-      if (cut_) answer_.parsed.tool_calls.resize(std::min<size_t>(answer_.parsed.tool_calls.size(), answer_.call_ids.size()));
+      if (cut_)
+        answer_.parsed.tool_calls.resize(std::min<size_t>(answer_.parsed.tool_calls.size(), answer_.call_ids.size()));
     } else {
       answer_.parsed.finish_reason = reason;
     }
     answer_.generation = std::move(generation);
     for (size_t i = 0; i < answer_.parsed.tool_calls.size() && i < answer_.call_ids.size(); ++i) {
       const ParsedCall& call = answer_.parsed.tool_calls[i];
-      if (call.complete) run_.service_.replay.remember({answer_.call_ids[i], call.name, call.arguments}, answer_.parsed.reasoning_content);
+      if (call.complete)
+        run_.service_.replay.remember({answer_.call_ids[i], call.name, call.arguments},
+                                      answer_.parsed.reasoning_content);
     }
     listener.on_finished(index_, answer_);
   }
@@ -194,7 +205,8 @@ AnswerRun::AnswerRun(Service& service, AnswerRequest request) : service_(service
       std::variant<RequestHandle, Refusal> taken = service.scheduler.submit(std::move(one));
       if (const auto* refusal = std::get_if<Refusal>(&taken)) {
         const bool full = *refusal == Refusal::kQueueFull;
-        ApiError error(503, full ? "server: busy, the queue is full; try again later" : "server: it shuts down; try again later");
+        ApiError error(
+            503, full ? "server: busy, the queue is full; try again later" : "server: it shuts down; try again later");
         error.retry_after_s = full ? 2 : 10;
         throw error;
       }

@@ -1,5 +1,5 @@
-// One request's way through the scheduler: submits its choices, reads their events, splits the text into reasoning, content
-// and tool calls.
+// One request's way through the scheduler: submits its choices, reads their events, splits the text into reasoning,
+// content and tool calls.
 #pragma once
 
 #include <cstdint>
@@ -24,7 +24,7 @@ struct AnswerRequest {
   int n = 1;
   bool logprobs = false;
   int top_logprobs = 0;
-  bool parallel_calls = true;  ///< false: an answer ends behind its first call
+  bool parallel_calls = true;                                         ///< false: an answer ends behind its first call
   std::function<std::shared_ptr<TokenConstraint>()> make_constraint;  ///< may be empty
   std::string user;
   bool use_cache = true;
@@ -73,7 +73,8 @@ class AnswerRun {
   ~AnswerRun();
 
   enum class End { kFinished, kClientGone };
-  /// Until every choice is finished or the listener is gone; then the rest is cancelled. Throws what a choice failed with.
+  /// Until every choice is finished or the listener is gone; then the rest is cancelled. Throws what a choice failed
+  /// with.
   End run(AnswerListener& listener);
 
   /// Of all prompts; each prompt's tokens count once however many choices it has.

@@ -18,25 +18,30 @@ struct MessagesCall {
 /// Text of a content that may hold nothing else: a string, or blocks of type text.
 std::string read_text_blocks(const ChatJson& content, const std::string& path) {
   if (content.is_string()) return content.get<std::string>();
-  if (!content.is_array()) refuse_field(path, "wrong kind; expected text or a list of blocks, got " + std::string(kind_of(content)));
+  if (!content.is_array())
+    refuse_field(path, "wrong kind; expected text or a list of blocks, got " + std::string(kind_of(content)));
   std::string joined;
   for (size_t i = 0; i < content.size(); ++i) {
     const Fields block(content[i], path + "[" + std::to_string(i) + "]");
-    if (const std::string type = block.required_text("type"); type != "text") refuse_field(block.path("type"), "unsupported; expected \"text\", got " + in_quotes(type));
+    if (const std::string type = block.required_text("type"); type != "text")
+      refuse_field(block.path("type"), "unsupported; expected \"text\", got " + in_quotes(type));
     joined += (joined.empty() ? "" : "\n") + block.required_text("text");
   }
   return joined;
 }
 
-/// System blocks; those that clients change with every request, for billing, would spoil the cached prompt and say nothing
-/// to the model.
+/// System blocks; those that clients change with every request, for billing, would spoil the cached prompt and say
+/// nothing to the model.
 std::string read_system(const ChatJson& system) {
   if (system.is_string()) return system.get<std::string>();
   ChatJson kept = ChatJson::array();
-  if (!system.is_array()) refuse_field("system", "wrong kind; expected text or a list of blocks, got " + std::string(kind_of(system)));
+  if (!system.is_array())
+    refuse_field("system", "wrong kind; expected text or a list of blocks, got " + std::string(kind_of(system)));
   for (const ChatJson& block : system) {
     const auto text = block.is_object() ? block.find("text") : block.end();
-    if (block.is_object() && text != block.end() && text->is_string() && text->get_ref<const std::string&>().starts_with("x-anthropic-")) continue;
+    if (block.is_object() && text != block.end() && text->is_string() &&
+        text->get_ref<const std::string&>().starts_with("x-anthropic-"))
+      continue;
     kept.push_back(block);
   }
   return read_text_blocks(kept, "system");
@@ -51,10 +56,14 @@ class MessageReader {
     const std::string role = message.required_text("role");
     const ChatJson* content = message.find("content");
     if (content == nullptr) refuse_field(message.path("content"), "missing; expected text or a list of blocks");
-    if (role == "user") read_user(*content, message.path("content"));
-    else if (role == "assistant") read_assistant(*content, message.path("content"));
-    else if (role == "system") add(ChatRole::kSystem).content = read_text_blocks(*content, message.path("content"));
-    else refuse_field(message.path("role"), "unknown; expected user or assistant, got " + in_quotes(role));
+    if (role == "user")
+      read_user(*content, message.path("content"));
+    else if (role == "assistant")
+      read_assistant(*content, message.path("content"));
+    else if (role == "system")
+      add(ChatRole::kSystem).content = read_text_blocks(*content, message.path("content"));
+    else
+      refuse_field(message.path("role"), "unknown; expected user or assistant, got " + in_quotes(role));
   }
 
  private:
@@ -106,7 +115,8 @@ class MessageReader {
         message.reasoning_content += block.required_text("thinking");
       } else if (type == "tool_use") {
         const std::optional<Fields> input = block.object("input");
-        ChatToolCall call{block.required_text("id"), block.required_text("name"), input ? to_chat_json(input->value()) : "{}"};
+        ChatToolCall call{block.required_text("id"), block.required_text("name"),
+                          input ? to_chat_json(input->value()) : "{}"};
         if (call.name.empty()) refuse_field(block.path("name"), "empty; expected the name of a tool");
         message.tool_calls.push_back(std::move(call));
       } else if (type != "redacted_thinking") {
@@ -122,7 +132,8 @@ std::vector<ChatTool> read_tools(const ChatJson& list) {
   ChatJson converted = ChatJson::array();
   for (size_t i = 0; i < list.size(); ++i) {
     const Fields tool(list[i], "tools[" + std::to_string(i) + "]");
-    if (const auto type = tool.text("type"); type && *type != "custom") refuse_field(tool.path("type"), "unsupported; expected custom, got " + in_quotes(*type));
+    if (const auto type = tool.text("type"); type && *type != "custom")
+      refuse_field(tool.path("type"), "unsupported; expected custom, got " + in_quotes(*type));
     ChatJson function = {{"name", tool.required_text("name")}};
     if (const auto description = tool.text("description")) function["description"] = *description;
     if (const auto schema = tool.object("input_schema")) function["parameters"] = schema->value();
@@ -135,10 +146,14 @@ std::vector<ChatTool> read_tools(const ChatJson& list) {
 
 void read_choice(const Fields& choice, ChatQuestion& question) {
   const std::string type = choice.required_text("type");
-  if (type == "any") question.tool_choice.kind = ToolChoice::Kind::kRequired;
-  else if (type == "none") question.tool_choice.kind = ToolChoice::Kind::kNone;
-  else if (type == "tool") question.tool_choice = {ToolChoice::Kind::kNamed, choice.required_text("name")};
-  else if (type != "auto") refuse_field("tool_choice.type", "unknown; expected auto, any, tool or none, got " + in_quotes(type));
+  if (type == "any")
+    question.tool_choice.kind = ToolChoice::Kind::kRequired;
+  else if (type == "none")
+    question.tool_choice.kind = ToolChoice::Kind::kNone;
+  else if (type == "tool")
+    question.tool_choice = {ToolChoice::Kind::kNamed, choice.required_text("name")};
+  else if (type != "auto")
+    refuse_field("tool_choice.type", "unknown; expected auto, any, tool or none, got " + in_quotes(type));
   question.parallel_calls = !choice.flag("disable_parallel_tool_use").value_or(false);
 }
 
@@ -154,7 +169,8 @@ ChatQuestion read_question(const Fields& body) {
   }
   const ChatJson* messages = body.list("messages");
   if (messages == nullptr || messages->empty()) refuse_field("messages", "expected at least one message");
-  for (size_t i = 0; i < messages->size(); ++i) MessageReader(chat.messages).read((*messages)[i], "messages[" + std::to_string(i) + "]");
+  for (size_t i = 0; i < messages->size(); ++i)
+    MessageReader(chat.messages).read((*messages)[i], "messages[" + std::to_string(i) + "]");
   // In this API an answer goes on where a last message of the assistant ends.
   ChatMessage& last = chat.messages.back();
   last.prefix = last.role == ChatRole::kAssistant && last.tool_calls.empty();
@@ -166,7 +182,8 @@ ChatQuestion read_question(const Fields& body) {
   }
   if (const auto thinking = body.object("thinking")) {
     const std::string type = thinking->required_text("type");
-    if (type != "enabled" && type != "disabled" && type != "adaptive") refuse_field("thinking.type", "unknown; expected enabled, disabled or adaptive, got " + in_quotes(type));
+    if (type != "enabled" && type != "disabled" && type != "adaptive")
+      refuse_field("thinking.type", "unknown; expected enabled, disabled or adaptive, got " + in_quotes(type));
     if (type != "adaptive") chat.options.thinking = type == "enabled";
   }
   return question;
@@ -183,7 +200,10 @@ MessagesCall read_call(Service& service, const ChatJson& json) {
 }
 
 ChatJson usage_of(const AnswerRun& run, int64_t output_tokens) {
-  return {{"input_tokens", run.prompt_tokens() - run.cached_tokens()}, {"cache_creation_input_tokens", 0}, {"cache_read_input_tokens", run.cached_tokens()}, {"output_tokens", output_tokens}};
+  return {{"input_tokens", run.prompt_tokens() - run.cached_tokens()},
+          {"cache_creation_input_tokens", 0},
+          {"cache_read_input_tokens", run.cached_tokens()},
+          {"output_tokens", output_tokens}};
 }
 
 std::string stop_reason(const FinishedAnswer& answer) {
@@ -192,17 +212,25 @@ std::string stop_reason(const FinishedAnswer& answer) {
   return answer.generation.stop ? "stop_sequence" : "end_turn";
 }
 
-ChatJson stop_sequence(const FinishedAnswer& answer) { return answer.generation.stop ? ChatJson(*answer.generation.stop) : ChatJson(nullptr); }
+ChatJson stop_sequence(const FinishedAnswer& answer) {
+  return answer.generation.stop ? ChatJson(*answer.generation.stop) : ChatJson(nullptr);
+}
 
 ChatJson message_json(const Service& service, const std::string& id) {
-  return {{"id", id},           {"type", "message"},       {"role", "assistant"},     {"model", service.options.model_name},
-          {"content", ChatJson::array()}, {"stop_reason", nullptr}, {"stop_sequence", nullptr}};
+  return {{"id", id},
+          {"type", "message"},
+          {"role", "assistant"},
+          {"model", service.options.model_name},
+          {"content", ChatJson::array()},
+          {"stop_reason", nullptr},
+          {"stop_sequence", nullptr}};
 }
 
 ChatJson whole_message(Service& service, const AnswerRun& run, const FinishedAnswer& answer) {
   ChatJson message = message_json(service, random_id("msg_"));
   ChatJson& content = message["content"];
-  if (!answer.parsed.reasoning_content.empty()) content.push_back({{"type", "thinking"}, {"thinking", answer.parsed.reasoning_content}, {"signature", ""}});
+  if (!answer.parsed.reasoning_content.empty())
+    content.push_back({{"type", "thinking"}, {"thinking", answer.parsed.reasoning_content}, {"signature", ""}});
   if (!answer.parsed.content.empty()) content.push_back({{"type", "text"}, {"text", answer.parsed.content}});
   for (size_t i = 0; i < answer.parsed.tool_calls.size(); ++i) {
     const ParsedCall& call = answer.parsed.tool_calls[i];
@@ -220,7 +248,8 @@ ChatJson whole_message(Service& service, const AnswerRun& run, const FinishedAns
 /// The events of one message: blocks one after the other, each opened, filled and closed.
 class MessageEvents final : public StreamListener {
  public:
-  MessageEvents(Service& service, EventStream& stream, HttpExchange& exchange, const AnswerRun& run) : StreamListener(stream, exchange), service_(service), run_(run) {}
+  MessageEvents(Service& service, EventStream& stream, HttpExchange& exchange, const AnswerRun& run)
+      : StreamListener(stream, exchange), service_(service), run_(run) {}
 
   void begin() {
     ChatJson message = message_json(service_, random_id("msg_"));
@@ -242,7 +271,8 @@ class MessageEvents final : public StreamListener {
         return add({{"type", "text_delta"}, {"text", event.text}});
       case ChatEvent::Kind::kCallStart:
         close();
-        return open(Block::kCall, {{"type", "tool_use"}, {"id", delta.call_id}, {"name", event.text}, {"input", ChatJson::object()}});
+        return open(Block::kCall,
+                    {{"type", "tool_use"}, {"id", delta.call_id}, {"name", event.text}, {"input", ChatJson::object()}});
       case ChatEvent::Kind::kCallArguments:
         return add({{"type", "input_json_delta"}, {"partial_json", event.text}});
       case ChatEvent::Kind::kCallEnd:
@@ -316,7 +346,9 @@ void anthropic_messages(Service& service, HttpExchange& exchange) {
 }
 
 void anthropic_count_tokens(Service& service, HttpExchange& exchange) {
-  const int64_t n = service.with_body(exchange.request(), [&](const ChatJson& json) { return count_chat_tokens(service, read_question(Fields(json, ""))); });
+  const int64_t n = service.with_body(exchange.request(), [&](const ChatJson& json) {
+    return count_chat_tokens(service, read_question(Fields(json, "")));
+  });
   respond_json(exchange, {{"input_tokens", n}});
 }
 

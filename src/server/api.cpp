@@ -41,11 +41,14 @@ constexpr std::array kRoutes = {
 };
 
 bool matches(const Route& route, std::string_view path) {
-  if (route.path.size() > 1 && route.path.ends_with('/')) return path.starts_with(route.path) && path.size() > route.path.size();
+  if (route.path.size() > 1 && route.path.ends_with('/'))
+    return path.starts_with(route.path) && path.size() > route.path.size();
   return path == route.path;
 }
 
-bool same_method(std::string_view of_route, std::string_view of_request) { return of_route == of_request || (of_route == "GET" && of_request == "HEAD"); }
+bool same_method(std::string_view of_route, std::string_view of_request) {
+  return of_route == of_request || (of_route == "GET" && of_request == "HEAD");
+}
 
 const Route* find_route(const HttpRequest& request) {
   for (const Route& route : kRoutes) {
@@ -55,7 +58,8 @@ const Route* find_route(const HttpRequest& request) {
 }
 
 ApiStyle style_of(const HttpRequest& request) {
-  return request.path.starts_with("/v1/messages") || !request.header("anthropic-version").empty() ? ApiStyle::kAnthropic : ApiStyle::kOpenAi;
+  return request.path.starts_with("/v1/messages") || !request.header("anthropic-version").empty() ? ApiStyle::kAnthropic
+                                                                                                  : ApiStyle::kOpenAi;
 }
 
 /// 404, or 405 with the methods that the path has.
@@ -64,8 +68,10 @@ HttpResponse no_route(const HttpRequest& request) {
   for (const Route& route : kRoutes) {
     if (matches(route, request.path)) allowed.append(allowed.empty() ? "" : ", ").append(route.method);
   }
-  if (allowed.empty()) return error_response(ApiError(404, "path: not found; see the documentation for the endpoints"), style_of(request));
-  HttpResponse response = error_response(ApiError(405, "method: not possible here; expected " + allowed), style_of(request));
+  if (allowed.empty())
+    return error_response(ApiError(404, "path: not found; see the documentation for the endpoints"), style_of(request));
+  HttpResponse response =
+      error_response(ApiError(405, "method: not possible here; expected " + allowed), style_of(request));
   response.headers.emplace_back("Allow", allowed);
   return response;
 }
@@ -74,7 +80,8 @@ HttpResponse no_route(const HttpRequest& request) {
 
 bool same_secret(std::string_view a, std::string_view b) {
   unsigned difference = a.size() == b.size() ? 0 : 1;
-  for (size_t i = 0; i < a.size(); ++i) difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
+  for (size_t i = 0; i < a.size(); ++i)
+    difference |= static_cast<unsigned char>(a[i]) ^ static_cast<unsigned char>(b.empty() ? 0 : b[i % b.size()]);
   return difference == 0;
 }
 
@@ -85,7 +92,8 @@ std::string host_name(std::string_view host) {
     host = host.substr(0, host.find(':'));
   }
   std::string name(host);
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
   if (name.ends_with('.')) name.pop_back();
   return name;
 }
@@ -94,14 +102,18 @@ HttpHandler Api::handler() {
   HttpHandler handler;
   handler.admit = [this](const HttpRequest& request) { return admit(request); };
   handler.handle = [this](HttpExchange& exchange) { handle(exchange); };
-  handler.refuse = [](int status, const std::string& message) { return error_response(ApiError(status, message), ApiStyle::kOpenAi); };
+  handler.refuse = [](int status, const std::string& message) {
+    return error_response(ApiError(status, message), ApiStyle::kOpenAi);
+  };
   return handler;
 }
 
 bool Api::has_key(const HttpRequest& request) const {
   std::string_view given = request.header("authorization");
   constexpr std::string_view kScheme = "bearer ";
-  const bool is_bearer = given.size() >= kScheme.size() && std::equal(kScheme.begin(), kScheme.end(), given.begin(), [](char a, char b) { return a == std::tolower(static_cast<unsigned char>(b)); });
+  const bool is_bearer = given.size() >= kScheme.size() &&
+                         std::equal(kScheme.begin(), kScheme.end(), given.begin(),
+                                    [](char a, char b) { return a == std::tolower(static_cast<unsigned char>(b)); });
   given = is_bearer ? given.substr(kScheme.size()) : request.header("x-api-key");
   bool found = false;
   for (const std::string& key : options_.api_keys) found = same_secret(given, key) || found;
@@ -111,7 +123,8 @@ bool Api::has_key(const HttpRequest& request) const {
 bool Api::is_known_host(const HttpRequest& request) const {
   if (options_.allowed_hosts.empty()) return true;
   const std::string name = host_name(request.header("host"));
-  return std::any_of(options_.allowed_hosts.begin(), options_.allowed_hosts.end(), [&](const std::string& allowed) { return host_name(allowed) == name; });
+  return std::any_of(options_.allowed_hosts.begin(), options_.allowed_hosts.end(),
+                     [&](const std::string& allowed) { return host_name(allowed) == name; });
 }
 
 bool Api::may_ask_from_origin(const HttpRequest& request) const {
@@ -138,15 +151,19 @@ HttpResponse Api::refusal(const HttpRequest& request, const ApiError& error) con
 }
 
 std::optional<HttpResponse> Api::admit(const HttpRequest& request) const {
-  if (!is_known_host(request)) return refusal(request, ApiError(403, "host: not served here; try --allow-host NAME if the name is yours"));
-  if (!may_ask_from_origin(request)) return refusal(request, ApiError(403, "origin: pages from elsewhere may not ask; try --cors-origin ORIGIN to allow it"));
+  if (!is_known_host(request))
+    return refusal(request, ApiError(403, "host: not served here; try --allow-host NAME if the name is yours"));
+  if (!may_ask_from_origin(request))
+    return refusal(request,
+                   ApiError(403, "origin: pages from elsewhere may not ask; try --cors-origin ORIGIN to allow it"));
   if (request.method == "OPTIONS") {
     HttpResponse response;
     response.status = 204;
     add_cors(request, response.headers);
     if (!response.headers.empty()) {
       response.headers.emplace_back("Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-      response.headers.emplace_back("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Api-Key, Anthropic-Version, Anthropic-Beta");
+      response.headers.emplace_back("Access-Control-Allow-Headers",
+                                    "Authorization, Content-Type, X-Api-Key, Anthropic-Version, Anthropic-Beta");
       response.headers.emplace_back("Access-Control-Max-Age", "600");
     }
     return response;
@@ -154,11 +171,14 @@ std::optional<HttpResponse> Api::admit(const HttpRequest& request) const {
   const Route* route = find_route(request);
   if (route == nullptr) {
     // Without a key nobody learns what there is.
-    if (!options_.api_keys.empty() && !has_key(request)) return refusal(request, ApiError(401, "api key: missing or wrong; expected Authorization: Bearer KEY or X-Api-Key: KEY"));
+    if (!options_.api_keys.empty() && !has_key(request))
+      return refusal(request,
+                     ApiError(401, "api key: missing or wrong; expected Authorization: Bearer KEY or X-Api-Key: KEY"));
     return no_route(request);
   }
   if (route->access == Access::kKey && !options_.api_keys.empty() && !has_key(request)) {
-    return refusal(request, ApiError(401, "api key: missing or wrong; expected Authorization: Bearer KEY or X-Api-Key: KEY"));
+    return refusal(request,
+                   ApiError(401, "api key: missing or wrong; expected Authorization: Bearer KEY or X-Api-Key: KEY"));
   }
   if (service_.load() == nullptr && route->endpoint != show_page) {
     ApiError loading(503, "Loading model");
@@ -174,14 +194,16 @@ namespace {
 /// Adds headers to whatever is answered.
 class WithHeaders final : public HttpExchange {
  public:
-  WithHeaders(HttpExchange& inner, std::vector<std::pair<std::string, std::string>> headers) : inner_(inner), headers_(std::move(headers)) {}
+  WithHeaders(HttpExchange& inner, std::vector<std::pair<std::string, std::string>> headers)
+      : inner_(inner), headers_(std::move(headers)) {}
   const HttpRequest& request() const override { return inner_.request(); }
   bool respond(const HttpResponse& response) override {
     HttpResponse full = response;
     full.headers.insert(full.headers.end(), headers_.begin(), headers_.end());
     return inner_.respond(full);
   }
-  bool begin_stream(std::string_view content_type, const std::vector<std::pair<std::string, std::string>>& headers) override {
+  bool begin_stream(std::string_view content_type,
+                    const std::vector<std::pair<std::string, std::string>>& headers) override {
     std::vector<std::pair<std::string, std::string>> all = headers;
     all.insert(all.end(), headers_.begin(), headers_.end());
     return inner_.begin_stream(content_type, all);

@@ -18,14 +18,14 @@ struct ApiError : std::runtime_error {
   ApiError(int http_status, const std::string& message) : std::runtime_error(message), status(http_status) {}
 
   int status;
-  std::string type;                  ///< empty: what the API calls this status
+  std::string type;                       ///< empty: what the API calls this status
   ChatJson details = ChatJson::object();  ///< further members of the error object
   std::optional<int> retry_after_s;
   bool may_retry = true;  ///< false tells clients that trying again cannot help
 };
 
-/// Whatever is being handled in a catch block: Error by its code (kUsage is 400, kNoMemory 503, kDevice 503 without retry,
-/// all else 500), HttpRefusal by its status, memory 503, anything else 500 without details.
+/// Whatever is being handled in a catch block: Error by its code (kUsage is 400, kNoMemory 503, kDevice 503 without
+/// retry, all else 500), HttpRefusal by its status, memory 503, anything else 500 without details.
 ApiError current_error();
 
 /// A prompt that does not fit: 400, with both numbers as members for clients that shorten their history.

@@ -11,7 +11,9 @@
 namespace fathom {
 namespace {
 
-bool must_call(const ToolChoice& choice) { return choice.kind == ToolChoice::Kind::kRequired || choice.kind == ToolChoice::Kind::kNamed; }
+bool must_call(const ToolChoice& choice) {
+  return choice.kind == ToolChoice::Kind::kRequired || choice.kind == ToolChoice::Kind::kNamed;
+}
 
 const ChatTool* find_tool(const std::vector<ChatTool>& tools, const std::string& name) {
   const auto it = std::find_if(tools.begin(), tools.end(), [&](const ChatTool& tool) { return tool.name == name; });
@@ -31,7 +33,8 @@ const ChatTool* apply_tool_choice(ChatQuestion& question) {
   if (choice.kind == ToolChoice::Kind::kRequired && chat.tools.size() == 1) return &chat.tools.front();
   if (choice.kind != ToolChoice::Kind::kNamed) return nullptr;
   const ChatTool* tool = find_tool(chat.tools, choice.name);
-  if (tool == nullptr) refuse_field("tool_choice", "names " + in_quotes(choice.name) + ", which is not among the tools");
+  if (tool == nullptr)
+    refuse_field("tool_choice", "names " + in_quotes(choice.name) + ", which is not among the tools");
   return tool;
 }
 
@@ -48,7 +51,8 @@ AnswerRequest make_chat_answer(Service& service, ChatQuestion question, Generate
   const ChatGeneration generation = service.engine.chat_generation();
   const ChatTool* forced = apply_tool_choice(question);
   if (question.format && !question.conversation.tools.empty()) {
-    refuse_field("response_format", "not possible beside tools, as a call is not the JSON asked for; try tool_choice none");
+    refuse_field("response_format",
+                 "not possible beside tools, as a call is not the JSON asked for; try tool_choice none");
   }
   std::vector<PromptPart> parts = render(service, question);
 
@@ -66,7 +70,8 @@ AnswerRequest make_chat_answer(Service& service, ChatQuestion question, Generate
     parts.insert(parts.end(), call.opening.begin(), call.opening.end());
     request.make_constraint = constrain_call(service, call, forced, question.conversation.tools);
   }
-  if (question.format) request.make_constraint = constrain_answer(service, *question.format, request.parser.starts_in_reasoning);
+  if (question.format)
+    request.make_constraint = constrain_answer(service, *question.format, request.parser.starts_in_reasoning);
   request.prompts.push_back(service.engine.tokenizer().encode(parts));
   return request;
 }
@@ -87,7 +92,8 @@ ToolChoice read_tool_choice(const Fields& body, std::string_view name) {
     refuse_field(body.path(name), "unknown; expected none, auto, required or a function, got " + in_quotes(word));
   }
   const Fields choice(*value, body.path(name));
-  if (const std::string type = choice.required_text("type"); type != "function") refuse_field(choice.path("type"), "unsupported; expected \"function\", got " + in_quotes(type));
+  if (const std::string type = choice.required_text("type"); type != "function")
+    refuse_field(choice.path("type"), "unsupported; expected \"function\", got " + in_quotes(type));
   const std::optional<Fields> function = choice.object("function");
   return {ToolChoice::Kind::kNamed, (function ? *function : choice).required_text("name")};
 }
@@ -98,7 +104,8 @@ std::optional<AnswerFormat> read_answer_format(const Fields& format) {
   std::optional<Fields> inner = format.object("json_schema");
   std::optional<Fields> schema = (inner ? *inner : format).object("schema");
   if (type == "json_object") return AnswerFormat{schema ? std::optional(schema->value()) : std::nullopt};
-  if (type != "json_schema") refuse_field(format.path("type"), "unknown; expected text, json_object or json_schema, got " + in_quotes(type));
+  if (type != "json_schema")
+    refuse_field(format.path("type"), "unknown; expected text, json_object or json_schema, got " + in_quotes(type));
   if (!schema) refuse_field(format.path("json_schema.schema"), "missing; expected an object");
   return AnswerFormat{schema->value()};
 }

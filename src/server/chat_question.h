@@ -27,9 +27,9 @@ struct ChatQuestion {
   std::optional<AnswerFormat> format;
 };
 
-/// Renders and tokenizes; fills in what the client dropped from earlier tool rounds. `generate` as the request says. Throws
-/// Error{kUsage} for a tool choice without such a tool, for tools beside an answer format, and for schemas that cannot be kept
-/// to.
+/// Renders and tokenizes; fills in what the client dropped from earlier tool rounds. `generate` as the request says.
+/// Throws Error{kUsage} for a tool choice without such a tool, for tools beside an answer format, and for schemas that
+/// cannot be kept to.
 AnswerRequest make_chat_answer(Service& service, ChatQuestion question, GenerateOptions generate);
 
 /// Number of the prompt's tokens.
@@ -40,7 +40,8 @@ int64_t count_chat_tokens(Service& service, ChatQuestion question);
 /// "none", "auto", "required" or {"type": "function", "function": {"name":}} or {"type": "function", "name":}.
 ToolChoice read_tool_choice(const Fields& body, std::string_view name);
 
-/// {"type": "text" | "json_object" | "json_schema", ...}; the schema as json_schema.schema, or as schema beside the type.
+/// {"type": "text" | "json_object" | "json_schema", ...}; the schema as json_schema.schema, or as schema beside the
+/// type.
 std::optional<AnswerFormat> read_answer_format(const Fields& format);
 
 /// An effort's name in any API ("none", "minimal" ... "xhigh", "max"); sets both fields it means.

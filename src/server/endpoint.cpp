@@ -47,9 +47,12 @@ std::vector<FinishedAnswer> collect_answers(AnswerRun& run, HttpExchange& exchan
   return std::move(collector.answers);
 }
 
-void stream_events(Service& service, HttpExchange& exchange, ApiStyle style, const std::function<void(EventStream&)>& write) {
+void stream_events(Service& service, HttpExchange& exchange, ApiStyle style,
+                   const std::function<void(EventStream&)>& write) {
   // Proxies that gather a response before they pass it on are asked not to.
-  if (!exchange.begin_stream("text/event-stream; charset=utf-8", {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}})) return;
+  if (!exchange.begin_stream("text/event-stream; charset=utf-8",
+                             {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}))
+    return;
   EventStream stream([&](std::string_view bytes) { return exchange.write(bytes); }, service.options.keep_alive);
   try {
     write(stream);

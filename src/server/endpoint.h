@@ -24,7 +24,8 @@ std::vector<FinishedAnswer> collect_answers(AnswerRun& run, HttpExchange& exchan
 
 /// Sends the head of an event stream and calls `write`; an exception of it becomes an error event, the last one of the
 /// stream.
-void stream_events(Service& service, HttpExchange& exchange, ApiStyle style, const std::function<void(EventStream&)>& write);
+void stream_events(Service& service, HttpExchange& exchange, ApiStyle style,
+                   const std::function<void(EventStream&)>& write);
 
 /// A listener that writes to an event stream: comments while nothing comes, gone when the client is.
 class StreamListener : public AnswerListener {

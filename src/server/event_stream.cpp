@@ -14,7 +14,8 @@ std::string format_event(std::string_view name, std::string_view data) {
   return out + "\n";
 }
 
-EventStream::EventStream(Write write, std::chrono::milliseconds keep_alive, Now now) : write_(std::move(write)), keep_alive_(keep_alive), now_(std::move(now)), last_(now_()) {}
+EventStream::EventStream(Write write, std::chrono::milliseconds keep_alive, Now now)
+    : write_(std::move(write)), keep_alive_(keep_alive), now_(std::move(now)), last_(now_()) {}
 
 void EventStream::send(std::string_view bytes) {
   if (broken_) return;

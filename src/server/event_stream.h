@@ -14,13 +14,15 @@ namespace fathom {
 /// One event as text: an optional event line, a data line for each line of `data`, and the empty line.
 std::string format_event(std::string_view name, std::string_view data);
 
-/// Writes events, and a comment whenever nothing was written for `keep_alive`. Once a write fails, later ones do nothing.
+/// Writes events, and a comment whenever nothing was written for `keep_alive`. Once a write fails, later ones do
+/// nothing.
 class EventStream {
  public:
   using Write = std::function<bool(std::string_view)>;
   using Now = std::function<SteadyClock::time_point()>;
 
-  EventStream(Write write, std::chrono::milliseconds keep_alive, Now now = [] { return SteadyClock::now(); });
+  EventStream(
+      Write write, std::chrono::milliseconds keep_alive, Now now = [] { return SteadyClock::now(); });
 
   void event(std::string_view name, const ChatJson& data) { send(format_event(name, dump_json(data))); }
   void data(const ChatJson& data) { event({}, data); }

@@ -18,14 +18,18 @@ void read_logit_bias(const Fields& body, SamplingParams& sampling) {
   for (const auto& [key, value] : bias->value().items()) {
     int32_t id = 0;
     const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
-    if (error != std::errc{} || end != key.data() + key.size()) refuse_field("logit_bias", "expected token ids as keys, got " + in_quotes(key));
-    if (const std::optional<double> number = bias->number(key)) sampling.logit_bias[id] = static_cast<float>(std::clamp(*number, -1e30, 1e30));
+    if (error != std::errc{} || end != key.data() + key.size())
+      refuse_field("logit_bias", "expected token ids as keys, got " + in_quotes(key));
+    if (const std::optional<double> number = bias->number(key))
+      sampling.logit_bias[id] = static_cast<float>(std::clamp(*number, -1e30, 1e30));
   }
 }
 
 }  // namespace
 
-GenerateOptions read_generate_options(const Service& service, const Fields& body, std::initializer_list<std::string_view> max_tokens_names, std::string_view stop_name) {
+GenerateOptions read_generate_options(const Service& service, const Fields& body,
+                                      std::initializer_list<std::string_view> max_tokens_names,
+                                      std::string_view stop_name) {
   GenerateOptions options;
   SamplingParams& sampling = options.sampling = service.options.sampling;
   const auto read = [&](std::string_view name, float& into) {
@@ -40,8 +44,10 @@ GenerateOptions read_generate_options(const Service& service, const Fields& body
   read("repeat_penalty", sampling.repeat_penalty);
   read("frequency_penalty", sampling.frequency_penalty);
   read("presence_penalty", sampling.presence_penalty);
-  if (const auto k = body.integer("top_k", -1, std::numeric_limits<int32_t>::max())) sampling.top_k = static_cast<int32_t>(std::max<int64_t>(*k, 0));  // -1: off, as vLLM has it
-  if (const auto n = body.integer("repeat_last_n", 0, std::numeric_limits<int32_t>::max())) sampling.repeat_last_n = static_cast<int32_t>(*n);
+  if (const auto k = body.integer("top_k", -1, std::numeric_limits<int32_t>::max()))
+    sampling.top_k = static_cast<int32_t>(std::max<int64_t>(*k, 0));  // -1: off, as vLLM has it
+  if (const auto n = body.integer("repeat_last_n", 0, std::numeric_limits<int32_t>::max()))
+    sampling.repeat_last_n = static_cast<int32_t>(*n);
   const auto seed = body.integer("seed", std::numeric_limits<int64_t>::min(), std::numeric_limits<int64_t>::max());
   sampling.seed = seed ? static_cast<uint64_t>(*seed) : random_seed();
   read_logit_bias(body, sampling);
@@ -66,7 +72,9 @@ void check_model_name(const Fields& body) {
   if (name.size() > 512 || !is_plain) refuse_field("model", "expected at most 512 bytes without control characters");
 }
 
-int read_n(const Service& service, const Fields& body) { return static_cast<int>(body.integer("n", 1, service.options.max_choices).value_or(1)); }
+int read_n(const Service& service, const Fields& body) {
+  return static_cast<int>(body.integer("n", 1, service.options.max_choices).value_or(1));
+}
 
 std::string read_user(const Fields& body) { return body.text("user").value_or("").substr(0, 256); }
 

@@ -53,9 +53,9 @@ class HttpRefusal : public std::runtime_error {
 /// HttpRefusal as soon as it is over a limit.
 std::optional<size_t> find_head(std::string_view bytes, const HeadLimits& limits);
 
-/// Reads a complete head. Throws HttpRefusal: 400 for what is malformed or ambiguous (two lengths, folded lines, control
-/// characters, a missing Host), 411 for a body without a plain Content-Length, 415 for a compressed one, 505 for other
-/// versions of HTTP. Source: RFC 9110 and 9112; stricter where they leave a choice.
+/// Reads a complete head. Throws HttpRefusal: 400 for what is malformed or ambiguous (two lengths, folded lines,
+/// control characters, a missing Host), 411 for a body without a plain Content-Length, 415 for a compressed one, 505
+/// for other versions of HTTP. Source: RFC 9110 and 9112; stricter where they leave a choice.
 HttpRequest parse_head(std::string_view head, const HeadLimits& limits);
 
 struct HttpResponse {
@@ -69,7 +69,8 @@ struct HttpResponse {
 std::string_view reason_phrase(int status);
 
 /// The head of a response up to the empty line.
-std::string response_head(int status, std::string_view content_type, const std::vector<std::pair<std::string, std::string>>& headers,
+std::string response_head(int status, std::string_view content_type,
+                          const std::vector<std::pair<std::string, std::string>>& headers,
                           std::optional<size_t> content_length, bool chunked, bool keep_alive);
 
 }  // namespace fathom

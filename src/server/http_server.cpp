@@ -49,7 +49,8 @@ std::vector<FileDescriptor> listen_on(const std::string& host, uint16_t port) {
   hints.ai_flags = AI_PASSIVE;
   addrinfo* found = nullptr;
   if (const int failed = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); failed != 0) {
-    throw Error(ErrorCode::kUsage, "--host: " + in_quotes(host) + " is no address (" + gai_strerror(failed) + "); expected one of this machine; try 127.0.0.1");
+    throw Error(ErrorCode::kUsage, "--host: " + in_quotes(host) + " is no address (" + gai_strerror(failed) +
+                                       "); expected one of this machine; try 127.0.0.1");
   }
   const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
   std::vector<FileDescriptor> sockets;
@@ -74,7 +75,9 @@ std::vector<FileDescriptor> listen_on(const std::string& host, uint16_t port) {
   }
   if (sockets.empty() || (problem != 0 && problem != EADDRNOTAVAIL && problem != EAFNOSUPPORT)) {
     const std::string where = "serve: cannot listen on " + host + ":" + std::to_string(port) + ": ";
-    if (problem == EADDRINUSE) throw Error(ErrorCode::kRuntime, where + "the port is in use; try another --port, or end the program that has it");
+    if (problem == EADDRINUSE)
+      throw Error(ErrorCode::kRuntime,
+                  where + "the port is in use; try another --port, or end the program that has it");
     throw Error(ErrorCode::kRuntime, where + std::strerror(problem) + "; try another --host or --port");
   }
   return sockets;
@@ -84,7 +87,8 @@ uint16_t port_of(int fd) {
   sockaddr_storage address{};
   socklen_t length = sizeof address;
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&address), &length) != 0) return 0;
-  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port : reinterpret_cast<sockaddr_in&>(address).sin_port);
+  return ntohs(address.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6&>(address).sin6_port
+                                             : reinterpret_cast<sockaddr_in&>(address).sin_port);
 }
 
 class Exchange final : public HttpExchange {
@@ -99,17 +103,20 @@ class Exchange final : public HttpExchange {
     FATHOM_CHECK(!answered_, "a second answer to one request");
     answered_ = true;
     status_ = response.status;
-    std::string bytes = response_head(response.status, response.body.empty() ? "" : response.content_type, response.headers, response.body.size(), false, request_.keep_alive);
+    std::string bytes = response_head(response.status, response.body.empty() ? "" : response.content_type,
+                                      response.headers, response.body.size(), false, request_.keep_alive);
     if (request_.method != "HEAD") bytes += response.body;
     return socket_.write_all(bytes, write_timeout_);
   }
 
-  bool begin_stream(std::string_view content_type, const std::vector<std::pair<std::string, std::string>>& headers) override {
+  bool begin_stream(std::string_view content_type,
+                    const std::vector<std::pair<std::string, std::string>>& headers) override {
     FATHOM_CHECK(!answered_, "a second answer to one request");
     answered_ = streaming_ = true;
     status_ = 200;
     if (!request_.chunked_replies) request_.keep_alive = false;
-    return socket_.write_all(response_head(200, content_type, headers, {}, request_.chunked_replies, request_.keep_alive), write_timeout_);
+    return socket_.write_all(
+        response_head(200, content_type, headers, {}, request_.chunked_replies, request_.keep_alive), write_timeout_);
   }
 
   bool write(std::string_view bytes) override {
@@ -157,7 +164,12 @@ struct HttpServer::Impl {
   std::set<Connection*> open;  // under mutex
   int n_threads = 0;           // under mutex
 
-  Impl(HttpServerOptions o, HttpHandler h) : options(std::move(o)), handler(std::move(h)), listeners(listen_on(options.host, options.port)), max_body_bytes(options.max_body_bytes), port(port_of(listeners.front().get())) {
+  Impl(HttpServerOptions o, HttpHandler h)
+      : options(std::move(o)),
+        handler(std::move(h)),
+        listeners(listen_on(options.host, options.port)),
+        max_body_bytes(options.max_body_bytes),
+        port(port_of(listeners.front().get())) {
     acceptor = std::thread([this] { accept_loop(); });
   }
 
@@ -199,7 +211,9 @@ struct HttpServer::Impl {
     }
     HttpResponse busy = handler.refuse(503, "server: too many connections; try again later");
     busy.headers.emplace_back("Retry-After", "1");
-    connection->socket.write_all(response_head(503, busy.content_type, busy.headers, busy.body.size(), false, false) + busy.body, std::chrono::milliseconds(0));
+    connection->socket.write_all(
+        response_head(503, busy.content_type, busy.headers, busy.body.size(), false, false) + busy.body,
+        std::chrono::milliseconds(0));
   }
 
   void run_connection(std::unique_ptr<Connection> connection) {
@@ -240,7 +254,8 @@ struct HttpServer::Impl {
   }
 
   std::optional<HttpRequest> read_head(SocketStream& socket, std::string& input, bool first) {
-    SteadyClock::time_point deadline = SteadyClock::now() + (first || !input.empty() ? options.head_timeout : options.idle_timeout);
+    SteadyClock::time_point deadline =
+        SteadyClock::now() + (first || !input.empty() ? options.head_timeout : options.idle_timeout);
     bool begun = first || !input.empty();
     for (;;) {
       if (const std::optional<size_t> length = find_head(input, options.head)) {
@@ -277,22 +292,29 @@ struct HttpServer::Impl {
       return sent && exchange.request().keep_alive;
     }
     const uint64_t limit = max_body_bytes;
-    if (length > limit) return refuse_and_close(handler.refuse(413, "body: too large; expected at most " + std::to_string(limit) + " bytes, got " + std::to_string(length)));
+    if (length > limit)
+      return refuse_and_close(handler.refuse(
+          413, "body: too large; expected at most " + std::to_string(limit) + " bytes, got " + std::to_string(length)));
     const BodyShare share(*this, length);
     if (!share.granted()) {
       HttpResponse busy = handler.refuse(503, "server: too many large requests at once; try again later");
       busy.headers.emplace_back("Retry-After", "1");
       return refuse_and_close(std::move(busy));
     }
-    if (head.expects_continue && input.size() < length && !socket.write_all("HTTP/1.1 100 Continue\r\n\r\n", options.write_timeout)) return false;
+    if (head.expects_continue && input.size() < length &&
+        !socket.write_all("HTTP/1.1 100 Continue\r\n\r\n", options.write_timeout))
+      return false;
     while (input.size() < length) {
-      switch (socket.read_some(input, static_cast<size_t>(length) - input.size(), SteadyClock::now() + options.body_timeout)) {
+      switch (socket.read_some(input, static_cast<size_t>(length) - input.size(),
+                               SteadyClock::now() + options.body_timeout)) {
         case SocketStream::ReadResult::kData:
           break;
         case SocketStream::ReadResult::kClosed:
           return false;
         case SocketStream::ReadResult::kTimeout:
-          return refuse_and_close(handler.refuse(408, "body: it did not arrive in time; expected " + std::to_string(length) + " bytes, got " + std::to_string(input.size())));
+          return refuse_and_close(handler.refuse(408, "body: it did not arrive in time; expected " +
+                                                          std::to_string(length) + " bytes, got " +
+                                                          std::to_string(input.size())));
       }
     }
     head.body = input.substr(0, static_cast<size_t>(length));
@@ -305,8 +327,10 @@ struct HttpServer::Impl {
     return ended && exchange.answered() && exchange.request().keep_alive && !socket.peer_gone();
   }
 
-  void refuse(SocketStream& socket, const HttpRequest& request, HttpResponse response, SteadyClock::time_point start = SteadyClock::now()) {
-    const std::string head = response_head(response.status, response.content_type, response.headers, response.body.size(), false, false);
+  void refuse(SocketStream& socket, const HttpRequest& request, HttpResponse response,
+              SteadyClock::time_point start = SteadyClock::now()) {
+    const std::string head =
+        response_head(response.status, response.content_type, response.headers, response.body.size(), false, false);
     socket.write_all(head + (request.method == "HEAD" ? "" : response.body), options.write_timeout);
     log(request, response.status, start);
     socket.finish_politely(kLinger);
@@ -319,7 +343,10 @@ struct HttpServer::Impl {
   /// The part of max_bodies_bytes that a request holds while it is answered.
   class BodyShare {
    public:
-    BodyShare(Impl& impl, uint64_t bytes) : impl_(impl), bytes_(bytes), granted_(impl.bodies_bytes.fetch_add(bytes) + bytes <= impl.options.max_bodies_bytes) {}
+    BodyShare(Impl& impl, uint64_t bytes)
+        : impl_(impl),
+          bytes_(bytes),
+          granted_(impl.bodies_bytes.fetch_add(bytes) + bytes <= impl.options.max_bodies_bytes) {}
     ~BodyShare() { impl_.bodies_bytes -= bytes_; }
     BodyShare(const BodyShare&) = delete;
     BodyShare& operator=(const BodyShare&) = delete;
@@ -354,7 +381,8 @@ struct HttpServer::Impl {
   }
 };
 
-HttpServer::HttpServer(HttpServerOptions options, HttpHandler handler) : impl_(std::make_unique<Impl>(std::move(options), std::move(handler))) {}
+HttpServer::HttpServer(HttpServerOptions options, HttpHandler handler)
+    : impl_(std::make_unique<Impl>(std::move(options), std::move(handler))) {}
 HttpServer::~HttpServer() { stop(std::chrono::milliseconds(0)); }
 uint16_t HttpServer::port() const { return impl_->port; }
 int HttpServer::connections() const {

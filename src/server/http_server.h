@@ -19,8 +19,8 @@ struct HttpServerOptions {
   uint16_t port = 8080;            ///< 0: the system chooses
   HeadLimits head;
   uint64_t max_body_bytes = 4 << 20;
-  uint64_t max_bodies_bytes = 256 << 20;  ///< of all requests in memory together; more: 503
-  int max_connections = 512;              ///< more: 503
+  uint64_t max_bodies_bytes = 256 << 20;          ///< of all requests in memory together; more: 503
+  int max_connections = 512;                      ///< more: 503
   std::chrono::milliseconds head_timeout{10000};  ///< for a whole head once its first byte came, and for the first head
   std::chrono::milliseconds idle_timeout{30000};  ///< between two requests
   std::chrono::milliseconds body_timeout{15000};  ///< without a byte of the body
@@ -34,7 +34,8 @@ class HttpExchange {
   virtual const HttpRequest& request() const = 0;
   /// Once, or begin_stream() and then write()s. False if the client is gone.
   virtual bool respond(const HttpResponse& response) = 0;
-  virtual bool begin_stream(std::string_view content_type, const std::vector<std::pair<std::string, std::string>>& headers) = 0;
+  virtual bool begin_stream(std::string_view content_type,
+                            const std::vector<std::pair<std::string, std::string>>& headers) = 0;
   virtual bool write(std::string_view bytes) = 0;
   /// Whether the client went away; asked while nothing is written.
   virtual bool client_gone() = 0;
@@ -55,8 +56,8 @@ struct HttpHandler {
 
 class HttpServer {
  public:
-  /// Listens from here on. Throws Error{kUsage} for a host that is no address of this machine, Error{kRuntime} for a port
-  /// that is in use or not allowed.
+  /// Listens from here on. Throws Error{kUsage} for a host that is no address of this machine, Error{kRuntime} for a
+  /// port that is in use or not allowed.
   HttpServer(HttpServerOptions options, HttpHandler handler);
   ~HttpServer();  ///< stop(0)
   HttpServer(const HttpServer&) = delete;

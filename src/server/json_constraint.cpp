@@ -11,8 +11,12 @@ namespace {
 
 class GrammarConstraint final : public TokenConstraint {
  public:
-  GrammarConstraint(const Vocab& vocab, std::shared_ptr<const ByteGrammar> grammar, std::shared_ptr<const TokenTrie> trie, bool after_reasoning)
-      : vocab_(vocab), matcher_(std::move(grammar), std::move(trie)), in_reasoning_(after_reasoning), mask_((static_cast<size_t>(vocab.size()) + 63) / 64) {}
+  GrammarConstraint(const Vocab& vocab, std::shared_ptr<const ByteGrammar> grammar,
+                    std::shared_ptr<const TokenTrie> trie, bool after_reasoning)
+      : vocab_(vocab),
+        matcher_(std::move(grammar), std::move(trie)),
+        in_reasoning_(after_reasoning),
+        mask_((static_cast<size_t>(vocab.size()) + 63) / 64) {}
 
   std::span<const uint64_t> allowed() override {
     if (ended_) return only_ends();
@@ -41,7 +45,8 @@ class GrammarConstraint final : public TokenConstraint {
     } else if (vocab_.is_end(token_id)) {
       ended_ = true;
     } else if (!matcher_.accept(token_id, bytes)) {
-      throw Error(ErrorCode::kRuntime, "answer: the token " + in_quotes(bytes) + " does not fit the grammar; the answer cannot go on");
+      throw Error(ErrorCode::kRuntime,
+                  "answer: the token " + in_quotes(bytes) + " does not fit the grammar; the answer cannot go on");
     }
   }
 
@@ -65,20 +70,25 @@ class GrammarConstraint final : public TokenConstraint {
 
 ConstraintFactory factory(Service& service, std::shared_ptr<const ByteGrammar> grammar, bool after_reasoning) {
   const Vocab& vocab = service.engine.tokenizer().vocab();
-  return [&vocab, grammar = std::move(grammar), trie = service.token_trie(), after_reasoning] { return std::make_shared<GrammarConstraint>(vocab, grammar, trie, after_reasoning); };
+  return [&vocab, grammar = std::move(grammar), trie = service.token_trie(), after_reasoning] {
+    return std::make_shared<GrammarConstraint>(vocab, grammar, trie, after_reasoning);
+  };
 }
 
 /// Markers are their tokens where the vocabulary has them, else their spelling.
-void append_parts(ByteGrammar& grammar, ByteGrammar::Row& row, const std::vector<PromptPart>& parts, const Vocab& vocab) {
+void append_parts(ByteGrammar& grammar, ByteGrammar::Row& row, const std::vector<PromptPart>& parts,
+                  const Vocab& vocab) {
   for (const PromptPart& part : parts) {
     const std::optional<int32_t> marker = part.special ? vocab.find(part.text) : std::nullopt;
-    if (marker) row.push_back(ByteGrammar::token(*marker));
-    else grammar.append_literal(row, part.text);
+    if (marker)
+      row.push_back(ByteGrammar::token(*marker));
+    else
+      grammar.append_literal(row, part.text);
   }
 }
 
-/// The arguments of a strict tool fit its schema or the request is refused; those of others are an object in any case, and fit
-/// if the schema can be kept to.
+/// The arguments of a strict tool fit its schema or the request is refused; those of others are an object in any case,
+/// and fit if the schema can be kept to.
 ByteGrammar::RuleId arguments_of(SchemaGrammar& schemas, const ChatTool& tool) {
   const auto strict = tool.function.find("strict");
   const bool must_fit = strict != tool.function.end() && strict->is_boolean() && strict->get<bool>();
@@ -105,13 +115,15 @@ std::shared_ptr<const TokenTrie> make_token_trie(const Vocab& vocab) {
 ConstraintFactory constrain_answer(Service& service, const AnswerFormat& format, bool after_reasoning) {
   auto grammar = std::make_shared<ByteGrammar>();
   SchemaGrammar schemas(*grammar);
-  const ByteGrammar::RuleId value = format.schema ? schemas.value(*format.schema, "response_format.schema") : schemas.any_object();
+  const ByteGrammar::RuleId value =
+      format.schema ? schemas.value(*format.schema, "response_format.schema") : schemas.any_object();
   grammar->start = grammar->add_rule();
   grammar->add_alternative(grammar->start, {ByteGrammar::rule(schemas.space()), ByteGrammar::rule(value)});
   return factory(service, std::move(grammar), after_reasoning);
 }
 
-ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named, const std::vector<ChatTool>& tools) {
+ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named,
+                                 const std::vector<ChatTool>& tools) {
   const Vocab& vocab = service.engine.tokenizer().vocab();
   auto grammar = std::make_shared<ByteGrammar>();
   SchemaGrammar schemas(*grammar);

@@ -15,13 +15,15 @@ namespace fathom {
 /// Makes the constraint of one choice. What is shared by the choices is made once.
 using ConstraintFactory = std::function<std::shared_ptr<TokenConstraint>()>;
 
-/// JSON as `format` says, then the end. `after_reasoning`: free until </think>. Throws Error{kUsage} for schemas that cannot
-/// be kept to.
+/// JSON as `format` says, then the end. `after_reasoning`: free until </think>. Throws Error{kUsage} for schemas that
+/// cannot be kept to.
 ConstraintFactory constrain_answer(Service& service, const AnswerFormat& format, bool after_reasoning);
 
-/// One call behind `call.opening`: of one of `tools` if the opening does not name it, with arguments that fit the tool's
-/// schema, where the syntax has them as JSON. Throws Error{kUsage} for strict tools whose schema cannot be kept to.
-ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named, const std::vector<ChatTool>& tools);
+/// One call behind `call.opening`: of one of `tools` if the opening does not name it, with arguments that fit the
+/// tool's schema, where the syntax has them as JSON. Throws Error{kUsage} for strict tools whose schema cannot be kept
+/// to.
+ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named,
+                                 const std::vector<ChatTool>& tools);
 
 /// All tokens of `vocab` that stand for text.
 std::shared_ptr<const TokenTrie> make_token_trie(const Vocab& vocab);

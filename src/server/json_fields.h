@@ -11,8 +11,8 @@
 
 namespace fathom {
 
-/// A view of an object, and the path to it for messages. All readers take null as absent and throw Error{kUsage} naming the
-/// field: "stream: wrong kind; expected true or false, got text".
+/// A view of an object, and the path to it for messages. All readers take null as absent and throw Error{kUsage} naming
+/// the field: "stream: wrong kind; expected true or false, got text".
 class Fields {
  public:
   /// Throws Error{kUsage} if the value is no object. `value` must outlive the view.

@@ -48,7 +48,8 @@ void list_models(Service& service, HttpExchange& exchange) {
 }
 
 void describe_model(Service& service, HttpExchange& exchange) {
-  if (exchange.request().path.substr(kModelPath.size()) != service.options.model_name) throw ApiError(404, "model: not found; this server has " + service.options.model_name);
+  if (exchange.request().path.substr(kModelPath.size()) != service.options.model_name)
+    throw ApiError(404, "model: not found; this server has " + service.options.model_name);
   respond_json(exchange, model_json(service));
 }
 
@@ -60,11 +61,14 @@ void tokenize(Service& service, HttpExchange& exchange) {
     const std::string text = body.required_text(content != nullptr ? "content" : "prompt");
     const bool special = body.flag("parse_special").value_or(false), pieces = body.flag("with_pieces").value_or(false);
     std::vector<int32_t> ids = tokenizer.encode(text, special);
-    if (body.flag("add_special").value_or(false) && tokenizer.vocab().add_bos()) ids.insert(ids.begin(), tokenizer.vocab().bos());
+    if (body.flag("add_special").value_or(false) && tokenizer.vocab().add_bos())
+      ids.insert(ids.begin(), tokenizer.vocab().bos());
     ChatJson list = ChatJson::array();
     for (const int32_t id : ids) {
-      if (pieces) list.push_back({{"id", id}, {"piece", to_valid_utf8(tokenizer.vocab().bytes(id))}});
-      else list.push_back(id);
+      if (pieces)
+        list.push_back({{"id", id}, {"piece", to_valid_utf8(tokenizer.vocab().bytes(id))}});
+      else
+        list.push_back(id);
     }
     ChatJson answer = {{"count", ids.size()}};
     answer["tokens"] = std::move(list);
@@ -78,7 +82,9 @@ void detokenize(Service& service, HttpExchange& exchange) {
     const ChatJson* list = Fields(json, "").list("tokens");
     if (list == nullptr) refuse_field("tokens", "missing; expected a list of token ids");
     std::vector<int32_t> ids;
-    for (const ChatJson& id : *list) ids.push_back(static_cast<int32_t>(read_integer(id, "tokens[" + std::to_string(ids.size()) + "]", 0, service.engine.info().vocab_size - 1)));
+    for (const ChatJson& id : *list)
+      ids.push_back(static_cast<int32_t>(
+          read_integer(id, "tokens[" + std::to_string(ids.size()) + "]", 0, service.engine.info().vocab_size - 1)));
     const std::string text = to_valid_utf8(tokenizer.decode(ids));
     ChatJson answer = {{"content", text}};
     answer["prompt"] = text;  // vLLM's name for it
@@ -89,7 +95,8 @@ void detokenize(Service& service, HttpExchange& exchange) {
 void apply_template(Service& service, HttpExchange& exchange) {
   respond_json(exchange, service.with_body(exchange.request(), [&](const ChatJson& json) {
     const ChatConversation chat = read_chat_conversation(json);
-    ChatJson answer = {{"prompt", join_parts(render_chat(service.engine.chat_generation(), chat.messages, chat.tools, chat.options))}};
+    ChatJson answer = {
+        {"prompt", join_parts(render_chat(service.engine.chat_generation(), chat.messages, chat.tools, chat.options))}};
     return answer;
   }));
 }
@@ -97,9 +104,12 @@ void apply_template(Service& service, HttpExchange& exchange) {
 void props(Service& service, HttpExchange& exchange) {
   const SamplingParams& sampling = service.options.sampling;
   const std::string* chat_template = service.engine.metadata().text("tokenizer.chat_template");
-  ChatJson defaults = {{"temperature", sampling.temperature}, {"top_k", sampling.top_k},
-                       {"top_p", sampling.top_p},             {"min_p", sampling.min_p},
-                       {"repeat_penalty", sampling.repeat_penalty}, {"frequency_penalty", sampling.frequency_penalty},
+  ChatJson defaults = {{"temperature", sampling.temperature},
+                       {"top_k", sampling.top_k},
+                       {"top_p", sampling.top_p},
+                       {"min_p", sampling.min_p},
+                       {"repeat_penalty", sampling.repeat_penalty},
+                       {"frequency_penalty", sampling.frequency_penalty},
                        {"presence_penalty", sampling.presence_penalty}};
   ChatJson settings = {{"n_ctx", service.engine.context()}};
   settings["params"] = std::move(defaults);

@@ -20,10 +20,12 @@ void read_thinking(const Fields& body, ChatOptions& options) {
       if (const std::optional<bool> flag = arguments->flag(name)) options.thinking = flag;
     }
   }
-  if (const std::optional<std::string> effort = body.text("reasoning_effort")) set_effort(*effort, "reasoning_effort", options);
+  if (const std::optional<std::string> effort = body.text("reasoning_effort"))
+    set_effort(*effort, "reasoning_effort", options);
   if (const std::optional<Fields> thinking = body.object("thinking")) {
     const std::string type = thinking->required_text("type");
-    if (type != "enabled" && type != "disabled" && type != "auto") refuse_field("thinking.type", "unknown; expected enabled, disabled or auto");
+    if (type != "enabled" && type != "disabled" && type != "auto")
+      refuse_field("thinking.type", "unknown; expected enabled, disabled or auto");
     if (type != "auto") options.thinking = type == "enabled";
   }
 }
@@ -35,11 +37,13 @@ ChatCall read_call(Service& service, const ChatJson& json) {
   const ChatJson* messages = body.find("messages");
   if (messages == nullptr) refuse_field("messages", "missing; expected a list");
   question.conversation.messages = read_chat_messages(*messages);
-  if (const ChatJson* tools = body.list("tools"); tools != nullptr && !tools->empty()) question.conversation.tools = read_chat_tools(*tools);
+  if (const ChatJson* tools = body.list("tools"); tools != nullptr && !tools->empty())
+    question.conversation.tools = read_chat_tools(*tools);
   read_thinking(body, question.conversation.options);
   question.tool_choice = read_tool_choice(body, "tool_choice");
   question.parallel_calls = body.flag("parallel_tool_calls").value_or(true);
-  if (const std::optional<Fields> format = body.object("response_format")) question.format = read_answer_format(*format);
+  if (const std::optional<Fields> format = body.object("response_format"))
+    question.format = read_answer_format(*format);
 
   GenerateOptions generate = read_generate_options(service, body, {"max_completion_tokens", "max_tokens"}, "stop");
   const int n = read_n(service, body);
@@ -49,7 +53,8 @@ ChatCall read_call(Service& service, const ChatJson& json) {
 
   ChatCall call;
   call.stream = body.flag("stream").value_or(false);
-  if (const std::optional<Fields> options = body.object("stream_options")) call.include_usage = options->flag("include_usage").value_or(false);
+  if (const std::optional<Fields> options = body.object("stream_options"))
+    call.include_usage = options->flag("include_usage").value_or(false);
   const std::string user = read_user(body);
   const bool use_cache = body.flag("cache_prompt").value_or(true);
   call.answer = make_chat_answer(service, std::move(question), std::move(generate));
@@ -72,7 +77,8 @@ ChatJson message_json(const FinishedAnswer& answer) {
     const ParsedCall& call = answer.parsed.tool_calls[i];
     if (call.complete) calls.push_back(call_json(answer.call_ids[i], call.name, call.arguments));
   }
-  message["content"] = answer.parsed.content.empty() && !calls.empty() ? ChatJson(nullptr) : ChatJson(answer.parsed.content);
+  message["content"] =
+      answer.parsed.content.empty() && !calls.empty() ? ChatJson(nullptr) : ChatJson(answer.parsed.content);
   if (!answer.parsed.reasoning_content.empty()) message["reasoning_content"] = answer.parsed.reasoning_content;
   message["refusal"] = nullptr;
   if (!calls.empty()) message["tool_calls"] = std::move(calls);
@@ -87,7 +93,13 @@ ChatJson choice_logprobs(const Service& service, std::span<const TokenLogprob> t
 class Chunks final : public StreamListener {
  public:
   Chunks(Service& service, EventStream& stream, HttpExchange& exchange, const AnswerRun& run, bool logprobs, bool usage)
-      : StreamListener(stream, exchange), service_(service), run_(run), logprobs_(logprobs), include_usage_(usage), id_(random_id("chatcmpl-")), created_(unix_time()) {}
+      : StreamListener(stream, exchange),
+        service_(service),
+        run_(run),
+        logprobs_(logprobs),
+        include_usage_(usage),
+        id_(random_id("chatcmpl-")),
+        created_(unix_time()) {}
 
   void begin() {
     for (size_t i = 0; i < run_.n_choices(); ++i) send(i, {{"role", "assistant"}, {"content", nullptr}}, nullptr, {});
@@ -119,7 +131,10 @@ class Chunks final : public StreamListener {
     completion_tokens_ += static_cast<int64_t>(answer.generation.token_ids.size());
     reasoning_tokens_ += answer.reasoning_tokens;
     ChatJson chunk = this->chunk();
-    chunk["choices"].push_back({{"index", choice_idx}, {"delta", ChatJson::object()}, {"logprobs", nullptr}, {"finish_reason", answer.parsed.finish_reason}});
+    chunk["choices"].push_back({{"index", choice_idx},
+                                {"delta", ChatJson::object()},
+                                {"logprobs", nullptr},
+                                {"finish_reason", answer.parsed.finish_reason}});
     chunk["timings"] = timings_json(answer.generation);
     stream_.data(chunk);
   }
@@ -135,7 +150,11 @@ class Chunks final : public StreamListener {
 
  private:
   ChatJson chunk() const {
-    ChatJson chunk = {{"id", id_}, {"object", "chat.completion.chunk"}, {"created", created_}, {"model", service_.options.model_name}, {"system_fingerprint", service_.options.fingerprint}};
+    ChatJson chunk = {{"id", id_},
+                      {"object", "chat.completion.chunk"},
+                      {"created", created_},
+                      {"model", service_.options.model_name},
+                      {"system_fingerprint", service_.options.fingerprint}};
     chunk["choices"] = ChatJson::array();
     if (include_usage_) chunk["usage"] = nullptr;
     return chunk;
@@ -158,8 +177,13 @@ class Chunks final : public StreamListener {
   int64_t completion_tokens_ = 0, reasoning_tokens_ = 0;
 };
 
-ChatJson completion_json(Service& service, const AnswerRun& run, const std::vector<FinishedAnswer>& answers, bool logprobs) {
-  ChatJson body = {{"id", random_id("chatcmpl-")}, {"object", "chat.completion"}, {"created", unix_time()}, {"model", service.options.model_name}, {"system_fingerprint", service.options.fingerprint}};
+ChatJson completion_json(Service& service, const AnswerRun& run, const std::vector<FinishedAnswer>& answers,
+                         bool logprobs) {
+  ChatJson body = {{"id", random_id("chatcmpl-")},
+                   {"object", "chat.completion"},
+                   {"created", unix_time()},
+                   {"model", service.options.model_name},
+                   {"system_fingerprint", service.options.fingerprint}};
   ChatJson choices = ChatJson::array();
   int64_t tokens = 0, reasoning = 0;
   for (size_t i = 0; i < answers.size(); ++i) {

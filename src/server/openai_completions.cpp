@@ -28,7 +28,8 @@ std::vector<int32_t> read_ids(const Service& service, const ChatJson& list, cons
   std::vector<int32_t> ids;
   ids.reserve(list.size());
   for (const ChatJson& id : list) {
-    ids.push_back(static_cast<int32_t>(read_integer(id, path + "[" + std::to_string(ids.size()) + "]", 0, service.engine.info().vocab_size - 1)));
+    ids.push_back(static_cast<int32_t>(
+        read_integer(id, path + "[" + std::to_string(ids.size()) + "]", 0, service.engine.info().vocab_size - 1)));
   }
   if (ids.empty()) refuse_field(path, "empty; expected at least one token");
   return ids;
@@ -37,9 +38,11 @@ std::vector<int32_t> read_ids(const Service& service, const ChatJson& list, cons
 /// Text before and behind a gap, in the markers that the coder models fill gaps with.
 std::vector<int32_t> fill_in_prompt(const Service& service, const std::string& before, const std::string& behind) {
   const Tokenizer& tokenizer = service.engine.tokenizer();
-  const std::vector<PromptPart> parts = {{"<｜fim▁begin｜>", true}, {before, false}, {"<｜fim▁hole｜>", true}, {behind, false}, {"<｜fim▁end｜>", true}};
+  const std::vector<PromptPart> parts = {
+      {"<｜fim▁begin｜>", true}, {before, false}, {"<｜fim▁hole｜>", true}, {behind, false}, {"<｜fim▁end｜>", true}};
   for (const PromptPart& part : parts) {
-    if (part.special && !tokenizer.vocab().find(part.text)) refuse_field("suffix", "not possible with this model; its vocabulary has no " + part.text);
+    if (part.special && !tokenizer.vocab().find(part.text))
+      refuse_field("suffix", "not possible with this model; its vocabulary has no " + part.text);
   }
   return tokenizer.encode(parts);
 }
@@ -51,7 +54,8 @@ void read_prompts(Service& service, const Fields& body, TextCall& call) {
   const std::optional<std::string> suffix = body.text("suffix");
   const auto add_text = [&](const std::string& text) {
     // The text is the caller's own prompt: special tokens spelled in it are meant.
-    call.answer.prompts.push_back(with_bos(service, suffix && !suffix->empty() ? fill_in_prompt(service, text, *suffix) : tokenizer.encode(text, true)));
+    call.answer.prompts.push_back(with_bos(
+        service, suffix && !suffix->empty() ? fill_in_prompt(service, text, *suffix) : tokenizer.encode(text, true)));
     call.echo.push_back(echo ? text : "");
   };
   const auto add_ids = [&](const ChatJson& list, const std::string& path) {
@@ -64,13 +68,18 @@ void read_prompts(Service& service, const Fields& body, TextCall& call) {
   if (prompt->is_string()) return add_text(prompt->get<std::string>());
   if (!prompt->is_array() || prompt->empty()) refuse_field("prompt", "expected a text, or a list that is not empty");
   if (prompt->front().is_number()) return add_ids(*prompt, "prompt");
-  if (prompt->size() > kMaxPrompts) refuse_field("prompt", "too many; expected at most " + std::to_string(kMaxPrompts) + ", got " + std::to_string(prompt->size()));
+  if (prompt->size() > kMaxPrompts)
+    refuse_field("prompt", "too many; expected at most " + std::to_string(kMaxPrompts) + ", got " +
+                               std::to_string(prompt->size()));
   for (size_t i = 0; i < prompt->size(); ++i) {
     const ChatJson& one = (*prompt)[i];
     const std::string path = "prompt[" + std::to_string(i) + "]";
-    if (one.is_string()) add_text(one.get<std::string>());
-    else if (one.is_array()) add_ids(one, path);
-    else refuse_field(path, "wrong kind; expected a text or a list of token ids, got " + std::string(kind_of(one)));
+    if (one.is_string())
+      add_text(one.get<std::string>());
+    else if (one.is_array())
+      add_ids(one, path);
+    else
+      refuse_field(path, "wrong kind; expected a text or a list of token ids, got " + std::string(kind_of(one)));
   }
 }
 
@@ -80,17 +89,22 @@ TextCall read_call(Service& service, const ChatJson& json) {
   TextCall call;
   read_prompts(service, body, call);
   call.answer.is_chat = false;
-  call.answer.options = read_generate_options(service, body, {"max_tokens", "max_completion_tokens", "n_predict"}, "stop");
-  if (!body.find("max_tokens") && !body.find("max_completion_tokens") && !body.find("n_predict")) call.answer.options.max_tokens = 16;  // the API's own default
+  call.answer.options =
+      read_generate_options(service, body, {"max_tokens", "max_completion_tokens", "n_predict"}, "stop");
+  if (!body.find("max_tokens") && !body.find("max_completion_tokens") && !body.find("n_predict"))
+    call.answer.options.max_tokens = 16;  // the API's own default
   call.answer.n = read_n(service, body);
-  if (const auto best = body.integer("best_of", 1, 1024); best && *best != call.answer.n) refuse_field("best_of", "not supported; expected the same as n");
+  if (const auto best = body.integer("best_of", 1, 1024); best && *best != call.answer.n)
+    refuse_field("best_of", "not supported; expected the same as n");
   if (const auto logprobs = body.integer("logprobs", 0, kMaxTopLogprobs)) {
     call.answer.logprobs = true;
     call.answer.top_logprobs = static_cast<int>(*logprobs);
-    if (body.flag("echo").value_or(false)) refuse_field("echo", "not supported together with logprobs: those of a prompt are not kept");
+    if (body.flag("echo").value_or(false))
+      refuse_field("echo", "not supported together with logprobs: those of a prompt are not kept");
   }
   call.stream = body.flag("stream").value_or(false);
-  if (const std::optional<Fields> options = body.object("stream_options")) call.include_usage = options->flag("include_usage").value_or(false);
+  if (const std::optional<Fields> options = body.object("stream_options"))
+    call.include_usage = options->flag("include_usage").value_or(false);
   call.answer.user = read_user(body);
   call.answer.use_cache = body.flag("cache_prompt").value_or(true);
   return call;
@@ -108,19 +122,37 @@ ChatJson legacy_logprobs(const Service& service, std::span<const TokenLogprob> t
     for (const TokenChoice& choice : token.top) top[text_of(choice.id)] = finite_logprob(choice.logprob);
     tops.push_back(std::move(top));
     offsets.push_back(offset);
-    offset += static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
+    offset += static_cast<size_t>(
+        std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0) != 0x80; }));
   }
-  return {{"tokens", std::move(texts)}, {"token_logprobs", std::move(values)}, {"top_logprobs", std::move(tops)}, {"text_offset", std::move(offsets)}};
+  return {{"tokens", std::move(texts)},
+          {"token_logprobs", std::move(values)},
+          {"top_logprobs", std::move(tops)},
+          {"text_offset", std::move(offsets)}};
 }
 
 ChatJson head_json(const Service& service, const std::string& id, int64_t created) {
-  return {{"id", id}, {"object", "text_completion"}, {"created", created}, {"model", service.options.model_name}, {"system_fingerprint", service.options.fingerprint}, {"choices", ChatJson::array()}};
+  return {{"id", id},
+          {"object", "text_completion"},
+          {"created", created},
+          {"model", service.options.model_name},
+          {"system_fingerprint", service.options.fingerprint},
+          {"choices", ChatJson::array()}};
 }
 
 class TextChunks final : public StreamListener {
  public:
-  TextChunks(Service& service, EventStream& stream, HttpExchange& exchange, const AnswerRun& run, const TextCall& call, int n, bool logprobs)
-      : StreamListener(stream, exchange), service_(service), run_(run), call_(call), n_(n), logprobs_(logprobs), id_(random_id("cmpl-")), created_(unix_time()), offsets_(run.n_choices()) {}
+  TextChunks(Service& service, EventStream& stream, HttpExchange& exchange, const AnswerRun& run, const TextCall& call,
+             int n, bool logprobs)
+      : StreamListener(stream, exchange),
+        service_(service),
+        run_(run),
+        call_(call),
+        n_(n),
+        logprobs_(logprobs),
+        id_(random_id("cmpl-")),
+        created_(unix_time()),
+        offsets_(run.n_choices()) {}
 
   void begin() {
     for (size_t i = 0; i < run_.n_choices(); ++i) {
@@ -129,7 +161,8 @@ class TextChunks final : public StreamListener {
     }
   }
   void on_delta(size_t choice_idx, const AnswerDelta& delta) override {
-    send(choice_idx, delta.event.text, logprobs_ ? legacy_logprobs(service_, delta.logprobs, offsets_[choice_idx]) : ChatJson(nullptr), nullptr);
+    send(choice_idx, delta.event.text,
+         logprobs_ ? legacy_logprobs(service_, delta.logprobs, offsets_[choice_idx]) : ChatJson(nullptr), nullptr);
   }
   void on_finished(size_t choice_idx, const FinishedAnswer& answer) override {
     completion_tokens_ += static_cast<int64_t>(answer.generation.token_ids.size());

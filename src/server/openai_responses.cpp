@@ -18,7 +18,8 @@ struct ResponsesCall {
 /// A string, or a list of parts that are texts.
 std::string read_parts(const ChatJson& content, const std::string& path) {
   if (content.is_string()) return content.get<std::string>();
-  if (!content.is_array()) refuse_field(path, "wrong kind; expected text or a list of parts, got " + std::string(kind_of(content)));
+  if (!content.is_array())
+    refuse_field(path, "wrong kind; expected text or a list of parts, got " + std::string(kind_of(content)));
   std::string joined;
   for (size_t i = 0; i < content.size(); ++i) {
     const Fields part(content[i], path + "[" + std::to_string(i) + "]");
@@ -27,7 +28,8 @@ std::string read_parts(const ChatJson& content, const std::string& path) {
       joined += part.required_text("refusal");
       continue;
     }
-    if (type != "input_text" && type != "output_text" && type != "text" && type != "reasoning_text" && type != "summary_text") {
+    if (type != "input_text" && type != "output_text" && type != "text" && type != "reasoning_text" &&
+        type != "summary_text") {
       refuse_field(part.path("type"), "unsupported; expected input_text or output_text, got " + in_quotes(type));
     }
     joined += (joined.empty() ? "" : "\n") + part.required_text("text");
@@ -58,7 +60,9 @@ class ItemReader {
       if (output == nullptr) refuse_field(item.path("output"), "missing; expected text");
       result.content = read_parts(*output, item.path("output"));
     } else {
-      refuse_field(item.path("type"), "unsupported; expected message, reasoning, function_call or function_call_output, got " + in_quotes(type));
+      refuse_field(
+          item.path("type"),
+          "unsupported; expected message, reasoning, function_call or function_call_output, got " + in_quotes(type));
     }
   }
 
@@ -69,7 +73,9 @@ class ItemReader {
     return out_.back();
   }
 
-  ChatMessage& assistant() { return !out_.empty() && out_.back().role == ChatRole::kAssistant ? out_.back() : add(ChatRole::kAssistant); }
+  ChatMessage& assistant() {
+    return !out_.empty() && out_.back().role == ChatRole::kAssistant ? out_.back() : add(ChatRole::kAssistant);
+  }
 
   void read_message(const Fields& item) {
     const std::string role = item.required_text("role");
@@ -77,10 +83,14 @@ class ItemReader {
     if (content == nullptr) refuse_field(item.path("content"), "missing; expected text or a list of parts");
     const std::string text = read_parts(*content, item.path("content"));
     if (role == "assistant") {
-      const bool goes_on = !out_.empty() && out_.back().role == ChatRole::kAssistant && out_.back().content.empty() && out_.back().tool_calls.empty();
+      const bool goes_on = !out_.empty() && out_.back().role == ChatRole::kAssistant && out_.back().content.empty() &&
+                           out_.back().tool_calls.empty();
       (goes_on ? out_.back() : add(ChatRole::kAssistant)).content = text;
     } else if (role == "user" || role == "system" || role == "developer") {
-      add(role == "user" ? ChatRole::kUser : role == "system" ? ChatRole::kSystem : ChatRole::kDeveloper).content = text;
+      add(role == "user"     ? ChatRole::kUser
+          : role == "system" ? ChatRole::kSystem
+                             : ChatRole::kDeveloper)
+          .content = text;
     } else {
       refuse_field(item.path("role"), "unknown; expected user, assistant, system or developer, got " + in_quotes(role));
     }
@@ -116,7 +126,9 @@ ResponsesCall read_call(Service& service, const ChatJson& json) {
   const Fields body(json, "");
   check_model_name(body);
   for (const std::string_view name : {"previous_response_id", "conversation"}) {
-    if (body.find(name) != nullptr) refuse_field(std::string(name), "not supported: responses are not stored; expected the whole conversation in input");
+    if (body.find(name) != nullptr)
+      refuse_field(std::string(name),
+                   "not supported: responses are not stored; expected the whole conversation in input");
   }
   if (body.flag("background").value_or(false)) refuse_field("background", "not supported: responses are not stored");
   ChatQuestion question;
@@ -135,7 +147,8 @@ ResponsesCall read_call(Service& service, const ChatJson& json) {
   } else {
     const ChatJson* items = body.list("input");
     if (items->empty()) refuse_field("input", "empty; expected at least one item");
-    for (size_t i = 0; i < items->size(); ++i) ItemReader(chat.messages).read((*items)[i], "input[" + std::to_string(i) + "]");
+    for (size_t i = 0; i < items->size(); ++i)
+      ItemReader(chat.messages).read((*items)[i], "input[" + std::to_string(i) + "]");
   }
   if (chat.messages.empty()) refuse_field("input", "holds no message");
   if (const ChatJson* tools = body.list("tools"); tools != nullptr && !tools->empty()) chat.tools = read_tools(*tools);
@@ -150,7 +163,8 @@ ResponsesCall read_call(Service& service, const ChatJson& json) {
   GenerateOptions generate = read_generate_options(service, body, {"max_output_tokens"}, "stop");
   ResponsesCall call;
   call.stream = body.flag("stream").value_or(false);
-  for (const std::string_view name : {"instructions", "max_output_tokens", "reasoning", "text", "tool_choice", "tools", "metadata", "user"}) {
+  for (const std::string_view name :
+       {"instructions", "max_output_tokens", "reasoning", "text", "tool_choice", "tools", "metadata", "user"}) {
     if (const ChatJson* value = body.find(name)) call.echo[std::string(name)] = *value;
   }
   call.echo["temperature"] = generate.sampling.temperature;
@@ -162,7 +176,9 @@ ResponsesCall read_call(Service& service, const ChatJson& json) {
   return call;
 }
 
-ChatJson text_part(const std::string& text) { return {{"type", "output_text"}, {"annotations", ChatJson::array()}, {"logprobs", ChatJson::array()}, {"text", text}}; }
+ChatJson text_part(const std::string& text) {
+  return {{"type", "output_text"}, {"annotations", ChatJson::array()}, {"logprobs", ChatJson::array()}, {"text", text}};
+}
 
 ChatJson reasoning_item(const std::string& id, const std::string& text, const char* status) {
   ChatJson item = {{"id", id}, {"type", "reasoning"}, {"summary", ChatJson::array()}};
@@ -179,8 +195,10 @@ ChatJson message_item(const std::string& id, const std::string& text, bool with_
   return item;
 }
 
-ChatJson call_item(const std::string& id, const std::string& call_id, const std::string& name, const std::string& arguments, const char* status) {
-  return {{"id", id}, {"type", "function_call"}, {"call_id", call_id}, {"name", name}, {"arguments", arguments}, {"status", status}};
+ChatJson call_item(const std::string& id, const std::string& call_id, const std::string& name,
+                   const std::string& arguments, const char* status) {
+  return {{"id", id},     {"type", "function_call"}, {"call_id", call_id},
+          {"name", name}, {"arguments", arguments},  {"status", status}};
 }
 
 /// Builds the response item by item; with a stream, tells each step as an event.
@@ -188,9 +206,17 @@ class ResponseBuilder final : public AnswerListener {
  public:
   ResponseBuilder(Service& service, HttpExchange& exchange, const AnswerRun& run, ChatJson echo, EventStream* stream)
       : exchange_(exchange), run_(run), stream_(stream) {
-    response_ = {{"id", random_id("resp_")}, {"object", "response"}, {"created_at", unix_time()}, {"status", "in_progress"}, {"error", nullptr}, {"incomplete_details", nullptr}};
-    ChatJson defaults = {{"instructions", nullptr}, {"max_output_tokens", nullptr}, {"metadata", ChatJson::object()}, {"previous_response_id", nullptr}, {"store", false},
-                         {"tool_choice", "auto"},   {"tools", ChatJson::array()},  {"truncation", "disabled"},       {"user", nullptr}};
+    response_ = {{"id", random_id("resp_")}, {"object", "response"}, {"created_at", unix_time()},
+                 {"status", "in_progress"},  {"error", nullptr},     {"incomplete_details", nullptr}};
+    ChatJson defaults = {{"instructions", nullptr},
+                         {"max_output_tokens", nullptr},
+                         {"metadata", ChatJson::object()},
+                         {"previous_response_id", nullptr},
+                         {"store", false},
+                         {"tool_choice", "auto"},
+                         {"tools", ChatJson::array()},
+                         {"truncation", "disabled"},
+                         {"user", nullptr}};
     defaults["reasoning"] = {{"effort", nullptr}, {"summary", nullptr}};
     defaults["text"]["format"]["type"] = "text";
     for (const auto& [key, value] : defaults.items()) response_[key] = value;
@@ -215,7 +241,8 @@ class ResponseBuilder final : public AnswerListener {
       case ChatEvent::Kind::kContent:
         open(Item::kMessage);
         text_ += event.text;
-        return tell("response.output_text.delta", {{"content_index", 0}, {"delta", event.text}, {"logprobs", ChatJson::array()}});
+        return tell("response.output_text.delta",
+                    {{"content_index", 0}, {"delta", event.text}, {"logprobs", ChatJson::array()}});
       case ChatEvent::Kind::kCallStart:
         close();
         call_id_ = delta.call_id;
@@ -337,15 +364,16 @@ class ResponseBuilder final : public AnswerListener {
   ChatJson response_;
   Item open_ = Item::kNone;
   std::string item_id_, call_id_, call_name_;
-  std::string text_;    // of the open item
-  bool whole_ = true;   // what is closed next is not cut off
+  std::string text_;   // of the open item
+  bool whole_ = true;  // what is closed next is not cut off
   int64_t sequence_ = 0;
 };
 
 }  // namespace
 
 void responses(Service& service, HttpExchange& exchange) {
-  ResponsesCall call = service.with_body(exchange.request(), [&](const ChatJson& json) { return read_call(service, json); });
+  ResponsesCall call =
+      service.with_body(exchange.request(), [&](const ChatJson& json) { return read_call(service, json); });
   AnswerRun run(service, std::move(call.answer));
   if (call.stream) {
     return stream_events(service, exchange, ApiStyle::kOpenAi, [&](EventStream& stream) {

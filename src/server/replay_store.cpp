@@ -45,7 +45,8 @@ void ReplayStore::complete(std::vector<ChatMessage>& messages) {
       const Entry* known = find(call.id);
       if (known == nullptr || known->call.name != call.name) continue;
       if (message.reasoning_content.empty()) message.reasoning_content = known->reasoning;
-      if (call.arguments != known->call.arguments && same_json(call.arguments, known->call.arguments)) call.arguments = known->call.arguments;
+      if (call.arguments != known->call.arguments && same_json(call.arguments, known->call.arguments))
+        call.arguments = known->call.arguments;
     }
   }
 }

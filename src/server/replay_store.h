@@ -27,9 +27,9 @@ class ReplayStore {
 
   /// `call.id` is the id the client was given.
   void remember(const ChatToolCall& call, const std::string& reasoning);
-  /// Gives assistant messages whose calls are known what they lack: the reasoning where there is none, and the arguments as
-  /// the model wrote them where the client's are the same JSON in another spelling. Both make the prompt begin as the cached
-  /// one did.
+  /// Gives assistant messages whose calls are known what they lack: the reasoning where there is none, and the
+  /// arguments as the model wrote them where the client's are the same JSON in another spelling. Both make the prompt
+  /// begin as the cached one did.
   void complete(std::vector<ChatMessage>& messages);
 
   size_t bytes() const;
@@ -38,7 +38,9 @@ class ReplayStore {
   struct Entry {
     ChatToolCall call;
     std::string reasoning;
-    size_t bytes() const { return call.id.size() * 2 + call.name.size() + call.arguments.size() + reasoning.size() + 128; }
+    size_t bytes() const {
+      return call.id.size() * 2 + call.name.size() + call.arguments.size() + reasoning.size() + 128;
+    }
   };
 
   const Entry* find(const std::string& id);

@@ -17,8 +17,9 @@ constexpr int64_t kMaxRepeats = 1024;  // of what minItems and the like spell ou
 constexpr int kMaxSchemaDepth = 48;
 
 /// Keywords that say nothing about which values fit.
-const std::set<std::string, std::less<>> kDescriptions = {"title",    "description", "default",  "examples",   "example",  "$schema", "$id",    "$comment",     "deprecated",
-                                                          "readOnly", "writeOnly",   "$defs",    "definitions", "strict",  "name",    "$anchor", "discriminator"};
+const std::set<std::string, std::less<>> kDescriptions = {
+    "title",    "description", "default", "examples",    "example", "$schema", "$id",     "$comment",     "deprecated",
+    "readOnly", "writeOnly",   "$defs",   "definitions", "strict",  "name",    "$anchor", "discriminator"};
 
 }  // namespace
 
@@ -62,7 +63,8 @@ void SchemaGrammar::add_space() {
   space_ = one_of({{}, literal(" "), {g_.byte('\n'), ByteGrammar::rule(indentation)}});
 }
 
-/// Characters of a string: UTF-8 without control characters (Unicode 16.0, table 3-7), and escapes without lone surrogates.
+/// Characters of a string: UTF-8 without control characters (Unicode 16.0, table 3-7), and escapes without lone
+/// surrogates.
 void SchemaGrammar::add_strings() {
   ByteSet plain, hex, hex_but_d, simple;
   for (int c = 0x20; c < 0x80; ++c) {
@@ -109,7 +111,8 @@ void SchemaGrammar::add_numbers() {
   e.set('e').set('E');
   sign.set('+').set('-');
   const RuleId fraction = optional({g_.byte('.'), digit, ByteGrammar::rule(digits)});
-  const RuleId exponent = optional({g_.bytes(e), ByteGrammar::rule(optional({g_.bytes(sign)})), digit, ByteGrammar::rule(optional({digit}))});
+  const RuleId exponent = optional(
+      {g_.bytes(e), ByteGrammar::rule(optional({g_.bytes(sign)})), digit, ByteGrammar::rule(optional({digit}))});
   number_ = one_of({{minus[0], ByteGrammar::rule(whole), ByteGrammar::rule(fraction), ByteGrammar::rule(exponent)}});
 }
 
@@ -124,7 +127,8 @@ void SchemaGrammar::add_any_value() {
   object_ = one_of({{g_.byte('{'), ws, ByteGrammar::rule(optional(members)), g_.byte('}')}});
   const Row items = {value, ws, ByteGrammar::rule(repeated({comma, ws, value, ws}))};
   array_ = one_of({{g_.byte('['), ws, ByteGrammar::rule(optional(items)), g_.byte(']')}});
-  for (const RuleId kind : {object_, array_, string_, number_, boolean_, null_}) g_.add_alternative(value_, {ByteGrammar::rule(kind)});
+  for (const RuleId kind : {object_, array_, string_, number_, boolean_, null_})
+    g_.add_alternative(value_, {ByteGrammar::rule(kind)});
 }
 
 /// One schema with its definitions.
@@ -135,23 +139,29 @@ struct SchemaGrammar::Compiler {
   std::map<std::string, RuleId> references;
   std::set<std::string> open_references;  // not passed a byte since: coming back to one would never end
 
-  [[noreturn]] static void unsupported(const std::string& where, const std::string& what) { refuse_field(where, what + "; an answer could not be kept to it"); }
+  [[noreturn]] static void unsupported(const std::string& where, const std::string& what) {
+    refuse_field(where, what + "; an answer could not be kept to it");
+  }
 
   RuleId value(const ChatJson& schema, const std::string& where, int depth) {
     if (g.size() > kMaxSymbols) refuse_field(where, "the schema is too large");
-    if (depth > kMaxSchemaDepth) refuse_field(where, "the schema is nested too deep; expected at most " + std::to_string(kMaxSchemaDepth) + " levels");
+    if (depth > kMaxSchemaDepth)
+      refuse_field(where,
+                   "the schema is nested too deep; expected at most " + std::to_string(kMaxSchemaDepth) + " levels");
     if (schema.is_boolean() && schema.get<bool>()) return s.value_;
     if (!schema.is_object()) refuse_field(where, "expected a schema, got " + std::string(kind_of(schema)));
     const Fields fields(schema, where);
     std::set<std::string, std::less<>> read;  // keywords that are kept
     const RuleId rule = read_schema(fields, where, depth, read);
     for (const auto& [key, ignored] : schema.items()) {
-      if (!read.contains(key) && !kDescriptions.contains(key)) unsupported(fields.path(key), "keyword not supported here");
+      if (!read.contains(key) && !kDescriptions.contains(key))
+        unsupported(fields.path(key), "keyword not supported here");
     }
     return rule;
   }
 
-  RuleId read_schema(const Fields& fields, const std::string& where, int depth, std::set<std::string, std::less<>>& read) {
+  RuleId read_schema(const Fields& fields, const std::string& where, int depth,
+                     std::set<std::string, std::less<>>& read) {
     const auto has = [&](const char* key) {
       if (!fields.value().contains(key)) return false;
       read.insert(key);
@@ -181,7 +191,8 @@ struct SchemaGrammar::Compiler {
     if (type.is_string()) return typed(type.get<std::string>(), fields, depth, read);
     const RuleId rule = g.add_rule();
     if (!type.is_array() || type.empty()) refuse_field(fields.path("type"), "expected a name or a list of names");
-    for (const std::string& name : fields.texts("type")) g.add_alternative(rule, {ByteGrammar::rule(typed(name, fields, depth, read))});
+    for (const std::string& name : fields.texts("type"))
+      g.add_alternative(rule, {ByteGrammar::rule(typed(name, fields, depth, read))});
     return rule;
   }
 
@@ -193,23 +204,27 @@ struct SchemaGrammar::Compiler {
     if (type == "number") return s.number_;
     if (type == "boolean") return s.boolean_;
     if (type == "null") return s.null_;
-    refuse_field(fields.path("type"), "unknown; expected object, array, string, integer, number, boolean or null, got " + in_quotes(type));
+    refuse_field(fields.path("type"),
+                 "unknown; expected object, array, string, integer, number, boolean or null, got " + in_quotes(type));
   }
 
   RuleId constant(const ChatJson& value) { return s.one_of({s.literal(dump_json(value))}); }
 
   RuleId choice(const Fields& fields, const std::string& where) {
     const ChatJson* values = fields.list("enum");
-    if (values == nullptr || values->empty() || values->size() > kMaxEnum) refuse_field(where + ".enum", "expected 1 to " + std::to_string(kMaxEnum) + " values");
+    if (values == nullptr || values->empty() || values->size() > kMaxEnum)
+      refuse_field(where + ".enum", "expected 1 to " + std::to_string(kMaxEnum) + " values");
     const RuleId rule = g.add_rule();
     for (const ChatJson& value : *values) g.add_alternative(rule, s.literal(dump_json(value)));
     return rule;
   }
 
   RuleId any_of(const ChatJson& list, const std::string& where, int depth) {
-    if (list.empty() || list.size() > kMaxEnum) refuse_field(where, "expected 1 to " + std::to_string(kMaxEnum) + " schemas");
+    if (list.empty() || list.size() > kMaxEnum)
+      refuse_field(where, "expected 1 to " + std::to_string(kMaxEnum) + " schemas");
     const RuleId rule = g.add_rule();
-    for (size_t i = 0; i < list.size(); ++i) g.add_alternative(rule, {ByteGrammar::rule(value(list[i], where + "[" + std::to_string(i) + "]", depth + 1))});
+    for (size_t i = 0; i < list.size(); ++i)
+      g.add_alternative(rule, {ByteGrammar::rule(value(list[i], where + "[" + std::to_string(i) + "]", depth + 1))});
     return rule;
   }
 
@@ -219,7 +234,8 @@ struct SchemaGrammar::Compiler {
     if (const auto known = references.find(target); known != references.end()) return known->second;
     const ChatJson* found = &root;
     if (target != "#") {
-      if (!target.starts_with("#/")) unsupported(where, "expected a reference inside the schema, as in #/$defs/name, got " + in_quotes(target));
+      if (!target.starts_with("#/"))
+        unsupported(where, "expected a reference inside the schema, as in #/$defs/name, got " + in_quotes(target));
       for (size_t begin = 2; begin <= target.size();) {
         const size_t end = std::min(target.find('/', begin), target.size());
         const auto next = found->is_object() ? found->find(target.substr(begin, end - begin)) : found->end();
@@ -251,7 +267,9 @@ struct SchemaGrammar::Compiler {
     const ChatJson* extra = fields.find("additionalProperties");
     const bool extra_allowed = extra == nullptr || !extra->is_boolean() || extra->get<bool>();
     const std::string extra_where = fields.path("additionalProperties");
-    const auto extra_value = [&] { return extra == nullptr || extra->is_boolean() ? s.value_ : inner(*extra, extra_where, depth); };
+    const auto extra_value = [&] {
+      return extra == nullptr || extra->is_boolean() ? s.value_ : inner(*extra, extra_where, depth);
+    };
     struct Member {
       Row row;
       bool required;
@@ -266,11 +284,13 @@ struct SchemaGrammar::Compiler {
       declared.insert(name);
     };
     if (const std::optional<Fields> properties = fields.object("properties")) {
-      for (const auto& [name, schema] : properties->value().items()) add_member(name, inner(schema, properties->path(name), depth), is_required.contains(name));
+      for (const auto& [name, schema] : properties->value().items())
+        add_member(name, inner(schema, properties->path(name), depth), is_required.contains(name));
     }
     for (const std::string& name : required) {
       if (declared.contains(name)) continue;
-      if (!extra_allowed) refuse_field(fields.path("required"), "asks for " + in_quotes(name) + ", which the schema does not allow");
+      if (!extra_allowed)
+        refuse_field(fields.path("required"), "asks for " + in_quotes(name) + ", which the schema does not allow");
       add_member(name, extra_value(), true);
     }
     if (members.empty() && extra_allowed) {
@@ -308,7 +328,8 @@ struct SchemaGrammar::Compiler {
     std::vector<RuleId> heads;
     if (const ChatJson* prefix = fields.list("prefixItems")) {
       if (static_cast<int64_t>(prefix->size()) > kMaxRepeats) refuse_field(fields.path("prefixItems"), "too many");
-      for (size_t i = 0; i < prefix->size(); ++i) heads.push_back(inner((*prefix)[i], fields.path("prefixItems[" + std::to_string(i) + "]"), depth));
+      for (size_t i = 0; i < prefix->size(); ++i)
+        heads.push_back(inner((*prefix)[i], fields.path("prefixItems[" + std::to_string(i) + "]"), depth));
     }
     const ChatJson* items = fields.find("items");
     const bool none_behind = items != nullptr && items->is_boolean() && !items->get<bool>();

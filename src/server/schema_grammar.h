@@ -9,20 +9,20 @@
 
 namespace fathom {
 
-/// Adds rules for JSON values to a grammar. Every text they allow is JSON that fits the schema; not every fitting text is
-/// allowed: members come in the schema's order, members that it does not declare only where it declares none, white space is
-/// short, numbers have at most 15 digits in front of the point. So that an answer always ends, nothing but nesting, items and
-/// strings is unbounded.
+/// Adds rules for JSON values to a grammar. Every text they allow is JSON that fits the schema; not every fitting text
+/// is allowed: members come in the schema's order, members that it does not declare only where it declares none, white
+/// space is short, numbers have at most 15 digits in front of the point. So that an answer always ends, nothing but
+/// nesting, items and strings is unbounded.
 ///
-/// Keywords: type, properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength, maxLength,
-/// enum, const, anyOf, $ref to $defs and definitions, allOf with one entry; those that only describe are passed over. Any
-/// other keyword throws Error{kUsage}: it could not be kept.
+/// Keywords: type, properties, required, additionalProperties, items, prefixItems, minItems, maxItems, minLength,
+/// maxLength, enum, const, anyOf, $ref to $defs and definitions, allOf with one entry; those that only describe are
+/// passed over. Any other keyword throws Error{kUsage}: it could not be kept.
 class SchemaGrammar {
  public:
   explicit SchemaGrammar(ByteGrammar& grammar);
 
-  /// A value that fits `schema`; `where` names it in messages. Throws Error{kUsage} for what is not supported, malformed or too
-  /// large.
+  /// A value that fits `schema`; `where` names it in messages. Throws Error{kUsage} for what is not supported,
+  /// malformed or too large.
   ByteGrammar::RuleId value(const ChatJson& schema, const std::string& where);
   /// Any JSON object.
   ByteGrammar::RuleId any_object() const { return object_; }

@@ -17,16 +17,20 @@
 namespace fathom {
 
 struct ServiceOptions {
-  std::string model_name;     ///< in lists and answers; requests may name any
-  SamplingParams sampling;    ///< where a request says nothing; its seed is not used
-  std::string fingerprint;    ///< system_fingerprint of answers
-  int max_choices = 8;        ///< most answers one request may ask for
+  std::string model_name;                      ///< in lists and answers; requests may name any
+  SamplingParams sampling;                     ///< where a request says nothing; its seed is not used
+  std::string fingerprint;                     ///< system_fingerprint of answers
+  int max_choices = 8;                         ///< most answers one request may ask for
   std::chrono::milliseconds keep_alive{5000};  ///< between comments in a silent stream
 };
 
 /// Thread-safe. Engine and scheduler must outlive it.
 struct Service {
-  Service(Engine& e, Scheduler& s, ServiceOptions o) : engine(e), scheduler(s), options(std::move(o)), started_s(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())) {}
+  Service(Engine& e, Scheduler& s, ServiceOptions o)
+      : engine(e),
+        scheduler(s),
+        options(std::move(o)),
+        started_s(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())) {}
 
   Engine& engine;
   Scheduler& scheduler;
@@ -37,7 +41,8 @@ struct Service {
   /// The model's tokens by their bytes; made when first asked for.
   std::shared_ptr<const TokenTrie> token_trie();
 
-  /// Reads the body and makes something of it while at most four bodies are in memory as JSON, which takes 15 times its text.
+  /// Reads the body and makes something of it while at most four bodies are in memory as JSON, which takes 15 times its
+  /// text.
   template <typename Make>
   auto with_body(const HttpRequest& request, Make make) {
     body_slots_.acquire();

@@ -28,8 +28,8 @@ class SocketStream {
   /// Whether the other side closed its end or the connection broke. A client that only stops sending counts as gone, as
   /// its answer cannot be told from an answer nobody waits for.
   bool peer_gone() const;
-  /// Says that nothing more will be sent, then takes and drops what still comes, so that the last answer is not lost in a
-  /// reset of the connection.
+  /// Says that nothing more will be sent, then takes and drops what still comes, so that the last answer is not lost in
+  /// a reset of the connection.
   void finish_politely(std::chrono::milliseconds at_most);
   /// From any thread: every wait ends, nothing can be read or written any more.
   void shut_down();

@@ -13,7 +13,8 @@ ForcedCall open_call(ChatGeneration generation, const std::string& name) {
   PromptWriter opening, name_end, closing;
   switch (call.syntax) {
     case ToolSyntax::kNone:
-      throw Error{ErrorCode::kUsage, "tool_choice: not possible with this model; the chat format " + std::string(name_of(generation)) + " has no tool calls"};
+      throw Error{ErrorCode::kUsage, "tool_choice: not possible with this model; the chat format " +
+                                         std::string(name_of(generation)) + " has no tool calls"};
     case ToolSyntax::kFenced:
     case ToolSyntax::kPlain: {
       const bool fenced = call.syntax == ToolSyntax::kFenced;
@@ -44,8 +45,10 @@ ForcedCall open_call(ChatGeneration generation, const std::string& name) {
   if (call.names_tool) {
     opening.plain(name);
     for (const PromptPart& part : name_end.take()) {
-      if (part.special) opening.marker(part.text);
-      else opening.plain(part.text);
+      if (part.special)
+        opening.marker(part.text);
+      else
+        opening.plain(part.text);
     }
   }
   call.opening = opening.take();

@@ -9,8 +9,8 @@
 
 namespace fathom {
 
-/// opening + NAME + name_end + ARGUMENTS + closing is a whole answer. With the name given, NAME and name_end are part of the
-/// opening.
+/// opening + NAME + name_end + ARGUMENTS + closing is a whole answer. With the name given, NAME and name_end are part
+/// of the opening.
 struct ForcedCall {
   ToolSyntax syntax;
   bool names_tool;                  ///< the opening holds the name

@@ -14,18 +14,18 @@ MODEL = os.environ["FATHOM_TEST_MODEL"]
 
 
 class Server:
-    def __init__(self, *options, wait=True):
+    def __init__(self, *options, ctx=1024):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FATHOM_")}
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "-m", MODEL, "--port", "0", "-t", "1", "--ctx", "1024", *options],
+            [PROGRAM, "serve", "-m", MODEL, "--port", "0", "-t", "1", "--ctx", str(ctx), *options],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
         self.log = []
         self.port = None
         self.ready = threading.Event()
         threading.Thread(target=self._read, daemon=True).start()
-        if wait and not self.ready.wait(60):
+        if not self.ready.wait(60):
             raise RuntimeError("the server does not start: " + "".join(self.log))
-        if wait and self.port is None:
+        if self.port is None:
             raise RuntimeError("the server ended: " + "".join(self.log))
 
     def _read(self):
@@ -44,6 +44,7 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
+        self.process.stdout.close()
 
     @property
     def url(self):
