@@ -45,12 +45,17 @@ int fail(int exit_code, const std::string& message) {
 
 int run_program(int argc, char** argv) {
   CLI::App root("Runs the language models of the DeepSeek family on this machine.", "fathom");
-  root.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);  // so that an alias's options can be overruled
+  root.option_defaults()->multi_option_policy(
+      CLI::MultiOptionPolicy::TakeLast);  // so that an alias's options can be overruled
   bool wants_version = false;
   root.add_flag("--version", wants_version, "Version, commit, compiler, instruction sets, CUDA");
-  root.footer("fathom COMMAND --help tells a command's options. Each long option can be set by a variable: --max-tokens by FATHOM_MAX_TOKENS.");
-  const std::array commands = {add_run(root),    add_chat(root),   add_inspect(root),    add_tokenize(root), add_detokenize(root), add_render(root),
-                               add_parse(root), add_logits(root), add_perplexity(root), add_bench(root), add_fit(root),      add_convert(root), add_quantize(root), add_doctor(root)};
+  root.footer(
+      "fathom COMMAND --help tells a command's options. Each long option can be set by a variable: --max-tokens by "
+      "FATHOM_MAX_TOKENS.");
+  const std::array commands = {add_run(root),        add_chat(root),   add_inspect(root), add_tokenize(root),
+                               add_detokenize(root), add_render(root), add_parse(root),   add_logits(root),
+                               add_perplexity(root), add_bench(root),  add_fit(root),     add_convert(root),
+                               add_quantize(root),   add_doctor(root), add_serve(root)};
   name_environment_variables(commands);
   try {
     root.parse(argc, argv);
@@ -70,7 +75,8 @@ int run_program(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return fail(static_cast<int>(ErrorCode::kUsage), usage_message(error, root));
   }
-  return fail(static_cast<int>(ErrorCode::kUsage), "no command; expected one as in fathom run \"Once upon a time\"; try fathom --help");
+  return fail(static_cast<int>(ErrorCode::kUsage),
+              "no command; expected one as in fathom run \"Once upon a time\"; try fathom --help");
 }
 
 }  // namespace
@@ -86,9 +92,11 @@ int main(int argc, char** argv) {
     return kExitOutputClosed;
   } catch (const Error& error) {
     // Who pressed Ctrl-C knows why it ended.
-    return error.code() == ErrorCode::kInterrupted ? static_cast<int>(error.code()) : fail(static_cast<int>(error.code()), error.what());
+    return error.code() == ErrorCode::kInterrupted ? static_cast<int>(error.code())
+                                                   : fail(static_cast<int>(error.code()), error.what());
   } catch (const std::bad_alloc&) {
-    return fail(static_cast<int>(ErrorCode::kNoMemory), "memory: the system gave no more; try a smaller --ctx or model");
+    return fail(static_cast<int>(ErrorCode::kNoMemory),
+                "memory: the system gave no more; try a smaller --ctx or model");
   } catch (const BugError& error) {
     return fail(static_cast<int>(ErrorCode::kRuntime), std::string("a bug in fathom itself: ") + error.what());
   } catch (const std::exception& error) {
