@@ -1,0 +1,104 @@
+// Matrix products on the device: linear layers, feed-forward networks and mixtures of experts over weights of every type.
+//
+// Weights lie on the device in their planes (weight_layout.h): the bytes of the file's blocks, sorted within each row so that every
+// load is whole and aligned. A weight tensor there keeps its type and shape; strides_bytes say how far its rows are apart.
+// Quantized weights are multiplied with activations rounded to int8, one scale for 32, as the CPU kernels do; F32, F16, BF16 and
+// F8_E4M3 weights with activations in f32. Sums in f32. With up to kGemvTokens tokens a step a token's result is the same bits
+// whatever else is in the step.
+//
+// All functions only launch kernels on the context's stream: no allocation, no synchronization, nothing read on the host but the
+// arguments, so that they can be captured. Tensors are checked (FATHOM_CHECK), types by check_weights at load time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/node.h"
+#include "cuda/stream.h"
+
+namespace fathom::cuda {
+
+constexpr int kGemvTokens = 16;        ///< up to here a step reads weights row by row, beyond in tiles
+constexpr int kMatmulCounters = 4096;  ///< int32 of MatmulContext::counters
+
+struct MatmulContext {
+  Stream stream = nullptr;
+  std::byte* workspace = nullptr;      ///< 256-byte aligned device memory, as large as the *_workspace function of the call says
+  const std::byte* grids = nullptr;    ///< device copy of write_grid_tables, 256-byte aligned
+  int32_t* counters = nullptr;         ///< kMatmulCounters zeros on the device; every call leaves them zero
+};
+
+/// Tables of the IQ formats: written once by the host, copied to the device.
+size_t grid_tables_bytes();
+void write_grid_tables(std::byte* host);
+
+// ---- weights ----
+
+/// Whether weights of this type can be multiplied on the device.
+bool supports_weights(DType dtype);
+/// Throws Error{kModel} naming `operation` if the types of a node's weights cannot be multiplied here. Call at load.
+void check_weights(const LinearArgs& a);
+void check_weights(const GatedFfnArgs& a);
+void check_weights(const MoeFfnArgs& a);
+
+/// Sorts rows of k elements as a file holds them (device memory, packed) into planes at `out`, rows weight_row_bytes(dtype, k)
+/// apart (weight_layout.h). file_rows may have any alignment, out is 16-byte aligned; they must not overlap.
+void arrange_weights(DType dtype, const std::byte* file_rows, int64_t n_rows, int64_t k, std::byte* out, Stream stream);
+
+/// Rows of weights in planes to f32 or bf16, packed: out [n_rows, k]. weight [n_rows, k] or [E, n_rows, k].
+void decode_weights(const Tensor& weight, const Tensor& out, const MatmulContext& c);
+void embed_rows(const EmbedRowsArgs& a, const MatmulContext& c);  ///< table in planes; no workspace
+
+// ---- activations ----
+
+/// 32 activations x = d * q. The halves' sums carry offsets and minima of weights.
+struct ActScale {
+  float d;
+  int16_t sum[2];  ///< of q[0..15] and q[16..31]
+};
+
+/// Rows of k activations in int8: row r at q + r * k, its scales at scales + r * k / 32. k is a multiple of 32.
+struct QuantizedRows {
+  int8_t* q = nullptr;
+  ActScale* scales = nullptr;
+  int64_t k = 0;
+};
+size_t quantized_rows_bytes(int64_t n_rows, int64_t k);  ///< a multiple of 256
+QuantizedRows quantized_rows_at(std::byte* memory, int64_t n_rows, int64_t k);
+/// Whether products with weights of this type take quantized rows (else f32).
+bool takes_quantized_rows(DType weight);
+/// x [R, k] f32, rows strides_bytes[0] apart.
+void quantize_rows(const Tensor& x, const QuantizedRows& out, Stream stream);
+
+// ---- products ----
+
+/// What a caller may already have, or want on top.
+struct MatmulOptions {
+  QuantizedRows quantized_x{};  ///< x in int8, made by whoever wrote x; empty: made here in the workspace
+  Tensor add{};                 ///< [T, O] f32, added to the result; may be `out` itself. Empty: nothing
+};
+
+size_t linear_workspace(const LinearArgs& a);
+void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
+
+/// Several products of one x in one launch where types allow, e.g. q_a and kv_a. All x are the same tensor.
+/// n_products is at most kMaxProducts; workspace: the largest of linear_workspace.
+constexpr int kMaxProducts = 4;
+void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c, const QuantizedRows& quantized_x = {});
+
+/// A product for each head: out[t, h, :] = weight[h] x[t, h, :]. x [T, H, I] f32 with any strides of t and h, weight [H, O, I],
+/// out [T, H, O] f32 with any strides of t and h.
+struct HeadLinearArgs {
+  Tensor x, weight, out;
+};
+size_t head_linear_workspace(const HeadLinearArgs& a);
+void head_linear(const HeadLinearArgs& a, const MatmulContext& c);
+
+size_t gated_ffn_workspace(const GatedFfnArgs& a);
+void gated_ffn(const GatedFfnArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
+
+/// Expert ids are read on the device alone; they must lie in [0, E).
+size_t moe_ffn_workspace(const MoeFfnArgs& a);
+void moe_ffn(const MoeFfnArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
+
+}  // namespace fathom::cuda
