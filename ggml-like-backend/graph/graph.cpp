@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <numeric>
+#include <span>
 
 #include "core/error.h"
 
@@ -82,14 +83,27 @@ Tensor Graph::resolve(const Tensor& value) const {
   return t;
 }
 
-void Executor::run(Graph& graph) {
+void Executor::prepare(Graph& graph) {
   const size_t needed = graph.plan();
   if (!arena_ || arena_->size_bytes() < needed) {
     arena_.reset();
     arena_ = backend_.allocate(needed, "activations");
   }
   graph.bind(arena_->data());
+}
+
+void Executor::run(Graph& graph) {
+  prepare(graph);
   backend_.execute(graph.nodes());
+}
+
+bool Executor::run_while(Graph& graph, const std::function<bool()>& go_on) {
+  prepare(graph);
+  for (size_t i = 0; i < graph.nodes().size(); ++i) {
+    if (i > 0 && !go_on()) return false;
+    backend_.execute(std::span(graph.nodes()).subspan(i, 1));
+  }
+  return true;
 }
 
 }  // namespace fathom

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -49,9 +50,14 @@ class Executor {
   explicit Executor(Backend& backend) : backend_(backend) {}
   /// Plans, binds and executes. Results stay readable through graph.resolve until the next run.
   void run(Graph& graph);
+  /// The same, asking `go_on` before every node but the first. False if the answer was no: then nothing can be read. `go_on`
+  /// may use the backend through another executor.
+  bool run_while(Graph& graph, const std::function<bool()>& go_on);
   size_t arena_bytes() const { return arena_ ? arena_->size_bytes() : 0; }
 
  private:
+  void prepare(Graph& graph);
+
   Backend& backend_;
   std::shared_ptr<Buffer> arena_;
 };

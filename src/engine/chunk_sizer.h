@@ -1,4 +1,4 @@
-// How many prompt tokens a step may take, so that the answers beside them do not wait too long.
+// What steps cost, as far as measured: which may hold up the answers in progress, and for how long.
 #pragma once
 
 #include <algorithm>
@@ -11,20 +11,25 @@ namespace fathom {
 constexpr int64_t kMinChunkTokens = 32;
 
 /// Learns what a prompt token and a decode step cost; forgets half of it in a few steps, as cost grows with the position.
-/// Sizes change no bit of any answer.
+/// Nothing it says changes a bit of any answer.
 class ChunkSizer {
  public:
-  ChunkSizer(int64_t largest, std::chrono::milliseconds max_stall)
-      : largest_(largest), max_stall_s_(std::chrono::duration<double>(max_stall).count()) {}
+  explicit ChunkSizer(std::chrono::milliseconds max_stall) : max_stall_s_(std::chrono::duration<double>(max_stall).count()) {}
 
-  /// Prompt tokens of the next step. Without answers in progress nobody waits.
-  int64_t next(bool answers_wait) const {
-    if (!answers_wait) return largest_;
-    if (token_s_ == 0) return std::min(largest_, kMinChunkTokens);
-    const double room = std::max(0.0, max_stall_s_ - decode_s_) / token_s_;
-    if (room >= static_cast<double>(largest_)) return largest_;
-    const int64_t whole = static_cast<int64_t>(room) / kMinChunkTokens * kMinChunkTokens;
-    return std::min(largest_, std::max(kMinChunkTokens, whole));
+  /// Whether answers can wait for the end of a step with so many prompt tokens. Not before anything was measured.
+  bool is_short(int64_t prompt_tokens) const {
+    return token_s_ > 0 && static_cast<double>(prompt_tokens) * token_s_ + decode_s_ <= max_stall_s_;
+  }
+
+  /// How long the answers wait for a long step before they get a step inside it: this and the step make max_stall. At least
+  /// half of it, or the long step would not come to its end.
+  double patience_s() const { return std::max(max_stall_s_ / 2, max_stall_s_ - decode_s_); }
+
+  /// Prompt tokens of a step inside a long one.
+  int64_t inside_tokens() const {
+    if (token_s_ == 0) return kMinChunkTokens;
+    const double room = std::max(0.0, max_stall_s_ / 2 - decode_s_) / token_s_;
+    return std::max(kMinChunkTokens, static_cast<int64_t>(std::min(room, 1e6)) / kMinChunkTokens * kMinChunkTokens);
   }
 
   /// Returns the seconds of the step that its decode parts are to blame for.
@@ -41,7 +46,6 @@ class ChunkSizer {
  private:
   static double blend(double old, double now) { return old == 0 ? now : 0.7 * old + 0.3 * now; }
 
-  int64_t largest_;
   double max_stall_s_;
   double token_s_ = 0;   // per prompt token
   double decode_s_ = 0;  // per step without prompt tokens

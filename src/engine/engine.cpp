@@ -1,6 +1,7 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <map>
 
@@ -80,9 +81,23 @@ std::optional<uint64_t> available_memory_bytes() {
   return std::nullopt;
 }
 
+namespace {
+
+/// What one step works on. The graph stays alive after it because its arena holds the logits.
+struct Pass {
+  explicit Pass(Backend& backend) : executor(backend) {}
+
+  Executor executor;
+  std::vector<int32_t> ids, positions, slots, sequence_of, page_table, expanded, output_rows;
+  std::optional<Graph> graph;
+  Tensor logits;
+};
+
+}  // namespace
+
 struct Engine::Impl {
   Impl(ModelSource s, const EngineOptions& o)
-      : options(o), source(std::move(s)), model(read_model(source)), backend(make_cpu_backend({o.n_threads, o.isa})), executor(*backend) {
+      : options(o), source(std::move(s)), model(read_model(source)), backend(make_cpu_backend({o.n_threads, o.isa})), passes{Pass(*backend), Pass(*backend)} {
     if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
   }
 
@@ -91,17 +106,15 @@ struct Engine::Impl {
   std::optional<Tokenizer> tokenizer;
   deepseek::Model model;
   std::unique_ptr<Backend> backend;
-  Executor executor;
   ModelInfo info;
   ChatGeneration chat{};
   std::unique_ptr<PagePool> pool;
   int64_t context = 0;
   int64_t chunk_tokens = 0;
 
-  // Of the last step. The graph stays alive because its arena holds the logits.
-  std::vector<int32_t> ids, positions, slots, sequence_of, page_table, expanded, output_rows;
-  std::optional<Graph> graph;
-  Tensor logits;
+  std::array<Pass, 2> passes;  // the second for steps inside a step
+  size_t depth = 0;            // steps in progress
+  Pass* last = &passes[0];     // whose logits can be read
 };
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -167,20 +180,44 @@ std::string Engine::cache_fingerprint() const {
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const { return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth); }
 uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
-uint64_t Engine::activation_bytes() const { return impl_->executor.arena_bytes(); }
+uint64_t Engine::activation_bytes() const { return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes(); }
 uint64_t Engine::planned_activation_bytes() const {
   return probe_graph(impl_->model, *impl_->pool, std::min(impl_->chunk_tokens, impl_->context), impl_->options.attention).plan();
 }
-int64_t Engine::n_outputs() const { return impl_->logits ? impl_->logits.dim(0) : 0; }
+int64_t Engine::n_outputs() const { return impl_->last->logits ? impl_->last->logits.dim(0) : 0; }
 
 std::span<const float> Engine::logits(int64_t output_idx) const {
   FATHOM_CHECK(output_idx >= 0 && output_idx < n_outputs(), "no such output row");
-  return {impl_->logits.row_as<float>(output_idx), static_cast<size_t>(impl_->logits.dim(1))};
+  const Tensor& logits = impl_->last->logits;
+  return {logits.row_as<float>(output_idx), static_cast<size_t>(logits.dim(1))};
 }
 
-StepStatus Engine::step(std::span<const StepPart> parts) {
+namespace {
+
+/// The pages that were reserved for rows.
+void give_back(std::span<const StepPart> parts) {
+  for (const StepPart& part : parts) part.sequence->truncate(part.sequence->length());
+}
+
+class InsideStep {
+ public:
+  explicit InsideStep(size_t& depth) : depth_(depth) { ++depth_; }
+  ~InsideStep() { --depth_; }
+  InsideStep(const InsideStep&) = delete;
+  InsideStep& operator=(const InsideStep&) = delete;
+
+ private:
+  size_t& depth_;
+};
+
+}  // namespace
+
+StepStatus Engine::step(std::span<const StepPart> parts, const std::function<bool()>& go_on) {
   Impl& m = *impl_;
-  m.logits = {};
+  FATHOM_CHECK(m.depth < m.passes.size(), "a step inside a step inside a step");
+  Pass& pass = m.passes[m.depth];
+  pass.logits = {};
+  m.last = &pass;
   int64_t n_tokens = 0, longest = 0;
   for (const StepPart& part : parts) {
     FATHOM_CHECK(&part.sequence->pool() == m.pool.get() && !part.token_ids.empty(), "a part brings tokens for a sequence of this engine");
@@ -194,47 +231,56 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
   FATHOM_CHECK(n_tokens > 0, "a step without tokens");
   for (size_t i = 0; i < parts.size(); ++i) {
     if (parts[i].sequence->reserve(static_cast<int64_t>(parts[i].token_ids.size()))) continue;
-    for (size_t j = 0; j < i; ++j) parts[j].sequence->truncate(parts[j].sequence->length());  // gives the reservations back
+    give_back(parts.first(i));
     return StepStatus::kNoPages;
   }
 
-  m.ids.clear(), m.positions.clear(), m.slots.clear(), m.sequence_of.clear(), m.expanded.clear(), m.output_rows.clear();
+  pass.ids.clear(), pass.positions.clear(), pass.slots.clear(), pass.sequence_of.clear(), pass.expanded.clear(), pass.output_rows.clear();
   for (size_t s = 0; s < parts.size(); ++s) {
     const StepPart& part = parts[s];
     const int64_t first = part.sequence->length(), n = static_cast<int64_t>(part.token_ids.size());
     const std::vector<int32_t> slots = part.sequence->slots(first, n);
-    m.slots.insert(m.slots.end(), slots.begin(), slots.end());
-    m.ids.insert(m.ids.end(), part.token_ids.begin(), part.token_ids.end());
+    pass.slots.insert(pass.slots.end(), slots.begin(), slots.end());
+    pass.ids.insert(pass.ids.end(), part.token_ids.begin(), part.token_ids.end());
     for (int64_t i = 0; i < n; ++i) {
-      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1)) m.output_rows.push_back(static_cast<int32_t>(m.positions.size()));
-      m.positions.push_back(static_cast<int32_t>(first + i));
-      m.sequence_of.push_back(static_cast<int32_t>(s));
+      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1)) pass.output_rows.push_back(static_cast<int32_t>(pass.positions.size()));
+      pass.positions.push_back(static_cast<int32_t>(first + i));
+      pass.sequence_of.push_back(static_cast<int32_t>(s));
     }
     const bool expands = part.form == AttentionForm::kExpanded || (part.form == AttentionForm::kAuto && n >= kExpandedPays);
-    m.expanded.push_back(expands ? 1 : 0);
+    pass.expanded.push_back(expands ? 1 : 0);
     longest = std::max(longest, static_cast<int64_t>(part.sequence->pages().size()));
   }
-  m.page_table.assign(parts.size() * static_cast<size_t>(longest), -1);
+  pass.page_table.assign(parts.size() * static_cast<size_t>(longest), -1);
   for (size_t s = 0; s < parts.size(); ++s) {
     const std::span<const int32_t> pages = parts[s].sequence->pages();
-    std::copy(pages.begin(), pages.end(), m.page_table.begin() + static_cast<ptrdiff_t>(s) * longest);
+    std::copy(pages.begin(), pages.end(), pass.page_table.begin() + static_cast<ptrdiff_t>(s) * longest);
   }
 
   auto ints = [](std::vector<int32_t>& v) { return Tensor(DType::kI32, {static_cast<int64_t>(v.size())}, v.data()); };
   deepseek::Step step;
-  step.token_ids = ints(m.ids);
-  step.where = {ints(m.positions), ints(m.slots), ints(m.sequence_of), Tensor(DType::kI32, {static_cast<int64_t>(parts.size()), longest}, m.page_table.data()),
-                ints(m.expanded)};
-  if (!m.output_rows.empty()) step.output_rows = ints(m.output_rows);
+  step.token_ids = ints(pass.ids);
+  step.where = {ints(pass.positions), ints(pass.slots), ints(pass.sequence_of), Tensor(DType::kI32, {static_cast<int64_t>(parts.size()), longest}, pass.page_table.data()),
+                ints(pass.expanded)};
+  if (!pass.output_rows.empty()) step.output_rows = ints(pass.output_rows);
   for (int i = 0; i < m.pool->layout().n_layers; ++i) step.caches.push_back(m.pool->layer(i));
   step.attention = m.options.attention;
 
-  m.graph.emplace();
-  const Tensor logits = deepseek::forward(*m.graph, m.model, step);
-  if (logits) m.graph->keep(logits);
-  m.executor.run(*m.graph);
+  pass.graph.emplace();
+  const Tensor logits = deepseek::forward(*pass.graph, m.model, step);
+  if (logits) pass.graph->keep(logits);
+  if (!go_on) {
+    pass.executor.run(*pass.graph);
+  } else {
+    const InsideStep inside(m.depth);
+    if (!pass.executor.run_while(*pass.graph, go_on)) {
+      give_back(parts);
+      return StepStatus::kStopped;
+    }
+  }
   if (m.source.check_intact) m.source.check_intact();
-  if (logits) m.logits = m.graph->resolve(logits);
+  if (logits) pass.logits = pass.graph->resolve(logits);
+  m.last = &pass;
   for (const StepPart& part : parts) part.sequence->advance(static_cast<int64_t>(part.token_ids.size()));
   return StepStatus::kDone;
 }
@@ -242,6 +288,7 @@ StepStatus Engine::step(std::span<const StepPart> parts) {
 bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop) {
   const int64_t first = sequence.length(), n_prompt = first + static_cast<int64_t>(token_ids.size());
   const AttentionPlan plan = attention_plan(n_prompt);
+  const std::function<bool()> go_on = stop ? std::function<bool()>([&stop] { return !stop(); }) : nullptr;
   while (sequence.length() < n_prompt) {
     if (stop && stop()) return false;
     const int64_t at = sequence.length();
@@ -250,7 +297,7 @@ bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Out
     const bool is_last = at + n == n_prompt;
     const StepPart part{&sequence, token_ids.subspan(static_cast<size_t>(at - first), static_cast<size_t>(n)),
                         is_last || outputs == Outputs::kAll ? outputs : Outputs::kNone, plan.form(at)};
-    if (step({&part, 1}) == StepStatus::kNoPages) return false;
+    if (step({&part, 1}, go_on) != StepStatus::kDone) return false;
   }
   if (progress) progress(token_ids.size(), token_ids.size());
   return true;

@@ -79,7 +79,7 @@ struct StepPart {
   AttentionForm form = AttentionForm::kAuto;
 };
 
-enum class StepStatus { kDone, kNoPages };
+enum class StepStatus { kDone, kNoPages, kStopped };
 
 /// Called while long work goes on: done of total units (tokens, bytes). May be empty.
 using Progress = std::function<void(uint64_t done, uint64_t total)>;
@@ -114,14 +114,16 @@ class Engine {
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in the
   /// order of parts and tokens. kNoPages: the pool is full, nothing has changed.
+  /// `go_on` is asked between operations, some hundred times a step; false ends it: kStopped, nothing has changed. It may
+  /// itself step other sequences (one level deep): a short step need not wait for the end of a long one.
   /// Throws Error{kUsage} for token ids outside the vocabulary, Error{kModel} if the model file was cut short meanwhile.
-  StepStatus step(std::span<const StepPart> parts);
-  /// [n_outputs, vocab] of the last step, valid until the next. Row i:
+  StepStatus step(std::span<const StepPart> parts, const std::function<bool()>& go_on = {});
+  /// [n_outputs, vocab] of the step that ended last, valid until the next begins. Row i:
   std::span<const float> logits(int64_t output_idx) const;
   int64_t n_outputs() const;
 
   /// Evaluates the rest of a prompt in chunks, in the forms of attention_plan(its whole length); the last token's logits are at logits(0) afterwards (unless outputs is kNone).
-  /// `stop` is asked between chunks; returns false if it said so or the pool is full (then sequence holds what was done).
+  /// `stop` is asked between chunks and operations; returns false if it said so or the pool is full (then sequence holds what was done).
   bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop);
 
   /// Cost of a step in which each of n_sequences, `depth` tokens long, gets tokens_each more and has one output.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "core/error.h"
 #include "engine/scheduler_impl.h"
@@ -24,7 +25,9 @@ void Scheduler::Impl::run() {
       worked = turn();
     } catch (const std::exception& e) {
       // Not the work of one request (those are caught where they happen): the ones at work may be damaged, the engine goes on.
-      while (!running.empty()) fail(*running.back(), Error(ErrorCode::kRuntime, std::string("scheduler: ") + e.what()));
+      const Error error(ErrorCode::kRuntime, std::string("scheduler: ") + e.what());
+      if (running.empty() && !queue.empty()) fail(*queue.front(), error);  // or it would come to this again
+      while (!running.empty()) fail(*running.back(), error);
     }
     publish();
     if (worked) continue;
@@ -47,30 +50,28 @@ void Scheduler::Impl::run() {
 /// False if there was nothing to evaluate.
 bool Scheduler::Impl::turn() {
   take_in();
-  bool out_of_time;
-  {
-    const std::lock_guard lock(mutex);
-    out_of_time = closes_at && Clock::now() >= *closes_at;
-  }
-  end_cancelled(out_of_time);
+  end_cancelled(out_of_time());
   admit();
-  std::vector<Part> parts = plan_step();
+  std::vector<Part> parts = plan_step(std::exchange(answers_lack_pages, false) ? 0 : engine.chunk_tokens());
+  if (parts.empty()) parts = plan_step(engine.chunk_tokens());
+  int64_t prompt_tokens = 0;
+  for (const Part& part : parts) prompt_tokens += part.is_answer() ? 0 : part.n_tokens;
+  const bool is_long = prompt_tokens > 0 && !sizer.is_short(prompt_tokens);
+  if (is_long) std::erase_if(parts, [](const Part& part) { return part.is_answer(); });
   make_room(parts);
+  if (parts.empty() && is_long) {
+    parts = plan_step(0);
+    make_room(parts);
+  }
   if (parts.empty()) return false;
-
-  int64_t prompt_tokens = 0, decode_parts = 0;
-  for (const Part& part : parts) (part.task->pending() == 1 && part.task->answering() ? decode_parts : prompt_tokens) += part.n_tokens;
-  const Clock::time_point start = Clock::now();
-  evaluate(parts);
-  const double seconds = seconds_between(start, Clock::now());
-  const double decode_seconds = sizer.measured(prompt_tokens, decode_parts, seconds);
-  ++totals.steps_total;
-  totals.decode_parts_total += static_cast<uint64_t>(decode_parts);
-  totals.decode_steps_total += decode_parts > 0 ? 1 : 0;
-  totals.evaluated_tokens_total += static_cast<uint64_t>(prompt_tokens);
-  totals.decode_seconds_total += decode_seconds;
-  totals.prompt_seconds_total += seconds - decode_seconds;
+  run_step(parts, is_long);
+  if (inside_problem) std::rethrow_exception(std::exchange(inside_problem, nullptr));
   return true;
+}
+
+bool Scheduler::Impl::out_of_time() const {
+  const std::lock_guard lock(mutex);
+  return closes_at && Clock::now() >= *closes_at;
 }
 
 void Scheduler::Impl::publish() {
@@ -112,6 +113,7 @@ void Scheduler::Impl::end_cancelled(bool all) {
   std::vector<Task*> cancelled, impatient;
   for (auto* tasks : {&queue, &running}) {
     for (const TaskPtr& task : *tasks) {
+      if (in_long_step(*task)) continue;
       const auto full_since = task->channel->full_since();
       if (all || task->channel->cancelled()) {
         cancelled.push_back(task.get());
@@ -200,7 +202,7 @@ Task* Scheduler::Impl::victim(int below_priority, const std::string* share_of) {
   if (share_of != nullptr && n_running.contains(*share_of)) return nullptr;
   Task* worst = nullptr;
   for (const TaskPtr& task : running) {
-    if (task->urgency() >= below_priority) continue;
+    if (in_long_step(*task) || task->urgency() >= below_priority) continue;
     if (share_of != nullptr && n_running[task->request.user] < 2) continue;
     if (worst == nullptr || task->urgency() <= worst->urgency()) worst = task.get();
   }

@@ -16,8 +16,9 @@ namespace fathom {
 struct SchedulerOptions {
   int max_running = 8;  ///< sequences in one step
   int max_queued = 64;  ///< waiting requests; the next is refused
-  /// What a prefill chunk may cost the running answers: the longest wait between two of their tokens, as far as measured
-  /// step costs foretell. Chunks never go below kMinChunkTokens.
+  /// What a prompt may cost the running answers: the longest wait between two of their tokens, as far as measured step costs
+  /// foretell. A chunk that takes longer is interrupted for them: then the wait is this and one operation of the chunk, or,
+  /// where a decode step alone takes more than half of this, half of this, that step and one operation.
   std::chrono::milliseconds max_stall{250};
   size_t event_buffer = 256;  ///< unread tokens of one request
   std::chrono::milliseconds reader_patience{30000};
@@ -34,8 +35,9 @@ enum class Refusal { kQueueFull, kShuttingDown };
 /// - What a request answers depends on the model, its own fields and the engine's options, to the last bit of the
 ///   logits: not on what runs beside it, on when it came, on preemption, or on what the cache held (attention_plan.h
 ///   says how).
-/// - An answer in progress waits at most one chunk for its next token, however long the prompts beside it.
-/// - A cancelled or failed request gives its pages back within one step and disturbs no other.
+/// - An answer in progress waits for its next token as max_stall says, however long the prompts beside it.
+/// - A cancelled request gives its pages back within max_stall or, in a long step, one operation; a failed one within one
+///   step. Neither changes what others answer.
 class Scheduler {
  public:
   /// Throws Error{kUsage} for impossible options, Error{kRuntime} if the disk folder cannot be used.

@@ -4,10 +4,14 @@
 // A request is its tokens (prompt, then answer), of which the first sequence.length() are evaluated. A step evaluates some
 // of the others: one token of an answer, a chunk of a prompt, after a preemption everything again. When none is left, the
 // logits give the next token. So there is one path for prompts, answers and recomputation.
+//
+// A step with much of a prompt takes longer than answers may wait. Between its operations the loop looks around (between()):
+// requests come and go, and the tasks that are not part of it get steps of their own inside it.
 #pragma once
 
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -63,11 +67,13 @@ struct Task {
 struct Part {
   Task* task;
   int64_t n_tokens;
+
+  bool is_answer() const { return task->pending() == 1 && task->answering(); }
 };
 
 struct Scheduler::Impl {
   Impl(Engine& e, const SchedulerOptions& o)
-      : engine(e), options(o), cache(e, static_cast<int64_t>(o.cache_share * e.pool().n_pages()), o.disk), sizer(e.chunk_tokens(), o.max_stall) {
+      : engine(e), options(o), cache(e, static_cast<int64_t>(o.cache_share * e.pool().n_pages()), o.disk), sizer(o.max_stall) {
     totals.pages = engine.pool().n_pages();
     publish();
     thread = std::thread([this] { run(); });
@@ -86,6 +92,14 @@ struct Scheduler::Impl {
   FairShares shares;
   std::vector<TaskPtr> queue, running;  // both in order of arrival
   SchedulerStats totals;
+
+  // Of the long step in progress and the steps inside it.
+  std::span<const Part> long_step;         // its parts; empty: none in progress
+  Clock::time_point answered;              // when the answers last got a step
+  bool answers_lack_pages = false;         // a step inside found none; only a step of their own may take others'
+  bool was_stopped = false;                // the last long step did not come to its end
+  double inside_seconds = 0;               // of all steps inside others
+  std::exception_ptr inside_problem;
 
   // Shared.
   mutable std::mutex mutex;
@@ -108,9 +122,14 @@ struct Scheduler::Impl {
   void preempt(Task& task);
   void catch_up(Task& task);
   bool waits_for(const Task& task, std::span<const Part> prompts) const;
-  std::vector<Part> plan_step();
+  bool in_long_step(const Task& task) const;
+  std::vector<Part> plan_step(int64_t prompt_tokens);
   void make_room(std::vector<Part>& parts);
-  void evaluate(std::span<const Part> parts);
+  void run_step(std::span<const Part> parts, bool is_long);
+  bool evaluate(std::span<const Part> parts, bool is_long);
+  bool between();
+  void step_inside();
+  bool out_of_time() const;
   void take_logits(Task& task, std::span<const float> logits);
   void prompt_done(Task& task);
   void finish(Task& task, FinishReason reason);

@@ -1,6 +1,8 @@
 // A step: which tokens of which requests are evaluated together, and what becomes of the logits.
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <optional>
 
 #include "core/error.h"
 #include "engine/scheduler_impl.h"
@@ -11,6 +13,8 @@ namespace {
 /// A chunk that is split among prompts gives each at least this much.
 constexpr int64_t kMinShareTokens = 64;
 constexpr int64_t kMinExpandedTokens = 256;
+/// Prompts up to this many tokens need not wait for the end of a long step.
+constexpr int64_t kShortPromptTokens = 256;
 /// Decoding a token costs the engine about this many prompt tokens, in shares.
 constexpr double kAnswerTokenCharge = 4;
 
@@ -35,25 +39,29 @@ bool Scheduler::Impl::waits_for(const Task& task, std::span<const Part> prompts)
   });
 }
 
-/// One token of every answer whose reader keeps up, and chunks of prompts.
-std::vector<Part> Scheduler::Impl::plan_step() {
+bool Scheduler::Impl::in_long_step(const Task& task) const {
+  return std::any_of(long_step.begin(), long_step.end(), [&](const Part& part) { return part.task == &task; });
+}
+
+/// One token of every answer whose reader keeps up, and about so many of prompts. Inside a long step: of those that are no
+/// part of it and short.
+std::vector<Part> Scheduler::Impl::plan_step(int64_t prompt_tokens) {
   std::vector<Part> parts;
   std::vector<Task*> prompts;
   for (const TaskPtr& task : running) {
-    if (task->urgency() == kNotUrgent) continue;
+    if (task->urgency() == kNotUrgent || in_long_step(*task)) continue;
     if (task->pending() > 1) catch_up(*task);
     if (task->pending() == 1) {
       parts.push_back({task.get(), 1});
-    } else {
+    } else if (long_step.empty() || (task->pending() <= kShortPromptTokens && !task->plan.expanded(task->sequence.length()))) {
       prompts.push_back(task.get());
     }
   }
   std::stable_sort(prompts.begin(), prompts.end(), [](const Task* a, const Task* b) { return a->request.priority > b->request.priority; });
-  const bool answers_wait = std::any_of(parts.begin(), parts.end(), [](const Part& part) { return part.task->answering(); });
-  int64_t left = sizer.next(answers_wait);
+  int64_t left = prompt_tokens;
   const size_t first_prompt = parts.size();
   for (Task* task : prompts) {
-    if (!waits_for(*task, std::span(parts).subspan(first_prompt))) parts.push_back({task, 0});
+    if (!waits_for(*task, std::span(parts).subspan(first_prompt)) && !waits_for(*task, long_step)) parts.push_back({task, 0});
   }
   // Every prompt gets a like share, so that a short one does not wait for a long one; the first get what others leave.
   const auto n_prompts = static_cast<int64_t>(parts.size() - first_prompt);
@@ -97,8 +105,68 @@ void Scheduler::Impl::make_room(std::vector<Part>& parts) {
   }
 }
 
-/// Runs the parts together; if that fails, one by one, so that the one to blame fails alone.
-void Scheduler::Impl::evaluate(std::span<const Part> parts) {
+/// Evaluates and measures. A long step is interrupted for those who are no part of it.
+void Scheduler::Impl::run_step(std::span<const Part> parts, bool is_long) {
+  int64_t prompt_tokens = 0, decode_parts = 0;
+  for (const Part& part : parts) (part.is_answer() ? decode_parts : prompt_tokens) += part.n_tokens;
+  const Clock::time_point start = Clock::now();
+  const double inside_before = inside_seconds;
+  const bool done = evaluate(parts, is_long);
+  was_stopped = !done;
+  if (!done) return;
+  const double seconds = seconds_between(start, Clock::now()) - (inside_seconds - inside_before);
+  const double decode_seconds = sizer.measured(prompt_tokens, decode_parts, seconds);
+  if (!is_long) answered = Clock::now();
+  ++totals.steps_total;
+  totals.decode_parts_total += static_cast<uint64_t>(decode_parts);
+  totals.decode_steps_total += decode_parts > 0 ? 1 : 0;
+  totals.evaluated_tokens_total += static_cast<uint64_t>(prompt_tokens);
+  totals.decode_seconds_total += decode_seconds;
+  totals.prompt_seconds_total += seconds - decode_seconds;
+}
+
+/// Between two operations of a long step. False ends it.
+bool Scheduler::Impl::between() {
+  try {
+    take_in();
+    end_cancelled(false);
+    if (out_of_time()) return false;
+    // What the others in the step lose is a chunk at most, and never twice in a row.
+    const auto n_cancelled = std::count_if(long_step.begin(), long_step.end(), [](const Part& part) { return part.task->channel->cancelled(); });
+    if (n_cancelled == std::ssize(long_step) || (n_cancelled > 0 && !was_stopped)) return false;
+    if (seconds_between(answered, Clock::now()) >= sizer.patience_s()) {
+      admit();
+      step_inside();
+    }
+    return true;
+  } catch (...) {
+    inside_problem = std::current_exception();  // not the fault of the step in progress
+    return false;
+  }
+}
+
+void Scheduler::Impl::step_inside() {
+  const std::vector<Part> parts = plan_step(sizer.inside_tokens());
+  answered = Clock::now();
+  if (parts.empty()) return;
+  int64_t needed = 0;
+  for (const Part& part : parts) needed += part.task->sequence.pages_needed(part.n_tokens);
+  const int64_t lacking = needed - engine.pool().free_pages();
+  if (lacking > 0 && cache.evict(lacking) < lacking) {
+    answers_lack_pages = true;
+    return;
+  }
+  const Clock::time_point start = Clock::now();
+  const bool was_stopped_before = was_stopped;
+  run_step(parts, false);
+  was_stopped = was_stopped_before;
+  inside_seconds += seconds_between(start, Clock::now());
+  publish();
+}
+
+/// Runs the parts together; if that fails, one by one, so that the one to blame fails alone. False if the step was ended
+/// before its time: then nothing has changed.
+bool Scheduler::Impl::evaluate(std::span<const Part> parts, bool is_long) {
   std::vector<StepPart> step;
   for (const Part& part : parts) {
     const Task& task = *part.task;
@@ -108,18 +176,31 @@ void Scheduler::Impl::evaluate(std::span<const Part> parts) {
                     wants_logits ? Outputs::kLast : Outputs::kNone, task.plan.form(at)});
   }
   try {
-    FATHOM_CHECK(engine.step(step) == StepStatus::kDone, "pages were made free for this step");
+    struct InProgress {
+      std::span<const Part>& parts;
+      ~InProgress() { parts = {}; }
+    };
+    std::optional<InProgress> in_progress;
+    std::function<bool()> go_on;
+    if (is_long) {
+      long_step = parts;
+      in_progress.emplace(long_step);
+      go_on = [this] { return between(); };
+    }
+    const StepStatus status = engine.step(step, go_on);
+    if (status == StepStatus::kStopped) return false;
+    FATHOM_CHECK(status == StepStatus::kDone, "pages were made free for this step");
   } catch (const std::exception& e) {
     if (parts.size() == 1) {
       const auto* error = dynamic_cast<const Error*>(&e);
       fail(*parts[0].task, error != nullptr ? *error : Error(ErrorCode::kRuntime, std::string("engine: ") + e.what()));
-      return;
+      return true;
     }
     for (const Part& part : parts) {
       part.task->sequence.truncate(part.task->sequence.length());  // gives reservations back
     }
-    for (size_t i = 0; i < parts.size(); ++i) evaluate(parts.subspan(i, 1));
-    return;
+    for (size_t i = 0; i < parts.size(); ++i) evaluate(parts.subspan(i, 1), false);
+    return true;
   }
   int64_t output = 0;
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -140,6 +221,7 @@ void Scheduler::Impl::evaluate(std::span<const Part> parts) {
       cache.keep(task.evaluated_keys().first(static_cast<size_t>(task.sequence.length() / kPageTokens * kPageTokens)), task.sequence);
     }
   }
+  return true;
 }
 
 void Scheduler::Impl::prompt_done(Task& task) {
