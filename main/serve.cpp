@@ -6,6 +6,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <charconv>
+#include <cstdlib>
 #include <memory>
 
 #include "core/error.h"
@@ -31,7 +33,7 @@ struct Options {
   std::vector<std::string> keys, cors_origins, allowed_hosts;
   bool no_auth = false;
   int parallel = 8, queue = 64;
-  int64_t drain_s = 30, keep_alive_s = 5;
+  int64_t drain_s = 30, keep_alive_s = 5, cache_mib = 8192;
 };
 
 int stop_event = -1;  // counts signals; written by their handler
@@ -63,22 +65,37 @@ void wait_for_stop() {
 
 bool is_loopback(const std::string& host) { return host == "localhost" || host == "::1" || host.starts_with("127."); }
 
-std::vector<std::string> read_keys(const Options& options) {
-  std::vector<std::string> keys = options.keys;
+/// "KEY" or "KEY PRIORITY".
+ApiKey read_key_line(const std::string& line, const std::string& file) {
+  const size_t end = std::min(line.find(' '), line.size());
+  ApiKey key{line.substr(0, end)};
+  const std::string priority = line.substr(std::min(line.find_first_not_of(' ', end), line.size()));
+  if (priority.empty()) return key;
+  const auto [stopped, error] = std::from_chars(priority.data(), priority.data() + priority.size(), key.priority);
+  if (error != std::errc{} || stopped != priority.data() + priority.size() || std::abs(key.priority) > kMaxPriority) {
+    throw Error(ErrorCode::kUsage, "--api-key-file: a line of " + in_quotes(file) + " has something else behind its key; expected a priority from -" +
+                                       std::to_string(kMaxPriority) + " to " + std::to_string(kMaxPriority) + ", got " + in_quotes(priority));
+  }
+  return key;
+}
+
+std::vector<ApiKey> read_keys(const Options& options) {
+  std::vector<ApiKey> keys;
+  for (const std::string& key : options.keys) keys.push_back({key});
   if (!options.key_file.empty()) {
     std::string text = read_input(options.key_file, "--api-key-file");
     for (size_t begin = 0; begin < text.size();) {
       const size_t end = std::min(text.find('\n', begin), text.size());
-      std::string key = text.substr(begin, end - begin);
-      if (key.ends_with('\r')) key.pop_back();
-      if (!key.empty()) keys.push_back(std::move(key));
+      std::string line = text.substr(begin, end - begin);
+      if (line.ends_with('\r')) line.pop_back();
+      if (!line.empty()) keys.push_back(read_key_line(line, options.key_file));
       begin = end + 1;
     }
     if (keys.empty())
       throw Error(ErrorCode::kUsage,
                   "--api-key-file: no key in " + in_quotes(options.key_file) + "; expected one a line");
   }
-  for (const std::string& key : keys) {
+  for (const auto& [key, priority] : keys) {
     if (key.empty() || std::any_of(key.begin(), key.end(), [](unsigned char c) { return c <= 0x20 || c >= 0x7f; })) {
       throw Error(ErrorCode::kUsage, "--api-key: expected printable ASCII without spaces, got something else");
     }
@@ -143,6 +160,12 @@ int serve(const Options& options) {
   if (!options.cache_dir.empty()) {
     limits.disk.emplace();
     limits.disk->folder = options.cache_dir;
+    limits.disk->max_bytes = static_cast<uint64_t>(options.cache_mib) << 20;
+    // A full disk fails every save: one line for each new trouble is enough.
+    limits.on_disk_problem = [&console, last = std::string()](const std::string& problem) mutable {
+      if (problem != last) console.warn("cache folder: " + problem);
+      last = problem;
+    };
   }
   Scheduler scheduler(*engine, limits);
   ServiceOptions settings;
@@ -188,10 +211,10 @@ Command add_serve(CLI::App& root) {
   app->add_option("--api-key", o.keys, "Ask for this key; repeatable. Needed to listen on other addresses")
       ->type_name("KEY")
       ->allow_extra_args(false);
-  app->add_option("--api-key-file", o.key_file, "Keys, one a line")->type_name("FILE");
+  app->add_option("--api-key-file", o.key_file, "Keys, one a line, each with a priority behind it if you like: higher goes first (default: 0)")->type_name("FILE");
   app->add_flag("--no-auth", o.no_auth, "Listen on other addresses without a key");
   app->add_option("--parallel", o.parallel, "Answers at once (default: 8)")->check(at_least(1))->type_name("N");
-  app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 503 (default: 64)")
+  app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 429 (default: 64)")
       ->check(at_least(0))
       ->type_name("N");
   app->add_option("--alias", o.alias, "The model's name for clients (default: its own)")->type_name("NAME");
@@ -204,6 +227,9 @@ Command add_serve(CLI::App& root) {
       ->allow_extra_args(false);
   app->add_option("--cache-dir", o.cache_dir, "Keep evaluated texts in this folder between runs (default: off)")
       ->type_name("DIR");
+  app->add_option("--cache-size", o.cache_mib, "MiB that this folder may take; the least recently used texts go (default: 8192)")
+      ->check(at_least(1))
+      ->type_name("MIB");
   app->add_option("--drain", o.drain_s, "Seconds that running answers get after SIGTERM (default: 30)")
       ->check(at_least(0))
       ->type_name("S");

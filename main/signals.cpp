@@ -52,6 +52,7 @@ void install_signal_handlers() {
   if (sigaction(SIGHUP, nullptr, &hangup) == 0 && hangup.sa_handler != SIG_IGN) install(SIGHUP, on_fatal);
   install(SIGWINCH, on_resize);
   signal(SIGPIPE, SIG_IGN);
+  signal(SIGXFSZ, SIG_IGN);  // a file may not grow further: the write that fails says so
 }
 
 bool interrupted() { return interrupts.load() > 0; }

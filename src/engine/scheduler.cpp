@@ -79,6 +79,8 @@ void Scheduler::Impl::publish() {
   totals.cached_pages = cache.idle_pages();
   totals.used_pages = engine.pool().used_pages() - totals.cached_pages;
   totals.disk_hits_total = cache.disk_hits();
+  if (cache.disk_problems() > totals.disk_problems_total && options.on_disk_problem) options.on_disk_problem(*cache.disk_problem());
+  totals.disk_problems_total = cache.disk_problems();
   totals.last_disk_problem = cache.disk_problem();
   const std::lock_guard lock(mutex);
   totals.queued = static_cast<int>(queue.size() + inbox.size());
@@ -277,8 +279,9 @@ std::variant<RequestHandle, Refusal> Scheduler::submit(Request request) {
   if (request.top_logprobs < 0 || request.top_logprobs > kMaxTopLogprobs) {
     throw Error(ErrorCode::kUsage, "top_logprobs: out of range; expected 0 to " + std::to_string(kMaxTopLogprobs) + ", got " + std::to_string(request.top_logprobs));
   }
-  if (request.priority < -1000 || request.priority > 1000) {
-    throw Error(ErrorCode::kUsage, "priority: out of range; expected -1000 to 1000, got " + std::to_string(request.priority));
+  if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
+    throw Error(ErrorCode::kUsage, "priority: out of range; expected -" + std::to_string(kMaxPriority) + " to " + std::to_string(kMaxPriority) + ", got " +
+                                       std::to_string(request.priority));
   }
   const auto channel = std::make_shared<EventChannel>(m.next_id.fetch_add(1), m.options.event_buffer, m.signal);
   auto task = std::make_unique<Task>(m.engine, std::move(request), channel);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <variant>
@@ -24,6 +25,8 @@ struct SchedulerOptions {
   std::chrono::milliseconds reader_patience{30000};
   double cache_share = 1;                    ///< of the pool that finished texts may keep while nobody needs it, 0..1
   std::optional<DiskCacheOptions> disk{};    ///< nothing: texts are forgotten at the end of the process
+  /// Told of each, on the engine's thread: answers go on without the disk. May be empty.
+  std::function<void(const std::string&)> on_disk_problem{};
 };
 
 enum class Refusal { kQueueFull, kShuttingDown };

@@ -35,10 +35,15 @@ Sequence TextCache::find(std::span<const int32_t> keys) {
         }
       }
     } catch (const Error& e) {
-      disk_problem_ = e.what();
+      note_problem(e.what());
     }
   }
   return tree_.match(keys);
+}
+
+void TextCache::note_problem(const std::string& what) {
+  ++disk_problems_;
+  disk_problem_ = what;
 }
 
 void TextCache::keep_for_long(std::span<const int32_t> keys, const Sequence& sequence) {
@@ -58,7 +63,7 @@ bool TextCache::save_one() {
   try {
     disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence);
   } catch (const Error& e) {
-    disk_problem_ = e.what();
+    note_problem(e.what());
   }
   return true;
 }

@@ -51,14 +51,17 @@ class TextCache {
   std::optional<std::string> check_integrity() const { return tree_.check_integrity(); }
 
   uint64_t disk_hits() const { return disk_hits_; }
+  uint64_t disk_problems() const { return disk_problems_; }
   const std::optional<std::string>& disk_problem() const { return disk_problem_; }
 
  private:
+  void note_problem(const std::string& what);
+
   PagePool& pool_;
   PrefixTree tree_;
   std::optional<DiskStore> disk_;
   std::deque<std::vector<int32_t>> unsaved_;  // keys, latest last
-  uint64_t disk_hits_ = 0;
+  uint64_t disk_hits_ = 0, disk_problems_ = 0;
   std::optional<std::string> disk_problem_;
 };
 

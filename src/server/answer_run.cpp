@@ -85,7 +85,7 @@ class AnswerRun::Choice {
   bool finished() const { return finished_; }
   int64_t cached_tokens() const { return cached_tokens_; }
 
-  /// Whether something came within `timeout`.
+  /// Waits for an event until `timeout`. Whether one came.
   bool pump(std::chrono::milliseconds timeout, AnswerListener& listener) {
     if (!opening_.empty()) give(std::exchange(opening_, {}), listener);
     std::optional<Event> event = handle_.next(timeout);
@@ -183,7 +183,7 @@ class AnswerRun::Choice {
   FinishedAnswer answer_;
 };
 
-AnswerRun::AnswerRun(Service& service, AnswerRequest request) : service_(service), request_(std::move(request)) {
+AnswerRun::AnswerRun(Service& service, const Caller& caller, AnswerRequest request) : service_(service), request_(std::move(request)) {
   const int64_t context = service.engine.context();
   for (const std::vector<int32_t>& prompt : request_.prompts) {
     const auto n_prompt = static_cast<int64_t>(prompt.size());
@@ -200,13 +200,14 @@ AnswerRun::AnswerRun(Service& service, AnswerRequest request) : service_(service
       one.logprobs = request_.logprobs;
       one.top_logprobs = request_.top_logprobs;
       if (request_.make_constraint) one.constraint = request_.make_constraint();
-      one.user = request_.user;
+      one.user = caller.key.empty() ? request_.user : caller.key;
+      one.priority = caller.priority;
       one.use_cache = request_.use_cache;
       std::variant<RequestHandle, Refusal> taken = service.scheduler.submit(std::move(one));
       if (const auto* refusal = std::get_if<Refusal>(&taken)) {
         const bool full = *refusal == Refusal::kQueueFull;
         ApiError error(
-            503, full ? "server: busy, the queue is full; try again later" : "server: it shuts down; try again later");
+            full ? 429 : 503, full ? "server: busy, the queue is full; try again later" : "server: it shuts down; try again later");
         error.retry_after_s = full ? 2 : 10;
         throw error;
       }
@@ -230,7 +231,8 @@ AnswerRun::End AnswerRun::run(AnswerListener& listener) {
       }
     }
     constexpr std::chrono::milliseconds kTurn{10};
-    if (!choices_[first]->pump(is_alone ? kWaitSlice : kTurn, listener)) listener.on_wait();
+    choices_[first]->pump(is_alone ? kWaitSlice : kTurn, listener);
+    listener.on_turn();  // progress of a prompt is an event too, and nothing is written of it
     if (listener.gone()) return End::kClientGone;
   }
 }

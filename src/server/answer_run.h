@@ -26,7 +26,7 @@ struct AnswerRequest {
   int top_logprobs = 0;
   bool parallel_calls = true;                                         ///< false: an answer ends behind its first call
   std::function<std::shared_ptr<TokenConstraint>()> make_constraint;  ///< may be empty
-  std::string user;
+  std::string user;  ///< as the request says; whose share it is where there are no keys
   bool use_cache = true;
   std::string call_id_prefix = "call_";
 };
@@ -59,7 +59,7 @@ class AnswerListener {
   virtual ~AnswerListener() = default;
   virtual void on_delta(size_t choice_idx, const AnswerDelta& delta) = 0;
   virtual void on_finished(size_t choice_idx, const FinishedAnswer& answer) = 0;
-  virtual void on_wait() = 0;  ///< at least every kWaitSlice while nothing comes
+  virtual void on_turn() = 0;  ///< at least every kWaitSlice
   virtual bool gone() = 0;     ///< nobody listens any more
 };
 
@@ -68,8 +68,8 @@ constexpr std::chrono::milliseconds kWaitSlice{100};
 
 class AnswerRun {
  public:
-  /// Submits. Throws ApiError: 400 for prompts that do not fit, 503 when the queue is full or the server shuts down.
-  AnswerRun(Service& service, AnswerRequest request);
+  /// Submits. Throws ApiError: 400 for prompts that do not fit, 429 when the queue is full, 503 when the server shuts down.
+  AnswerRun(Service& service, const Caller& caller, AnswerRequest request);
   ~AnswerRun();
 
   enum class End { kFinished, kClientGone };

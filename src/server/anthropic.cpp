@@ -333,7 +333,7 @@ void anthropic_messages(Service& service, HttpExchange& exchange) {
     answer.call_id_prefix = "toolu_";
     return answer;
   });
-  AnswerRun run(service, std::move(request));
+  AnswerRun run(service, exchange.caller(), std::move(request));
   if (is_stream) {
     return stream_events(service, exchange, ApiStyle::kAnthropic, [&](EventStream& stream) {
       MessageEvents events(service, stream, exchange, run);

@@ -108,16 +108,24 @@ HttpHandler Api::handler() {
   return handler;
 }
 
-bool Api::has_key(const HttpRequest& request) const {
+const ApiKey* Api::find_key(const HttpRequest& request) const {
   std::string_view given = request.header("authorization");
   constexpr std::string_view kScheme = "bearer ";
   const bool is_bearer = given.size() >= kScheme.size() &&
                          std::equal(kScheme.begin(), kScheme.end(), given.begin(),
                                     [](char a, char b) { return a == std::tolower(static_cast<unsigned char>(b)); });
   given = is_bearer ? given.substr(kScheme.size()) : request.header("x-api-key");
-  bool found = false;
-  for (const std::string& key : options_.api_keys) found = same_secret(given, key) || found;
+  const ApiKey* found = nullptr;
+  for (const ApiKey& key : options_.api_keys) {
+    if (same_secret(given, key.secret)) found = &key;
+  }
   return found;
+}
+
+Caller Api::caller(const HttpRequest& request) const {
+  const ApiKey* key = find_key(request);
+  if (key == nullptr) return {};
+  return {"key " + std::to_string(key - options_.api_keys.data()), key->priority};
 }
 
 bool Api::is_known_host(const HttpRequest& request) const {
@@ -191,11 +199,12 @@ std::optional<HttpResponse> Api::admit(const HttpRequest& request) const {
 
 namespace {
 
-/// Adds headers to whatever is answered.
-class WithHeaders final : public HttpExchange {
+/// Knows who asks, and adds headers to whatever is answered.
+class KnownExchange final : public HttpExchange {
  public:
-  WithHeaders(HttpExchange& inner, std::vector<std::pair<std::string, std::string>> headers)
-      : inner_(inner), headers_(std::move(headers)) {}
+  KnownExchange(HttpExchange& inner, Caller caller, std::vector<std::pair<std::string, std::string>> headers)
+      : inner_(inner), caller_(std::move(caller)), headers_(std::move(headers)) {}
+  const Caller& caller() const override { return caller_; }
   const HttpRequest& request() const override { return inner_.request(); }
   bool respond(const HttpResponse& response) override {
     HttpResponse full = response;
@@ -214,6 +223,7 @@ class WithHeaders final : public HttpExchange {
 
  private:
   HttpExchange& inner_;
+  const Caller caller_;
   const std::vector<std::pair<std::string, std::string>> headers_;
 };
 
@@ -222,7 +232,7 @@ class WithHeaders final : public HttpExchange {
 void Api::handle(HttpExchange& exchange) const {
   std::vector<std::pair<std::string, std::string>> headers;
   add_cors(exchange.request(), headers);
-  WithHeaders answering(exchange, std::move(headers));
+  KnownExchange answering(exchange, caller(exchange.request()), std::move(headers));
   const Route* route = find_route(exchange.request());  // admit() found one
   try {
     if (route->endpoint == show_page) {

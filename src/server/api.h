@@ -12,8 +12,14 @@
 
 namespace fathom {
 
+/// Requests with one key share the engine as one user; those of higher priority go first.
+struct ApiKey {
+  std::string secret;
+  int priority = 0;
+};
+
 struct ApiOptions {
-  std::vector<std::string> api_keys;      ///< empty: no key is asked for
+  std::vector<ApiKey> api_keys;           ///< empty: no key is asked for
   std::vector<std::string> cors_origins;  ///< whole origins, or "*"; empty: no page of another origin may ask
   /// Names a request's Host may have; empty: any. On loopback this keeps out pages that point their own name here.
   std::vector<std::string> allowed_hosts;
@@ -32,7 +38,9 @@ class Api {
  private:
   std::optional<HttpResponse> admit(const HttpRequest& request) const;
   void handle(HttpExchange& exchange) const;
-  bool has_key(const HttpRequest& request) const;
+  bool has_key(const HttpRequest& request) const { return find_key(request) != nullptr; }
+  const ApiKey* find_key(const HttpRequest& request) const;
+  Caller caller(const HttpRequest& request) const;
   bool is_known_host(const HttpRequest& request) const;
   bool may_ask_from_origin(const HttpRequest& request) const;
   void add_cors(const HttpRequest& request, std::vector<std::pair<std::string, std::string>>& headers) const;

@@ -13,7 +13,7 @@ class Collector final : public AnswerListener {
   Collector(HttpExchange& exchange, size_t n) : answers(n), exchange_(exchange) {}
   void on_delta(size_t, const AnswerDelta&) override {}
   void on_finished(size_t choice_idx, const FinishedAnswer& answer) override { answers[choice_idx] = answer; }
-  void on_wait() override {}
+  void on_turn() override {}
   bool gone() override { return exchange_.client_gone(); }
 
   std::vector<FinishedAnswer> answers;

@@ -27,11 +27,11 @@ std::vector<FinishedAnswer> collect_answers(AnswerRun& run, HttpExchange& exchan
 void stream_events(Service& service, HttpExchange& exchange, ApiStyle style,
                    const std::function<void(EventStream&)>& write);
 
-/// A listener that writes to an event stream: comments while nothing comes, gone when the client is.
+/// A listener that writes to an event stream: comments while nothing is written, gone when the client is.
 class StreamListener : public AnswerListener {
  public:
   StreamListener(EventStream& stream, HttpExchange& exchange) : stream_(stream), exchange_(exchange) {}
-  void on_wait() override { stream_.tick(); }
+  void on_turn() override { stream_.tick(); }
   bool gone() override { return stream_.broken() || exchange_.client_gone(); }
 
  protected:

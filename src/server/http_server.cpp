@@ -97,6 +97,7 @@ class Exchange final : public HttpExchange {
       : socket_(socket), request_(std::move(request)), write_timeout_(write_timeout) {}
 
   const HttpRequest& request() const override { return request_; }
+  const Caller& caller() const override { return caller_; }
   HttpRequest& request() { return request_; }
 
   bool respond(const HttpResponse& response) override {
@@ -138,6 +139,7 @@ class Exchange final : public HttpExchange {
  private:
   SocketStream& socket_;
   HttpRequest request_;
+  const Caller caller_;
   std::chrono::milliseconds write_timeout_;
   bool answered_ = false, streaming_ = false;
   int status_ = 0;

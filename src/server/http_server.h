@@ -27,11 +27,18 @@ struct HttpServerOptions {
   std::chrono::milliseconds write_timeout{30000};  ///< a client that takes nothing for so long is dropped
 };
 
+/// Who asks, as far as the handler knows.
+struct Caller {
+  std::string key{};  ///< a name of the key that was given, not the key; empty: none was asked for
+  int priority = 0;
+};
+
 /// One request and the way to answer it; for the handler's thread.
 class HttpExchange {
  public:
   virtual ~HttpExchange() = default;
   virtual const HttpRequest& request() const = 0;
+  virtual const Caller& caller() const = 0;
   /// Once, or begin_stream() and then write()s. False if the client is gone.
   virtual bool respond(const HttpResponse& response) = 0;
   virtual bool begin_stream(std::string_view content_type,

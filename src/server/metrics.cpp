@@ -110,6 +110,8 @@ std::string format_metrics(const SchedulerStats& s, const std::string& model_nam
   out.counter("fathom:requests_refused_total", "Requests refused because the queue was full.",
               as_double(s.refused_total));
   out.counter("fathom:disk_cache_hits_total", "Texts found on disk.", as_double(s.disk_hits_total));
+  out.counter("fathom:disk_cache_problems_total", "Texts that could not be saved or restored.",
+              as_double(s.disk_problems_total));
   return out.take();
 }
 

@@ -206,7 +206,7 @@ ChatJson completion_json(Service& service, const AnswerRun& run, const std::vect
 void chat_completions(Service& service, HttpExchange& exchange) {
   ChatCall call = service.with_body(exchange.request(), [&](const ChatJson& json) { return read_call(service, json); });
   const bool logprobs = call.answer.logprobs;
-  AnswerRun run(service, std::move(call.answer));
+  AnswerRun run(service, exchange.caller(), std::move(call.answer));
   if (call.stream) {
     return stream_events(service, exchange, ApiStyle::kOpenAi, [&](EventStream& stream) {
       Chunks chunks(service, stream, exchange, run, logprobs, call.include_usage);

@@ -205,7 +205,7 @@ void completions(Service& service, HttpExchange& exchange) {
   TextCall call = service.with_body(exchange.request(), [&](const ChatJson& json) { return read_call(service, json); });
   const int n = call.answer.n;
   const bool logprobs = call.answer.logprobs;
-  AnswerRun run(service, std::move(call.answer));
+  AnswerRun run(service, exchange.caller(), std::move(call.answer));
   if (call.stream) {
     return stream_events(service, exchange, ApiStyle::kOpenAi, [&](EventStream& stream) {
       TextChunks chunks(service, stream, exchange, run, call, n, logprobs);

@@ -278,7 +278,7 @@ class ResponseBuilder final : public AnswerListener {
     tell_response("response.failed");
   }
 
-  void on_wait() override {
+  void on_turn() override {
     if (stream_ != nullptr) stream_->tick();
   }
   bool gone() override { return (stream_ != nullptr && stream_->broken()) || exchange_.client_gone(); }
@@ -374,7 +374,7 @@ class ResponseBuilder final : public AnswerListener {
 void responses(Service& service, HttpExchange& exchange) {
   ResponsesCall call =
       service.with_body(exchange.request(), [&](const ChatJson& json) { return read_call(service, json); });
-  AnswerRun run(service, std::move(call.answer));
+  AnswerRun run(service, exchange.caller(), std::move(call.answer));
   if (call.stream) {
     return stream_events(service, exchange, ApiStyle::kOpenAi, [&](EventStream& stream) {
       ResponseBuilder builder(service, exchange, run, std::move(call.echo), &stream);

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <future>
@@ -11,7 +12,6 @@
 
 #include "core/error.h"
 #include "cpu/cpu_backend.h"
-#include "engine/chunk_sizer.h"
 #include "engine_fixture.h"
 #include "io/gguf.h"
 
@@ -112,19 +112,24 @@ TEST_CASE("64 requests at once give what each gives alone, to the last bit") {
   }
   std::vector<Answer> alone;
   for (const Request& r : requests) alone.push_back(answer_alone(*engine, r));
-  {
-    Scheduler scheduler(*engine, {});
-    std::vector<RequestHandle> handles;
-    for (const Request& r : requests) handles.push_back(submit(scheduler, r));
-    for (size_t i = 0; i < handles.size(); ++i) {
-      CAPTURE(i);
-      const Answer got = read_all(handles[i]);
-      CHECK(got.same_tokens(alone[i]));
+  for (const milliseconds max_stall : {milliseconds(0), milliseconds(250)}) {  // 0: every step is interrupted wherever it can be
+    CAPTURE(max_stall.count());
+    SchedulerOptions options;
+    options.max_stall = max_stall;
+    {
+      Scheduler scheduler(*engine, options);
+      std::vector<RequestHandle> handles;
+      for (const Request& r : requests) handles.push_back(submit(scheduler, r));
+      for (size_t i = 0; i < handles.size(); ++i) {
+        CAPTURE(i);
+        const Answer got = read_all(handles[i]);
+        CHECK(got.same_tokens(alone[i]));
+      }
+      CHECK(scheduler.stats().used_pages == 0);
+      CHECK(scheduler.stats().finished_total == 64);
     }
-    CHECK(scheduler.stats().used_pages == 0);
-    CHECK(scheduler.stats().finished_total == 64);
+    check_pool_empty(*engine);
   }
-  check_pool_empty(*engine);
 }
 
 TEST_CASE("generate() and a scheduler give the same answer") {
@@ -210,15 +215,18 @@ TEST_CASE("a pool too small for all preempts and loses nothing") {
   const auto engine = Engine::load(options);
   std::vector<Request> requests;
   for (uint32_t i = 0; i < 8; ++i) requests.push_back(request_for(random_prompt(20 + 10 * i, i), 120));
-  for (const bool use_cache : {true, false}) {
+  for (const auto& [use_cache, max_stall] : {std::pair(true, 250), {true, 0}, {false, 250}, {false, 0}}) {
     CAPTURE(use_cache);
+    CAPTURE(max_stall);
     std::vector<Answer> alone;
     for (Request& r : requests) {
       r.use_cache = use_cache;
       alone.push_back(answer_alone(*engine, r));
     }
+    SchedulerOptions scheduling;
+    scheduling.max_stall = milliseconds(max_stall);
     {
-      Scheduler scheduler(*engine, {});
+      Scheduler scheduler(*engine, scheduling);
       std::vector<RequestHandle> handles;
       for (const Request& r : requests) handles.push_back(submit(scheduler, r));
       for (size_t i = 0; i < handles.size(); ++i) {
@@ -294,21 +302,74 @@ TEST_CASE("a cancelled request says so, with what it had; a waiting one ends too
   CHECK(g.token_ids[0] == *first.id);
 }
 
-TEST_CASE("a long prompt comes in chunks between the tokens of running answers") {
-  const auto engine = Engine::load(small_engine_options());
-  SchedulerOptions options;
-  options.max_stall = milliseconds(0);  // every chunk as small as it gets
-  options.event_buffer = 1000;
-  Scheduler scheduler(*engine, options);
+/// A prompt of one chunk beside an answer, under a bound that interrupts the chunk after every operation. `inside` is called
+/// before each token that the answer gets meanwhile.
+struct LongStep {
+  explicit LongStep(std::function<void(LongStep&, int n_inside)> inside) {
+    EngineOptions with_long_chunks = small_engine_options();
+    with_long_chunks.chunk_tokens = 400;
+    with_long_chunks.expand = {4096, 256};
+    engine = Engine::load(with_long_chunks);
+    SchedulerOptions options;
+    options.max_stall = milliseconds(0);
+    options.event_buffer = 1000;
+    scheduler.emplace(*engine, options);
+    talking.emplace(submit(*scheduler, probed(request_for(random_prompt(10, 1), 400), [this, inside, hold = gate.probe()](int n) {
+      hold(n);
+      if (n > 0 && prompt_begins && !prompt_ends) inside(*this, n_inside++);
+    })));
+    gate.reached.get_future().wait();
+    reading.emplace(submit(*scheduler, probed(request_for(random_prompt(300, 2), 1), [this](int) { prompt_ends = true; })));
+    prompt_begins = true;
+    gate.opened.set_value();
+  }
+
+  std::unique_ptr<Engine> engine;
+  std::optional<Scheduler> scheduler;
   Gate gate;
-  int tokens = 0;
-  RequestHandle talking = submit(scheduler, probed(request_for(random_prompt(10, 1), 400), [&, hold = gate.probe()](int n) { hold(n), tokens = n; }));
-  gate.reached.get_future().wait();
-  int tokens_meanwhile = 0;
-  RequestHandle reading = submit(scheduler, probed(request_for(random_prompt(128, 2), 1), [&](int) { tokens_meanwhile = tokens; }));
-  gate.opened.set_value();
-  wait_for<FinishedEvent>(reading);
-  CHECK(tokens_meanwhile >= 3);  // four chunks of 32
+  std::optional<RequestHandle> talking, reading;
+  std::atomic<bool> prompt_begins = false, prompt_ends = false;
+  int n_inside = 0;
+};
+
+TEST_CASE("an answer gets its tokens inside the step of a long prompt") {
+  LongStep step([](LongStep&, int) {});
+  const Generation prompt = wait_for<FinishedEvent>(*step.reading).generation;
+  CHECK(step.n_inside >= 10);  // one chunk, some 30 operations
+  Request alone = request_for(random_prompt(300, 2), 1);
+  CHECK(prompt.token_ids == answer_alone(*Engine::load(small_engine_options()), alone).ids);
+}
+
+TEST_CASE("a prompt that is cancelled inside a step ends it, and its pages are free") {
+  LongStep step([](LongStep& s, int n_inside) {
+    if (n_inside == 2) s.reading->cancel();
+  });
+  CHECK(wait_for<FinishedEvent>(*step.reading).generation.finish == FinishReason::kInterrupted);
+  CHECK(step.n_inside == 3);
+  CHECK(step.scheduler->stats().evaluated_tokens_total == 10);  // the other's prompt
+  CHECK(step.scheduler->stats().used_pages <= 1 + (10 + 5) / kPageTokens);
+}
+
+TEST_CASE("an answer that is cancelled inside the step of another goes at once") {
+  int ended_after = 0;
+  LongStep step([&](LongStep& s, int n_inside) {
+    if (n_inside == 2) s.talking->cancel();
+    ended_after = n_inside;
+  });
+  CHECK(wait_for<FinishedEvent>(*step.reading).generation.finish == FinishReason::kLength);
+  CHECK(ended_after == 2);
+  CHECK(wait_for<FinishedEvent>(*step.talking).generation.finish == FinishReason::kInterrupted);
+}
+
+TEST_CASE("a short prompt that comes during the step of a long one is answered inside it") {
+  std::optional<RequestHandle> late;
+  bool was_inside = false;
+  LongStep step([&](LongStep& s, int n_inside) {
+    if (n_inside == 2) late.emplace(submit(*s.scheduler, probed(request_for(random_prompt(20, 3), 1), [&s, &was_inside](int) { was_inside = !s.prompt_ends; })));
+  });
+  wait_for<FinishedEvent>(*step.reading);
+  CHECK(wait_for<FinishedEvent>(*late).generation.finish == FinishReason::kLength);
+  CHECK(was_inside);
 }
 
 TEST_CASE("a short prompt does not wait for the end of a long one") {

@@ -32,7 +32,7 @@ TEST_CASE("while the model is loading everything but the page says so") {
 }
 
 TEST_CASE("keys, hosts and origins are looked at before anything else") {
-  Api api({.api_keys = {"k"}, .cors_origins = {}, .allowed_hosts = {"localhost"}});
+  Api api({.api_keys = {{"k"}}, .cors_origins = {}, .allowed_hosts = {"localhost"}});
   CHECK(status_of(api, "GET /metrics") == 401);
   CHECK(status_of(api, "GET /metrics", "Host: localhost\r\nAuthorization: bearer k\r\n") == 503);
   CHECK(status_of(api, "GET /nothing") == 401);
@@ -45,7 +45,7 @@ TEST_CASE("keys, hosts and origins are looked at before anything else") {
 }
 
 TEST_CASE("errors have the body of the API that is asked") {
-  Api api({.api_keys = {"k"}, .cors_origins = {}, .allowed_hosts = {}});
+  Api api({.api_keys = {{"k"}}, .cors_origins = {}, .allowed_hosts = {}});
   const ChatJson open_ai =
       ChatJson::parse(admitted(api, "POST /v1/chat/completions", "Host: a\r\nContent-Length: 2\r\n")->body);
   CHECK(open_ai.at("error").at("type") == "authentication_error");

@@ -154,10 +154,11 @@ class Overload(unittest.TestCase):
             waiting.start()
             self.assertTrue(server.wait_for(lambda: server.metric("llamacpp:requests_deferred") == 1, 10))
             status, headers, answer = server.post(CHAT, chat())
-            self.assertEqual(status, 503)
+            self.assertEqual(status, 429)
+            self.assertEqual(answer["error"]["type"], "rate_limit_error")
             self.assertGreater(int(headers["Retry-After"]), 0)
             self.assertIn("busy", answer["error"]["message"])
-            self.assertEqual(server.post("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": "a"}]})[2]["error"]["type"], "overloaded_error")
+            self.assertEqual(server.post("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": "a"}]})[2]["error"]["type"], "rate_limit_error")
             self.assertEqual(server.request("GET", "/health", timeout=5)[0], 200)
             for connection, response in streams:
                 cut(connection, response)
