@@ -1,4 +1,5 @@
 """A `fathom serve` process for tests, and raw HTTP to it."""
+import atexit
 import http.client
 import json
 import os
@@ -14,15 +15,18 @@ MODEL = os.environ["FATHOM_TEST_MODEL"]
 
 
 class Server:
-    def __init__(self, *options, ctx=1024):
+    def __init__(self, *options, ctx=1024, threads=1, prefix=(), **popen):
+        """`prefix`: a command that runs the program; `popen`: further arguments of subprocess.Popen."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("FATHOM_")}
         self.process = subprocess.Popen(
-            [PROGRAM, "serve", "-m", MODEL, "--port", "0", "-t", "1", "--ctx", str(ctx), *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+            [*prefix, PROGRAM, "serve", "-m", MODEL, "--port", "0", "-t", str(threads), "--ctx", str(ctx), *options],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment, **popen)
+        atexit.register(self.__exit__)
         self.log = []
         self.port = None
         self.ready = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
         if not self.ready.wait(60):
             raise RuntimeError("the server does not start: " + "".join(self.log))
         if self.port is None:
@@ -44,7 +48,8 @@ class Server:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
-        self.process.stdout.close()
+        self.reader.join()
+        self.process.stderr.close()
 
     @property
     def url(self):

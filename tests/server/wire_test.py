@@ -1,12 +1,12 @@
 """What clients do wrong or by force: limits, keys, hosts, disconnects, overload, signals."""
 import http.client
 import json
-import os
+import re
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
-import time
 import unittest
 
 from running_server import CHAT, MODEL, PROGRAM, Server, chat, parse_events
@@ -146,7 +146,53 @@ class Transport(unittest.TestCase):
             cut(connection, response)
 
 
+class LongPrompt(unittest.TestCase):
+    """A prompt that takes many seconds: plain loops, and steps so small that there is news of it all the time."""
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--isa", "reference", "--batch", "8", "--keep-alive", "1", ctx=4096)
+        cls.body = chat("A fox went to the river with a lamp. " * 300, max_tokens=4)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+
+    def test_comments_come_by_the_clock_and_a_client_that_leaves_ends_it(self):
+        for path in (CHAT, "/v1/messages", "/v1/responses", "/v1/completions"):
+            body = {"/v1/responses": {"input": self.body["messages"][0]["content"]}, "/v1/completions": {"prompt": self.body["messages"][0]["content"]}}.get(path, self.body)
+            with self.subTest(path=path):
+                cancelled = self.server.metric("fathom:requests_cancelled_total")
+                connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=120)
+                connection.request("POST", path, json.dumps({**body, "stream": True}))
+                response = connection.getresponse()
+                while (line := response.readline()) != b": keep-alive\n":
+                    self.assertNotIn(b"delta", line.replace(b'"delta":{"role"', b""))
+                self.assertEqual(self.server.metric("llamacpp:requests_processing"), 1)
+                self.assertEqual(self.server.metric("llamacpp:tokens_predicted_total"), 0)
+                self.assertGreater(self.server.metric("fathom:cache_pages_used"), 0)
+                cut(connection, response)
+                self.assertTrue(self.server.wait_for(lambda: self.server.metric("fathom:cache_pages_used") == 0, 10))
+                self.assertEqual(self.server.metric("fathom:requests_cancelled_total"), cancelled + 1)
+
+    def test_a_client_that_waits_for_a_whole_answer_may_leave_too(self):
+        with socket.create_connection(("127.0.0.1", self.server.port)) as s:
+            body = json.dumps(self.body).encode()
+            s.sendall(head(f"POST {CHAT} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}") + body)
+            self.assertTrue(self.server.wait_for(lambda: self.server.metric("fathom:cache_pages_used") > 0, 10))
+        self.assertTrue(self.server.wait_for(lambda: self.server.metric("fathom:cache_pages_used") == 0, 10))
+        self.assertEqual(self.server.metric("llamacpp:tokens_predicted_total"), 0)
+
+
 class Overload(unittest.TestCase):
+    def test_health_answers_while_every_place_is_taken_and_nobody_reads(self):
+        with Server("--parallel", "8", "--queue", "56", ctx=4096) as server:
+            streams = [open_stream(server) for _ in range(64)]
+            for _ in range(20):
+                self.assertEqual(server.request("GET", "/health", timeout=5)[0], 200)
+            for connection, response in streams:
+                cut(connection, response)
+            self.assertTrue(server.wait_for(lambda: server.metric("llamacpp:requests_processing") + server.metric("llamacpp:requests_deferred") == 0, 10))
+
     def test_a_full_queue_is_told_and_health_still_answers(self):
         with Server("--parallel", "2", "--queue", "1", ctx=4096) as server:
             streams = [open_stream(server) for _ in range(2)]
@@ -197,6 +243,48 @@ class Keys(unittest.TestCase):
                 self.assertEqual(server.post(CHAT, chat(max_tokens=1), headers=headers)[0], 200)
             raw = server.raw(head("GET /props HTTP/1.1", "Host: localhost", "X-Api-Key: " + "x" * 1000000))
             self.assertEqual(status_of(raw), 431)
+
+    def test_a_key_of_higher_priority_takes_the_place_of_another_and_both_answers_are_whole(self):
+        with tempfile.NamedTemporaryFile("w") as keys:
+            keys.write("important 5\nplain\n")
+            keys.flush()
+            with Server("--api-key-file", keys.name, "--parallel", "1", "--isa", "reference") as server:  # some seconds for an answer
+                plain, important = ({"Authorization": "Bearer " + key} for key in ("plain", "important"))
+                body = chat("Tell me a story.", max_tokens=300, ignore_eos=True)
+                connection, response = open_stream(server, body, plain)
+                self.assertEqual(server.post(CHAT, chat(max_tokens=4), headers=important)[0], 200)
+                self.assertFalse(response.isclosed())
+                interrupted = parse_events(response.read().decode())
+                text = "".join(json.loads(d)["choices"][0]["delta"].get("content") or "" for name, d in interrupted if name == "" and d != "[DONE]")
+                self.assertEqual(text, server.post(CHAT, body, headers=plain)[2]["choices"][0]["message"]["content"])
+                metrics = server.request("GET", "/metrics", headers=plain)[2]
+                self.assertTrue(re.search(r"vllm:num_preemptions_total\{[^}]*\} [1-9]", metrics))
+
+    def test_keys_take_turns_whatever_users_their_requests_name(self):
+        with Server("--api-key", "many", "--api-key", "few", "--parallel", "1", "--queue", "40", "--isa", "reference") as server:
+            ended = []
+            def ask(key, user):
+                server.post(CHAT, chat("Tell me a story.", max_tokens=15, ignore_eos=True, user=user), headers={"X-Api-Key": key})
+                ended.append(key)
+            threads = [threading.Thread(target=ask, args=("many", f"user {i}")) for i in range(12)]
+            for thread in threads:
+                thread.start()
+            waiting = lambda: server.request("GET", "/metrics", headers={"X-Api-Key": "few"})[2]
+            self.assertTrue(server.wait_for(lambda: re.search(r"num_requests_waiting\{[^}]*\} ([6-9]|1\d)", waiting()), 10))
+            ask("few", "user 99")
+            for thread in threads:
+                thread.join()
+            self.assertLess(ended.index("few"), 11)  # not behind those who came first
+
+    def test_priorities_that_are_none_are_told(self):
+        for line in ("key five", "key 5 5", "key 1001"):
+            with tempfile.NamedTemporaryFile("w") as keys:
+                keys.write(line + "\n")
+                keys.flush()
+                done = subprocess.run([PROGRAM, "serve", "-m", MODEL, "--port", "0", "--api-key-file", keys.name], capture_output=True, text=True, timeout=60)
+                self.assertEqual(done.returncode, 2)
+                self.assertIn("priority", done.stderr)
+                self.assertNotIn("key five", done.stderr)
 
     def test_other_addresses_need_a_key(self):
         done = subprocess.run([PROGRAM, "serve", "-m", MODEL, "--host", "0.0.0.0", "--port", "0"], capture_output=True, text=True, timeout=60)
