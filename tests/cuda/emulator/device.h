@@ -155,16 +155,12 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
   return c;
 }
-/// Byte i of the result is byte (selector nibble i, low three bits) of b:a; the nibble's top bit spreads that byte's sign.
+/// Byte i of the result is the byte of b:a that nibble i of the selector says, 0 to 7. CUDA's manual and PTX differ on larger ones.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  if (selector & 0x8888u) fathom::emulator::fail("__byte_perm with a selector beyond 7");
   const uint64_t both = a | static_cast<uint64_t>(b) << 32;
   unsigned result = 0;
-  for (int i = 0; i < 4; ++i) {
-    const unsigned s = selector >> (4 * i) & 15u;
-    unsigned byte = static_cast<unsigned>(both >> (8 * (s & 7u))) & 255u;
-    if (s & 8u) byte = byte & 0x80u ? 255u : 0u;
-    result |= byte << (8 * i);
-  }
+  for (int i = 0; i < 4; ++i) result |= (static_cast<unsigned>(both >> (8 * (selector >> (4 * i) & 7u))) & 255u) << (8 * i);
   return result;
 }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
@@ -187,8 +183,12 @@ inline float rsqrtf(float v) { return 1.0F / std::sqrt(v); }
 inline float __expf(float v) { return std::exp(v); }
 inline float __frcp_rn(float v) { return 1.0F / v; }
 inline float __fdividef(float a, float b) { return a / b; }
+/// Memory that no kernel writes while this one runs.
 template <typename T>
 T __ldg(const T* p) { return *p; }
+/// Memory that other blocks of this launch have written.
+template <typename T>
+T __ldcg(const T* p) { return *p; }
 
 namespace fathom::cuda {
 

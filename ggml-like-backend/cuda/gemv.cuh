@@ -1,0 +1,239 @@
+// Kernels for steps of up to kGemvTokens tokens, which read every weight once (for 9 to 16 columns twice, the second time from the
+// cache): linear layers; gate and up of feed-forward networks; down with the sum over experts.
+#pragma once
+
+#include "cuda/dot.cuh"
+#include "cuda/quantize.cuh"
+
+namespace fathom::cuda {
+
+constexpr int kRowPair = 2;        ///< rows that share the activations a lane loads; more cost registers, not less traffic to memory
+constexpr int kColumnsAtOnce = 8;  ///< sums that a lane holds for each row; one column has a kernel of its own
+
+// ---- linear ----
+
+template <typename Format, int kColumns>
+FATHOM_KERNEL(128, 4) linear_gemv_kernel(LinearLaunch l, int lanes) {
+  wait_for_previous_kernel();
+  const LinearTask& task = l.tasks[blockIdx.y];
+  const int lane = static_cast<int>(threadIdx.x % 32), head = static_cast<int>(blockIdx.z);
+  const int warp = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32), pairs = 32 / lanes;
+  if (warp * pairs * kRowPair >= task.w.n_rows) return;
+  const int first_row = (warp * pairs + lane / lanes) * kRowPair;
+  const uint8_t* rows[kRowPair];
+#pragma unroll
+  for (int r = 0; r < kRowPair; ++r) {
+    rows[r] = task.w.data + head * task.w.matrix_bytes + min(first_row + r, task.w.n_rows - 1) * task.w.row_bytes;
+  }
+  for (int c0 = 0; c0 < l.n_columns; c0 += kColumns) {
+    float sum[kRowPair][kColumns];
+    const int n = min(kColumns, l.n_columns - c0);
+    dot_rows<Format>(rows, task.w.k, lane % lanes, lanes, l.x, StridedRows{c0 * l.n_heads + head, l.n_heads}, n, l.grids, sum);
+    if (lane % lanes != 0) continue;
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+      for (int r = 0; r < kRowPair; ++r) {
+        const int row = first_row + r;
+        if (c >= n || row >= task.w.n_rows) continue;
+        const float added = task.add != nullptr ? task.add[(c0 + c) * task.add_stride + row] : 0.0F;
+        task.out[(c0 + c) * task.out_stride + head * task.out_head + row] = sum[r][c] + added;
+      }
+    }
+  }
+}
+
+template <typename Format>
+void launch_linear_gemv(const LinearLaunch& l) {
+  int most_rows = 0;
+  for (int i = 0; i < l.n_tasks; ++i) most_rows = std::max(most_rows, l.tasks[i].w.n_rows);
+  const int lanes = lanes_for(l.tasks[0].w.n_rows, chunks_of_row(Format::kDType, l.tasks[0].w.k), 8);
+  const int rows_of_warp = 32 / lanes * kRowPair, n_warps = (most_rows + rows_of_warp - 1) / rows_of_warp;
+  const int warps = n_warps * l.n_tasks * l.n_heads >= 1024 ? 4 : n_warps * l.n_tasks * l.n_heads >= 512 ? 2 : 1;  // small blocks where there are few
+  const dim3 grid((n_warps + warps - 1) / warps, l.n_tasks, l.n_heads);
+  if (l.n_columns == 1) {
+    launch_overlapped(&linear_gemv_kernel<Format, 1>, grid, 32 * warps, 0, l.stream, l, lanes);
+  } else {
+    launch_overlapped(&linear_gemv_kernel<Format, kColumnsAtOnce>, grid, 32 * warps, 0, l.stream, l, lanes);
+  }
+}
+
+// ---- feed-forward networks ----
+//
+// A block computes kTileRows rows of one network for the tokens that use it. blockIdx.y counts the experts that have a token, as many
+// as there can be (the blocks of those that are not end at once), then the shared experts, cut into pieces of as many rows.
+
+constexpr int kTileRows = 32;  ///< one block of activations in int8
+constexpr int kFfnThreads = 256;
+
+/// What a block works on.
+struct FfnPart {
+  bool shared;
+  int expert, first, n_columns;  ///< first: into the order of routes
+  int tile;                      ///< of kTileRows rows
+};
+
+/// rows: of the routed experts' matrices. False if the block has nothing to do.
+FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
+  const int y = static_cast<int>(blockIdx.y);
+  if (y >= n_slots) {
+    part = {true, 0, 0, l.n_tokens, (y - n_slots) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)};
+    return true;
+  }
+  if (y >= *l.groups.n_groups) return false;
+  const int first = l.groups.first[y];
+  part = {false, l.groups.expert[y], first, l.groups.first[y + 1] - first, static_cast<int>(blockIdx.x)};
+  return true;
+}
+
+inline int routed_slots(const FfnLaunch& l) { return l.routed ? std::min(l.n_experts, l.n_tokens * l.n_used) : 0; }
+
+template <typename Format, int kColumns>
+FATHOM_KERNEL(kFfnThreads, 2) gate_up_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
+  FATHOM_SHARED(int, tokens, kColumns);
+  FATHOM_SHARED(int, hidden_rows, kColumns);
+  FATHOM_SHARED(float, values, kColumns * kTileRows);
+  wait_for_previous_kernel();
+  FfnPart part;
+  if (!find_part(l, n_slots, part)) return;
+  const FfnWeights& w = part.shared ? l.shared_weights : l.experts;
+  const int width = w.gate.n_rows, first_row = part.tile * kTileRows;
+  if (first_row >= width) return;
+  const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
+  const uint8_t* gate = w.gate.data + part.expert * w.gate.matrix_bytes;
+  const uint8_t* up = w.up.data + part.expert * w.up.matrix_bytes;
+
+  for (int c0 = 0; c0 < part.n_columns; c0 += kColumns) {
+    const int n = min(kColumns, part.n_columns - c0);
+    if (tid < n) {
+      const int route = part.shared ? c0 + tid : l.groups.order[part.first + c0 + tid];
+      tokens[tid] = part.shared ? route : route / l.n_used;
+      hidden_rows[tid] = route;
+    }
+    __syncthreads();
+    const int rows_of_warp = kTileRows / (kFfnThreads / 32), at_once = 32 / lanes;
+    for (int i = 0; i < rows_of_warp; i += at_once) {
+      const int in_tile = warp * rows_of_warp + i + lane / lanes, row = min(first_row + in_tile, width - 1);
+      const uint8_t* rows[2] = {gate + row * w.gate.row_bytes, up + row * w.up.row_bytes};
+      float sum[2][kColumns];
+      dot_rows<Format>(rows, w.gate.k, lane % lanes, lanes, l.x, ListedRows{tokens}, n, l.grids, sum);
+      if (lane % lanes != 0) continue;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        if (c < n) values[c * kTileRows + in_tile] = sum[0][c] / (1.0F + expf(-sum[0][c])) * sum[1][c];
+      }
+    }
+    __syncthreads();
+    const int at = part.shared ? 1 : 0;
+    for (int c = warp; c < n; c += kFfnThreads / 32) {
+      const float v = values[c * kTileRows + lane];
+      const int64_t row = hidden_rows[c];
+      if (l.hidden_q[at].q != nullptr) {
+        quantize_block(v, l.hidden_q[at].q + row * width + first_row, l.hidden_q[at].scales + (row * width + first_row) / 32);
+      } else if (first_row + lane < width) {
+        l.hidden[at][row * width + first_row + lane] = v;
+      }
+    }
+    __syncthreads();
+  }
+}
+
+template <typename Format>
+void launch_gate_up_gemv(const FfnLaunch& l) {
+  const WeightRows& w = l.routed ? l.experts.gate : l.shared_weights.gate;
+  const int lanes = lanes_for(w.n_rows * std::max(1, l.n_used), chunks_of_row(Format::kDType, w.k), 8);
+  const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
+  const int shared_tiles = l.shared ? (l.shared_weights.gate.n_rows + kTileRows - 1) / kTileRows : 0;
+  const dim3 grid(tiles, slots + (shared_tiles + tiles - 1) / tiles);
+  if (l.n_tokens == 1) {
+    launch_overlapped(&gate_up_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+  } else {
+    launch_overlapped(&gate_up_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+  }
+}
+
+/// out[t, d] = sum of weight * output over the token's routes in their order, + the shared experts', + add. Every token of a tile of
+/// rows, by all threads of the block. The outputs come from other SMs: the loads go past this SM's cache.
+FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_row, int n_rows) {
+  const int n_routes = l.n_tokens * l.n_used;
+  for (int i = static_cast<int>(threadIdx.x); i < l.n_tokens * n_rows; i += static_cast<int>(blockDim.x)) {
+    const int t = i / n_rows, d = first_row + i % n_rows;
+    if (d >= hidden_size) continue;
+    float sum = 0;
+    for (int j = 0; j < l.n_used; ++j) {
+      sum = fmaf(l.expert_weights[t * l.weights_stride + j], __ldcg(l.outputs + static_cast<int64_t>(t * l.n_used + j) * hidden_size + d), sum);
+    }
+    if (l.has_shared) sum += __ldcg(l.outputs + static_cast<int64_t>(n_routes + t) * hidden_size + d);
+    if (l.add != nullptr) sum += l.add[t * l.add_stride + d];
+    l.out[t * l.out_stride + d] = sum;
+  }
+}
+
+template <typename Format, int kColumns>
+FATHOM_KERNEL(kFfnThreads, 2) down_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
+  FATHOM_SHARED(int, rows_of_x, kColumns);
+  FATHOM_SHARED(int, is_last, 1);
+  wait_for_previous_kernel();
+  FfnPart part;
+  if (!find_part(l, n_slots, part)) return;
+  const FfnWeights& w = part.shared ? l.shared_weights : l.experts;
+  const int hidden_size = w.down.n_rows, first_row = part.tile * kTileRows, n_routes = l.n_tokens * l.n_used;
+  const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
+  const uint8_t* down = w.down.data + part.expert * w.down.matrix_bytes;
+  const int which = part.shared ? 1 : 0;
+  const ActRows x{l.hidden_q[which].q, l.hidden_q[which].scales, l.hidden[which], w.down.k};
+
+  for (int c0 = 0; c0 < part.n_columns; c0 += kColumns) {
+    const int n = min(kColumns, part.n_columns - c0);
+    if (tid < n) rows_of_x[tid] = part.shared ? c0 + tid : l.groups.order[part.first + c0 + tid];
+    __syncthreads();
+    const int rows_of_warp = kTileRows / (kFfnThreads / 32), at_once = 32 / lanes * kRowPair;
+    for (int i = 0; i < rows_of_warp; i += at_once) {
+      const int row = first_row + warp * rows_of_warp + i + lane / lanes * kRowPair;
+      const uint8_t* rows[kRowPair];
+#pragma unroll
+      for (int r = 0; r < kRowPair; ++r) rows[r] = down + min(row + r, hidden_size - 1) * w.down.row_bytes;
+      float sum[kRowPair][kColumns];
+      dot_rows<Format>(rows, w.down.k, lane % lanes, lanes, x, ListedRows{rows_of_x}, n, l.grids, sum);
+      if (lane % lanes != 0) continue;
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+#pragma unroll
+        for (int r = 0; r < kRowPair; ++r) {
+          if (c >= n || row + r >= hidden_size) continue;
+          l.outputs[static_cast<int64_t>((part.shared ? n_routes : 0) + rows_of_x[c]) * hidden_size + row + r] = sum[r][c];
+        }
+      }
+    }
+    __syncthreads();
+  }
+
+  // The last of the networks to finish a tile of rows adds all of them up, in the order of the routes.
+  __threadfence();
+  __syncthreads();
+  if (tid == 0) {
+    const int all = (l.n_used > 0 ? *l.groups.n_groups : 0) + (l.has_shared ? 1 : 0);
+    const bool last = atomicAdd(&l.counters[part.tile], 1) == all - 1;
+    if (last) l.counters[part.tile] = 0;
+    is_last[0] = last;
+  }
+  __syncthreads();
+  if (is_last[0] == 0) return;
+  __threadfence();
+  sum_outputs(l, hidden_size, first_row, kTileRows);
+}
+
+template <typename Format>
+void launch_down_gemv(const FfnLaunch& l) {
+  const WeightRows& w = l.routed ? l.experts.down : l.shared_weights.down;
+  const int lanes = lanes_for(w.n_rows * std::max(1, l.n_used), chunks_of_row(Format::kDType, w.k), 16);
+  const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
+  const dim3 grid(tiles, slots + (l.shared ? 1 : 0));
+  if (l.n_tokens == 1) {
+    launch_overlapped(&down_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+  } else {
+    launch_overlapped(&down_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+  }
+}
+
+}  // namespace fathom::cuda
