@@ -28,6 +28,13 @@ void launch_with(bool overlapped, void (*kernel)(Params...), dim3 grid, dim3 blo
   auto check = [](cudaError_t e) {
     if (e != cudaSuccess) throw Error(ErrorCode::kDevice, std::string("cuda: a kernel could not be started: ") + cudaGetErrorString(e));
   };
+  // Kernels overlap from compute capability 9.0 on; before, the attribute is an error.
+  static const bool can_overlap = [&] {
+    int device = 0, major = 0;
+    check(cudaGetDevice(&device));
+    check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
+    return major >= 9;
+  }();
   if (shared_bytes > 48 * 1024) {
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)));
   }
@@ -40,7 +47,7 @@ void launch_with(bool overlapped, void (*kernel)(Params...), dim3 grid, dim3 blo
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = overlapped ? 1 : 0;
+  config.numAttrs = overlapped && can_overlap ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...));
 }
 

@@ -46,7 +46,7 @@ FATHOM_DEVICE float add_chunk(const Chunk& w, const int4& a0, const int4& a1, co
       return fmaf(s0.d, fmaf(w.scale[1], p1, w.scale[0] * p0), sum);
     }
   } else {
-    const int sum0 = s0.sum[half], sum1 = s1.sum[half];
+    const int sum0 = half != 0 ? s0.sum[1] : s0.sum[0], sum1 = half != 0 ? s1.sum[1] : s1.sum[0];
     float p0 = w.scale[0] * static_cast<float>(i0 - Format::kOffset * sum0), p1 = w.scale[1] * static_cast<float>(i1 - Format::kOffset * sum1);
     if constexpr (Format::kHasMin) {
       p0 = fmaf(w.min[0], static_cast<float>(sum0), p0);

@@ -13,7 +13,7 @@ constexpr int kColumnsAtOnce = 8;  ///< sums that a lane holds for each row; one
 // ---- linear ----
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(128, 4) linear_gemv_kernel(LinearLaunch l, int lanes) {
+FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4) linear_gemv_kernel(LinearLaunch l, int lanes) {
   wait_for_previous_kernel();
   const LinearTask& task = l.tasks[blockIdx.y];
   const int lane = static_cast<int>(threadIdx.x % 32), head = static_cast<int>(blockIdx.z);
@@ -89,7 +89,7 @@ FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
 inline int routed_slots(const FfnLaunch& l) { return l.routed ? std::min(l.n_experts, l.n_tokens * l.n_used) : 0; }
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, 2) gate_up_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
+FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
   FATHOM_SHARED(float, values, kColumns * kTileRows);
@@ -170,7 +170,7 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
 }
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, 2) down_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
+FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   FATHOM_SHARED(int, is_last, 1);
   wait_for_previous_kernel();

@@ -15,9 +15,12 @@
 #include "core/quant/blocks.h"
 #include "core/quant/dequantize.h"
 #include "cpu/kernels.h"
+#include "support/random_weights.h"
 
 using namespace fathom;
 using cpu::MatmulKernels;
+using test::fill_weights;
+using test::half_offsets;
 
 namespace {
 
@@ -47,42 +50,6 @@ class GuardedBytes {
   std::byte* data_ = nullptr;
   size_t mapped_ = 0;
 };
-
-/// Offsets of the half-precision scales within a block.
-std::vector<size_t> half_offsets(DType type) {
-  switch (type) {
-    case DType::kQ4_1: case DType::kQ5_1: case DType::kQ4_K: case DType::kQ5_K: return {0, 2};
-    case DType::kQ2_K: return {80, 82};
-    case DType::kQ3_K: return {108};
-    case DType::kQ6_K: return {208};
-    case DType::kIQ1_M: case DType::kMXFP4: case DType::kF32: case DType::kF16: case DType::kBF16: return {};
-    default: return {0};
-  }
-}
-
-/// Random blocks: any bits, but scales of ordinary size and both signs.
-void fill_weights(DType type, std::byte* w, size_t n_bytes, std::mt19937& rng) {
-  const DTypeInfo& info = dtype_info(type);
-  for (size_t i = 0; i < n_bytes; ++i) w[i] = static_cast<std::byte>(rng());
-  std::normal_distribution<float> normal;
-  for (size_t at = 0; at < n_bytes; at += static_cast<size_t>(info.block_bytes)) {
-    const float value = normal(rng);
-    if (type == DType::kF32) {
-      std::memcpy(w + at, &value, 4);
-    } else if (type == DType::kF16 || type == DType::kBF16) {
-      const uint16_t bits = type == DType::kF16 ? f32_to_f16(value) : f32_to_bf16(value);
-      std::memcpy(w + at, &bits, 2);
-    } else if (type == DType::kMXFP4) {
-      w[at] = static_cast<std::byte>(120 + rng() % 8);
-    } else if (type == DType::kIQ1_M) {  // the scale's top nibbles: 0x2...: between 2^-7 and 2^-6
-      w[at + 55] = (w[at + 55] & std::byte{0x0f}) | std::byte{0x20};
-    }
-    for (const size_t offset : half_offsets(type)) {
-      const uint16_t bits = f32_to_f16(0.01f * normal(rng));
-      std::memcpy(w + at + offset, &bits, 2);
-    }
-  }
-}
 
 struct Problem {
   DType type;

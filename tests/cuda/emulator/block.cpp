@@ -284,7 +284,11 @@ const Exchange& exchange(uint32_t mask, const void* value, size_t size_bytes, co
     pending.push_back(std::move(m.spare.back()));
     m.spare.pop_back();
     it = pending.end() - 1;
-    **it = Exchange{.mask = mask, .what = what, .site = site, .values = {}};
+    Exchange& fresh = **it;
+    fresh.mask = mask;
+    fresh.arrived = fresh.left = 0;
+    fresh.what = what;
+    fresh.site = site;
   }
   Exchange& e = **it;
   if (std::strcmp(e.what, what) != 0 || !same(e.site, site)) {

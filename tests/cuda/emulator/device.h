@@ -267,12 +267,12 @@ void multiply_fragments(Sum (&c)[4], const uint32_t (&a)[kWordsA], const uint32_
   std::memcpy(own.b, b, sizeof(own.b));
   const Exchange& e = exchange(0xffffffffu, &own, sizeof(own), what, site);
   const int lane = lane_index(), g = lane / 4, t = lane % 4;
-  for (int k = 0; k < kDepth; ++k) {
-    const int upper = k / (4 * kPerWord), word_lane = k / kPerWord % 4, part = k % kPerWord;
-    for (int i = 0; i < 4; ++i) {
-      const int row = i / 2, column = 2 * t + i % 2;
-      const Lane from_a = take<Lane>(e, g * 4 + word_lane), from_b = take<Lane>(e, column * 4 + word_lane);
-      c[i] += static_cast<Sum>(element(from_a.a[2 * upper + row], part)) * static_cast<Sum>(element(from_b.b[upper], part));
+  for (int i = 0; i < 4; ++i) {
+    const int row = i / 2, column = 2 * t + i % 2;
+    for (int k = 0; k < kDepth; k += kPerWord) {
+      const int upper = k / (4 * kPerWord), word_lane = k / kPerWord % 4;
+      const uint32_t word_a = take<Lane>(e, g * 4 + word_lane).a[2 * upper + row], word_b = take<Lane>(e, column * 4 + word_lane).b[upper];
+      for (int part = 0; part < kPerWord; ++part) c[i] += static_cast<Sum>(element(word_a, part)) * static_cast<Sum>(element(word_b, part));
     }
   }
 }
