@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <set>
@@ -56,6 +57,16 @@ void Worker::barrier() {
 }
 
 int64_t Worker::take(int64_t chunk) { return pool_.next_item_.fetch_add(chunk, std::memory_order_relaxed); }
+
+Worker::Piece Worker::take_piece(int64_t n, int64_t unit) {
+  int64_t begin = pool_.next_item_.load(std::memory_order_relaxed);
+  for (;;) {
+    if (begin >= n) return {n, n};
+    // A quarter of every thread's even share of the rest, and no less than a unit.
+    const int64_t size = std::max(unit, (n - begin) / (int64_t{4} * count_) / unit * unit), end = std::min(n, begin + size);
+    if (pool_.next_item_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) return {begin, end};
+  }
+}
 
 ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) {
   FATHOM_CHECK(n_threads >= 1, "a pool needs a thread");

@@ -32,21 +32,26 @@ class Worker {
     }
   }
 
-  /// The same for work that prefetches: fn(begin, end, next), next = where this thread's following chunk begins, n if this
-  /// is its last. A chunk is drawn while the one before it is still to be done.
+  /// The same for weights: fn(begin, end, next), next = where this thread's following piece begins, n if this is its last,
+  /// so that work can prefetch. A piece is drawn while the one before it is still to be done. Pieces are whole `unit`s and
+  /// shrink towards the end: few draws, long streams of reads, and threads that finish together.
   template <typename Fn>
-  void share_ahead(int64_t n, int64_t chunk, Fn&& fn) {
-    for (int64_t begin = take(chunk); begin < n;) {
-      const int64_t next = take(chunk);
-      fn(begin, begin + chunk < n ? begin + chunk : n, next < n ? next : n);
-      begin = next;
+  void share_ahead(int64_t n, int64_t unit, Fn&& fn) {
+    for (Piece piece = take_piece(n, unit); piece.begin < n;) {
+      const Piece next = take_piece(n, unit);
+      fn(piece.begin, piece.end, next.begin);
+      piece = next;
     }
   }
 
  private:
   friend class ThreadPool;
   Worker(ThreadPool& pool, int index, int count) : pool_(pool), index_(index), count_(count) {}
+  struct Piece {
+    int64_t begin, end;
+  };
   int64_t take(int64_t chunk);
+  Piece take_piece(int64_t n, int64_t unit);
 
   ThreadPool& pool_;
   int index_;

@@ -24,6 +24,7 @@ struct MultiplyTask {
   int64_t n_rows;
   int64_t n_panels;
   int64_t n_steps;
+  bool add;                ///< to what c holds: a sum over more steps than one call has
   const std::byte* ahead;  ///< rows that will be wanted later, or null: row m is fetched while row m of a is multiplied
   int64_t ahead_stride_bytes;
 };

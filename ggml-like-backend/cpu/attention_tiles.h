@@ -25,7 +25,7 @@ static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t pan
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) acc[m][p] = S::zero();
+    for (int p = 0; p < kPanels; ++p) acc[m][p] = t.add ? S::load(c + m * t.c_stride + p * S::kLanes) : S::zero();
   }
   for (int64_t k = 0; k < t.n_steps; ++k) {
     if (ahead != nullptr) __builtin_prefetch(ahead + k % 16 * t.ahead_stride_bytes + k / 16 * 64, 0, 2);

@@ -34,7 +34,7 @@ class MappedFile final : public Buffer {
     kSequential,  ///< read ahead far, forget soon
     kRandom,      ///< no read-ahead: experts picked by a router
     kWillNeed,    ///< start reading now, in the background
-    kHugePages,   ///< 2 MiB pages where the file system has them (tmpfs, or a kernel built for read-only huge pages)
+    kHugePages,   ///< what is not yet in memory comes in 2 MiB pages (xfs, ext4 from Linux 6.16, tmpfs)
     kDontNeed,    ///< the pages may leave memory
   };
   void advise(Access access) const { advise(access, 0, size_bytes()); }

@@ -163,14 +163,17 @@ void run_mixture(const Mixture& m, OpContext& c) {
   };
   // Calls fn(task, first weights of the thread's next task in the matrix that `matrix_of` names, or null) for every task.
   auto each_task = [&](const TaskGrid& grid, int64_t expert_rows, int64_t shared_rows, auto&& matrix_of, auto&& fn) {
-    c.worker.share_ahead(grid.n_tasks, 1, [&](int64_t task, int64_t, int64_t next) {
-      const std::byte* next_w = nullptr;
-      if (next < grid.n_tasks) {
-        const Task following = task_at(grid, expert_rows, shared_rows, next);
-        const Tensor matrix = matrix_of(following.expert);
-        next_w = matrix.data + following.begin * matrix.strides_bytes[0];
+    c.worker.share_ahead(grid.n_tasks, 1, [&](int64_t begin, int64_t end, int64_t next_piece) {
+      for (int64_t task = begin; task < end; ++task) {
+        const int64_t next = task + 1 < end ? task + 1 : next_piece;
+        const std::byte* next_w = nullptr;
+        if (next < grid.n_tasks) {
+          const Task following = task_at(grid, expert_rows, shared_rows, next);
+          const Tensor matrix = matrix_of(following.expert);
+          next_w = matrix.data + following.begin * matrix.strides_bytes[0];
+        }
+        fn(task_at(grid, expert_rows, shared_rows, task), next_w);
       }
-      fn(task_at(grid, expert_rows, shared_rows, task), next_w);
     });
   };
 

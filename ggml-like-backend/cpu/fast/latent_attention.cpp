@@ -46,7 +46,7 @@ class Absorbed {
         own_(own_base),
         n_blocks_(count_blocks(a, kernels_.lanes)),
         attention_(kernels_, a.cache, a.step, d_.row(), d_.latent, n_blocks_, n_threads, shared_, own_),
-        projections_(a, matmul, own_),
+        projections_(a, matmul, n_threads, own_),
         latents_(shared_.take<float>(n_blocks_ > 0 ? a.q.dim(0) * d_.heads * d_.latent : 0)),
         part_(own_.take<float>(LatentProjections::kTokens * projections_.part_stride())),
         query_(own_.take<float>(d_.row())),
@@ -57,19 +57,31 @@ class Absorbed {
   void run(Worker& worker) {
     if (n_blocks_ == 0) return;
     const int64_t n_parts = d_.latent / projections_.part_columns();
-    worker.share(d_.heads * n_parts, 1, [&](int64_t job, int64_t) { make_queries(job / n_parts, job % n_parts); });
+    const int64_t n_jobs = d_.heads * n_parts;
+    worker.share_ahead(n_jobs, 1, [&](int64_t job, int64_t end, int64_t next_piece) {
+      for (; job < end; ++job) {
+        const int64_t next = job + 1 < end ? job + 1 : next_piece, next_begin = next % n_parts * projections_.part_columns();
+        make_queries(job / n_parts, job % n_parts, next < n_jobs ? projections_.query_weights(next / n_parts, next_begin) : nullptr);
+      }
+    });
     if (worker.index() == 0) fill_blocks();
     worker.barrier();
     attention_.run(worker);
     // Whole heads where there are enough of them, so that activations are quantized once.
     const int64_t n_value_parts = d_.heads >= 2 * worker.count() ? 1 : 2, part = div_up(d_.value, n_value_parts);
-    worker.share(d_.heads * n_value_parts, 1, [&](int64_t job, int64_t) {
-      const int64_t begin = job % n_value_parts * part, end = std::min(begin + part, d_.value);
-      each_run([&](const SequenceRun& run, int64_t) {
-        for_each_group(run, [&](int64_t first, int64_t n) {
-          projections_.values(job / n_value_parts, begin, end, latents_, first, n);
+    const int64_t n_value_jobs = d_.heads * n_value_parts;
+    worker.share_ahead(n_value_jobs, 1, [&](int64_t job, int64_t jobs_end, int64_t next_piece) {
+      for (; job < jobs_end; ++job) {
+        const int64_t next = job + 1 < jobs_end ? job + 1 : next_piece;
+        const int64_t begin = job % n_value_parts * part, end = std::min(begin + part, d_.value);
+        const std::byte* next_weights =
+            next < n_value_jobs ? projections_.value_weights(next / n_value_parts, next % n_value_parts * part) : nullptr;
+        each_run([&](const SequenceRun& run, int64_t) {
+          for_each_group(run, [&](int64_t first, int64_t n) {
+            projections_.values(job / n_value_parts, begin, end, latents_, first, n, next_weights);
+          });
         });
-      });
+      }
     });
     worker.barrier();
   }
@@ -94,15 +106,15 @@ class Absorbed {
     });
   }
 
-  /// Part `part` of every token's query at head h: W_UK^T q_nope, and after the last part q_pe.
-  void make_queries(int64_t h, int64_t part) {
+  /// Part `part` of every token's query at head h: W_UK^T q_nope, and after the last part q_pe. `next`: the weights of
+  /// this thread's next part, or null.
+  void make_queries(int64_t h, int64_t part, const std::byte* next) {
     const int64_t columns = projections_.part_columns(), begin = part * columns, lanes = kernels_.lanes;
     const bool last = begin + columns == d_.latent;
     const int64_t n = columns + (last ? d_.rope : 0);
-    projections_.begin_queries(h, begin);
     each_run([&](const SequenceRun& run, int64_t block) {
       for_each_group(run, [&](int64_t first, int64_t n_tokens) {
-        projections_.latent_queries(first, n_tokens, part_);
+        projections_.latent_queries(h, begin, first, n_tokens, part_, next);
         for (int64_t i = 0; i < n_tokens; ++i) {
           const int64_t t = first + i, row = (t - run.first_token) * d_.heads + h;
           std::copy_n(part_ + i * projections_.part_stride(), columns, query_);
@@ -169,7 +181,7 @@ class Expanded {
         n_steps_(word_count(kernels_, d_.latent)),
         max_blocks_(div_up(longest_run_, kernels_.lanes) * d_.heads),
         latents_(kernels_, a.cache, a.step, d_.latent, 0, own_),
-        projections_(a, matmul, own_),
+        projections_(a, matmul, 1, own_),
         scratch_(kernels_, own_) {
     weights_ = shared_.take<uint32_t>(used_ ? d_.heads * n_panels_ * n_steps_ * kernels_.lanes : 0);
     rows_ = shared_.take<uint32_t>(used_ ? d_.heads * kStretch * row_words_ : 0);

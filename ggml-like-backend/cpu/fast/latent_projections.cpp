@@ -13,55 +13,70 @@ DType kernel_type(const MatmulKernels& matmul, DType weight) { return matmul.sup
 
 }  // namespace
 
-LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, Carver& own)
+LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads, Carver& own)
     : a_(a),
       matmul_(matmul),
       floats_(float_attention_kernels(matmul.isa)),
       n_heads_(a.n_heads()),
       nope_dim_(a.nope_dim()),
       value_dim_(a.value_dim()),
-      latent_dim_(a.latent_dim()) {
+      latent_dim_(a.latent_dim()),
+      part_columns_(n_heads_ < 2 * n_threads && latent_dim_ > 256 && latent_dim_ % 256 == 0 ? 256 : latent_dim_) {
   const DType k_type = a.kv_b ? a.kv_b.dtype : a.k_b.dtype, v_type = a.kv_b ? a.kv_b.dtype : a.v_b.dtype;
   act_bytes_ = std::max(matmul.act_row_bytes(kernel_type(matmul, v_type), latent_dim_),
                         a.kv_b ? 0 : matmul.act_row_bytes(kernel_type(matmul, k_type), nope_dim_));
-  decoded_ = own.take<float>(std::max(nope_dim_ * (part_columns() + kSlack), value_dim_ * latent_dim_));
+  decoded_ = own.take<float>(std::max(kDecodedRows * part_stride(), std::max(value_dim_, nope_dim_) * latent_dim_));
   row_ = own.take<float>(std::max(latent_dim_, nope_dim_));
   words_ = own.take<uint32_t>(std::max(latent_dim_, nope_dim_));
   acts_ = own.take<std::byte>(kTokens * static_cast<int64_t>(act_bytes_));
 }
 
-void LatentProjections::begin_queries(int64_t h, int64_t begin) {
-  head_ = h, begin_ = begin;
-  if (!a_.kv_b) return;
-  // The product is a sum of rows of W_UK, so lanes are columns of the latent.
+const std::byte* LatentProjections::query_weights(int64_t h, int64_t begin) const {
+  if (!a_.kv_b) return a_.k_b.slab(h).row(begin);
   const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
-  const int64_t offset_bytes = begin / info.block_elements * info.block_bytes;
-  for (int64_t i = 0; i < nope_dim_; ++i) {
-    decode_row(floats_, a_.kv_b.dtype, a_.kv_b.row(h * (nope_dim_ + value_dim_) + i) + offset_bytes,
-               decoded_ + i * part_stride(), part_columns());
-  }
+  return a_.kv_b.row(h * (nope_dim_ + value_dim_)) + begin / info.block_elements * info.block_bytes;
 }
 
-void LatentProjections::latent_queries(int64_t first, int64_t n, float* out) {
+void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, int64_t n, float* out, const std::byte* next) {
   const int64_t head_dim = a_.q.dim(2), columns = part_columns();
-  if (a_.kv_b) {
-    const int64_t lanes = floats_.lanes;
-    floats_.multiply({a_.q.row(first) + head_ * head_dim * 4, a_.q.strides_bytes[0],
-                      reinterpret_cast<const uint32_t*>(decoded_), lanes, part_stride(), out, part_stride(), n,
-                      (columns + lanes - 1) / lanes, nope_dim_, nullptr, 0});
+  if (!a_.kv_b) {
+    const float* x[kTokens];
+    float* y[kTokens];
+    for (int64_t i = 0; i < n; ++i) {
+      x[i] = a_.q.row_as<float>(first + i) + h * head_dim;
+      y[i] = out + i * part_stride();
+    }
+    multiply(a_.k_b.slab(h).slice(begin, columns), 0, columns, x, n, y, next);
     return;
   }
-  const float* x[kTokens];
-  float* y[kTokens];
-  for (int64_t i = 0; i < n; ++i) {
-    x[i] = a_.q.row_as<float>(first + i) + head_ * head_dim;
-    y[i] = out + i * part_stride();
+  // The product is a sum of rows of W_UK, so lanes are columns of the latent. Rows are decoded a few at a time, and those
+  // that follow are fetched meanwhile: a row's part is too short for the processor to foresee the next one.
+  constexpr int64_t kRowsAhead = 16;
+  const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
+  const int64_t stride = a_.kv_b.strides_bytes[0], part_bytes = columns / info.block_elements * info.block_bytes, lanes = floats_.lanes;
+  const std::byte* rows = query_weights(h, begin);
+  const auto fetch = [&](const std::byte* row) {
+    for (int64_t at = 0; at < part_bytes; at += 64) __builtin_prefetch(row + at);
+  };
+  for (int64_t i = 0; i < std::min(kRowsAhead, nope_dim_); ++i) fetch(rows + i * stride);
+  for (int64_t i = 0; i < nope_dim_; i += kDecodedRows) {
+    const int64_t n_rows = std::min(kDecodedRows, nope_dim_ - i);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      const int64_t ahead = i + r + kRowsAhead;
+      if (ahead < nope_dim_) {
+        fetch(rows + ahead * stride);
+      } else if (next != nullptr) {
+        fetch(next + (ahead - nope_dim_) * stride);
+      }
+      decode_row(floats_, a_.kv_b.dtype, rows + (i + r) * stride, decoded_ + r * part_stride(), columns);
+    }
+    floats_.multiply({a_.q.row(first) + (h * head_dim + i) * 4, a_.q.strides_bytes[0], reinterpret_cast<const uint32_t*>(decoded_),
+                      lanes, part_stride(), out, part_stride(), n, (columns + lanes - 1) / lanes, n_rows, i > 0, nullptr, 0});
   }
-  multiply(a_.k_b.slab(head_).slice(begin_, columns), 0, columns, x, n, y);
 }
 
 void LatentProjections::multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n,
-                                 float* const* y) {
+                                 float* const* y, const std::byte* next) {
   const int64_t k = rows.dim(1);
   const DType type = kernel_type(matmul_, rows.dtype);
   const std::byte* w = rows.data;
@@ -76,21 +91,22 @@ void LatentProjections::multiply(const Tensor& rows, int64_t begin, int64_t end,
     matmul_.quantize_act(type, x[i], act, k);
     acts[i] = act;
   }
-  matmul_.matmul(type, {w, stride, begin, end, k, acts, static_cast<int>(n), y});
+  matmul_.matmul(type, {w, stride, begin, end, k, acts, static_cast<int>(n), y, next});
 }
 
 Tensor LatentProjections::value_rows(int64_t h) const {
   return a_.kv_b ? a_.kv_b.slice(h * (nope_dim_ + value_dim_) + nope_dim_, value_dim_) : a_.v_b.slab(h);
 }
 
-void LatentProjections::values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n) {
+void LatentProjections::values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n,
+                               const std::byte* next) {
   const float* x[kTokens];
   float* y[kTokens];
   for (int64_t i = 0; i < n; ++i) {
     x[i] = latents + ((first + i) * n_heads_ + h) * latent_dim_;
     y[i] = a_.out.row_as<float>(first + i) + h * value_dim_;
   }
-  multiply(value_rows(h), begin, end, x, n, y);
+  multiply(value_rows(h), begin, end, x, n, y, next);
 }
 
 void LatentProjections::pack_head(int64_t h, const AttentionKernels& k, uint32_t* panels) {

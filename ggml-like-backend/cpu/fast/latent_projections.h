@@ -11,23 +11,26 @@ namespace fathom::cpu::fast {
 class LatentProjections {
  public:
   /// Tokens that one call takes at most.
-  static constexpr int64_t kTokens = 16;
+  static constexpr int64_t kTokens = 64;
 
-  LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, Carver& own);
+  LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads, Carver& own);
 
-  /// Columns of the latent that one job of latent_queries makes: whole blocks of every format.
-  int64_t part_columns() const { return latent_dim_ > 256 && latent_dim_ % 256 == 0 ? 256 : latent_dim_; }
+  /// Columns of the latent that one job of latent_queries makes: whole blocks of every format. All of them where there
+  /// are heads enough for all threads.
+  int64_t part_columns() const { return part_columns_; }
   /// Floats of a row of latent_queries' result.
-  int64_t part_stride() const { return part_columns() + kSlack; }
+  int64_t part_stride() const { return part_columns_ + kSlack; }
+  /// Where the weights of such a job begin.
+  const std::byte* query_weights(int64_t h, int64_t begin) const;
+  /// out[i, :] = (W_UK^T q_nope)[begin .. begin + part_columns()) of token first + i at head h, for n <= kTokens tokens;
+  /// rows of part_stride() floats. `next`: the weights this thread reads next, or null.
+  void latent_queries(int64_t h, int64_t begin, int64_t first, int64_t n, float* out, const std::byte* next);
 
-  /// Readies latent_queries for columns [begin, begin + part_columns()) of head h.
-  void begin_queries(int64_t h, int64_t begin);
-  /// out[i, :] = (W_UK^T q_nope)[begin ..] of token first + i, for n <= kTokens tokens; rows of part_stride() floats.
-  void latent_queries(int64_t first, int64_t n, float* out);
-
+  /// Where the weights of values `begin` on begin.
+  const std::byte* value_weights(int64_t h, int64_t begin) const { return value_rows(h).row(begin); }
   /// out row (token) of head h, values [begin, end): W_UV times the latents of n tokens (rows first .. in `latents`
-  /// [T][H][C]).
-  void values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n);
+  /// [T][H][C]). `next`: the weights this thread reads next, or null.
+  void values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n, const std::byte* next);
 
   /// Both projections of head h as the right operand [C][N + V] of AttentionKernels::multiply: panels of `lanes`
   /// columns.
@@ -35,17 +38,20 @@ class LatentProjections {
 
  private:
   static constexpr int64_t kSlack = 16;  ///< results come in whole vectors
+  /// Rows of W_UK that are decoded together: 512 columns of them stay in the first-level cache until they are multiplied.
+  static constexpr int64_t kDecodedRows = 8;
 
   /// Products of `rows` [n_rows, k] with float vectors: int8 activations where the file's type has such a kernel.
-  void multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n, float* const* y);
+  void multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n, float* const* y,
+                const std::byte* next);
   Tensor value_rows(int64_t h) const;
 
   const LatentAttentionArgs& a_;
   const MatmulKernels& matmul_;
   const AttentionKernels& floats_;
   const int64_t n_heads_, nope_dim_, value_dim_, latent_dim_;
-  int64_t head_ = 0, begin_ = 0;
-  float* decoded_;  ///< weights: [N][part] panels, or rows of a type without a kernel
+  const int64_t part_columns_;
+  float* decoded_;  ///< weights: [kDecodedRows][part] panels, or rows of a type without a kernel
   float* row_;      ///< one decoded row
   uint32_t* words_;
   std::byte* acts_;  ///< [kTokens] activations

@@ -54,7 +54,7 @@ inline void multiply_rows(const AttentionKernels& k, const RowPointers& rows, in
     const int64_t stride = end < n ? rows.keys[end] - rows.keys[begin] : 4 * n_steps;
     while (end < n && rows.keys[end] - rows.keys[end - 1] == stride) ++end;
     k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes,
-                n_panels * k.lanes, end - begin, n_panels, n_steps, end < n ? rows.keys[end] : rows.keys_ahead,
+                n_panels * k.lanes, end - begin, n_panels, n_steps, false, end < n ? rows.keys[end] : rows.keys_ahead,
                 end < n ? stride : rows.ahead_stride_bytes});
     begin = end;
   }

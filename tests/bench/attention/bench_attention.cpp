@@ -82,7 +82,7 @@ double peak_flops(const cpu::AttentionKernels& k) {
     const double start = thread_cpu_s();
     for (int i = 0; i < 200; ++i) {
       k.multiply({reinterpret_cast<const std::byte*>(a.data()), kSteps * 4, b.data(), 0, k.lanes, c.data(), k.lanes,
-                  kRows, 1, kSteps, nullptr, 0});
+                  kRows, 1, kSteps, false, nullptr, 0});
     }
     best = std::min(best, thread_cpu_s() - start);
   }
