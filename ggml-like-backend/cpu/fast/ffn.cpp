@@ -111,8 +111,9 @@ void run_mixture(const Mixture& m, OpContext& c) {
   const Tensor* const gates[2] = {m.experts ? &m.experts->gate : nullptr, m.shared ? &m.shared->gate : nullptr};
 
   // 1. Group the routes (one thread, a few thousand integers) beside quantizing the activations.
+  const bool few = m.n_hidden_rows() <= 64;  // one thread does more than that in the time two threads take to meet
   if (c.worker.index() == 0) groups.fill(m.expert_ids, m.n_routes(), m.n_experts());
-  c.worker.share(n_tokens, 1, [&](int64_t t, int64_t) {
+  const auto quantize_token = [&](int64_t t, int64_t) {
     for (int i = 0; i < 4; ++i) {
       const GatedFfnWeights* w = i < 2 ? m.experts : m.shared;
       if (w == nullptr) continue;
@@ -122,12 +123,13 @@ void run_mixture(const Mixture& m, OpContext& c) {
       const DType type = i % 2 == 0 ? w->gate.dtype : w->up.dtype;
       kernels.quantize_act(type, m.x.row_as<float>(t), l.acts[i] + static_cast<size_t>(t) * l.act_bytes[i], hidden_size);
     }
-  });
-  c.worker.barrier();
+  };
+  c.worker.share(n_tokens, 1, quantize_token);
+  if (!few) c.worker.barrier();
 
   // 2. Addresses of each group's rows, in group order. Position p < routes is route order[p]; the rest are shared rows.
   const int64_t n_routes = m.n_routes();
-  c.worker.share(m.n_hidden_rows(), 64, [&](int64_t begin, int64_t end) {
+  const auto place_rows = [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
       const bool routed = p < n_routes;
       const int64_t row = routed ? groups.order[p] : p;
@@ -141,7 +143,12 @@ void run_mixture(const Mixture& m, OpContext& c) {
       l.down_rows[p] = l.down_acts + static_cast<size_t>(row) * l.down_act_bytes;
       l.output_rows[p] = l.outputs + row * hidden_size;
     }
-  });
+  };
+  if (!few) {
+    c.worker.share(m.n_hidden_rows(), 64, place_rows);
+  } else if (c.worker.index() == 0) {
+    place_rows(0, m.n_hidden_rows());
+  }
   c.worker.barrier();
   const int64_t n_active = m.experts ? *groups.n_active : 0;
 
@@ -177,7 +184,8 @@ void run_mixture(const Mixture& m, OpContext& c) {
     });
   };
 
-  // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache.
+  // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache, quantized for the
+  // down matrix: the activation format is local to blocks of 32.
   auto stride = [](const Tensor* t) { return t ? t->strides_bytes[static_cast<size_t>(t->shape.rank - 2)] : 0; };
   const TaskGrid gate_grid(n_active, m.expert_width(), stride(gates[0]), m.shared_width(), stride(gates[1]), c.worker.count());
   auto gate_of = [&](int64_t expert) { return expert == kShared ? m.shared->gate : m.experts->gate.slab(expert); };
@@ -189,21 +197,16 @@ void run_mixture(const Mixture& m, OpContext& c) {
                                 static_cast<int>(t.count), l.gate_rows + t.first, up_w});
     kernels.matmul(up.dtype, {up.data, up.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + m.n_hidden_rows() + t.first,
                               static_cast<int>(t.count), l.up_rows + t.first, next_w});
+    const DType down_type = t.expert == kShared ? m.shared->down.dtype : m.experts->down.dtype;
+    const size_t act_offset = kernels.act_offset_bytes(down_type, t.begin);
     for (int64_t p = t.first; p < t.first + t.count; ++p) {
       c.elements->silu_times(l.gate_rows[p] + t.begin, l.up_rows[p] + t.begin, t.end - t.begin);
+      kernels.quantize_act(down_type, l.gate_rows[p] + t.begin, static_cast<std::byte*>(const_cast<void*>(l.down_rows[p])) + act_offset, t.end - t.begin);
     }
   });
   c.worker.barrier();
 
-  // 4. Quantize the hidden rows for the down matrices.
-  c.worker.share(m.n_hidden_rows(), 1, [&](int64_t p, int64_t) {
-    const GatedFfnWeights& w = p < n_routes ? *m.experts : *m.shared;
-    kernels.quantize_act(w.down.dtype, l.hidden + p * width, l.down_acts + static_cast<size_t>(p) * l.down_act_bytes,
-                         p < n_routes ? m.expert_width() : m.shared_width());
-  });
-  c.worker.barrier();
-
-  // 5. down.
+  // 4. down.
   const TaskGrid down_grid(n_active, m.experts ? hidden_size : 0, m.experts ? stride(&m.experts->down) : 0, m.shared ? hidden_size : 0,
                            m.shared ? stride(&m.shared->down) : 0, c.worker.count());
   auto down_of = [&](int64_t expert) { return expert == kShared ? m.shared->down : m.experts->down.slab(expert); };
@@ -214,7 +217,7 @@ void run_mixture(const Mixture& m, OpContext& c) {
   });
   c.worker.barrier();
 
-  // 6. Weighted sum over each token's experts, in order of choice, then the shared network.
+  // 5. Weighted sum over each token's experts, in order of choice, then the shared network.
   const int64_t columns = 256;
   const int64_t pieces = (hidden_size + columns - 1) / columns;
   c.worker.share(n_tokens * pieces, 4, [&](int64_t piece_begin, int64_t piece_end) {
