@@ -93,6 +93,12 @@ void ThreadPool::run(const std::function<void(Worker&)>& fn) {
   if (n_threads_ > 1) arrive_and_wait();
 }
 
+void ThreadPool::run_alone(const std::function<void(Worker&)>& fn) {
+  next_item_.store(0, std::memory_order_relaxed);
+  Worker worker(*this, 0, 1);
+  fn(worker);
+}
+
 void ThreadPool::arrive_and_wait() {
   const uint32_t generation = generation_.load(std::memory_order_acquire);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) == n_threads_ - 1) {

@@ -69,6 +69,8 @@ class ThreadPool {
   int size() const { return n_threads_; }
   /// Runs fn on every thread and returns when all have finished. fn must not throw. Calls must not overlap.
   void run(const std::function<void(Worker&)>& fn);
+  /// The same on the calling thread alone, the others go on waiting: for work that is done before they would have met.
+  void run_alone(const std::function<void(Worker&)>& fn);
 
  private:
   friend class Worker;

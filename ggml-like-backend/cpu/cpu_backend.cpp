@@ -63,6 +63,26 @@ void run_node(const Node& node, OpContext& c) {
       node.args);
 }
 
+/// Of weights and activations.
+int64_t multiplications(std::span<const Node> nodes) {
+  int64_t n = 0;
+  const auto gated = [&](const GatedFfnWeights& w, int64_t n_rows) {
+    if (w.gate) n += 3 * w.gate.dim(w.gate.shape.rank - 1) * w.gate.dim(w.gate.shape.rank - 2) * n_rows;
+  };
+  for (const Node& node : nodes) {
+    std::visit(Overload{[&](const LinearArgs& a) { n += a.x.dim(0) * a.weight.dim(0) * a.weight.dim(1); },
+                        [&](const GatedFfnArgs& a) { gated(a.weights, a.x.dim(0)); },
+                        [&](const MoeFfnArgs& a) { gated(a.experts, a.expert_ids.dim(0) * a.expert_ids.dim(1)), gated(a.shared, a.x.dim(0)); },
+                        [](const auto&) {}},
+               node.args);
+  }
+  return n;
+}
+
+/// Below this one thread computes a step: less than a millisecond, in which several would spend as long meeting, and on a
+/// busy machine much longer. No result depends on it.
+constexpr int64_t kAloneMultiplications = 16'000'000;
+
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int n_threads, const MatmulKernels* kernels) : kernels_(kernels), elements_(kernels ? element_kernels(kernels->isa) : nullptr), pool_(n_threads) {}
@@ -86,26 +106,29 @@ class CpuBackend final : public Backend {
   }
 
   void execute(std::span<const Node> nodes) override {
+    const bool alone = pool_.size() == 1 || multiplications(nodes) < kAloneMultiplications;
+    const int n_threads = alone ? 1 : pool_.size();
     Workspace needed;
     for (const Node& node : nodes) {
-      const Workspace w = workspace_of(node, kernels_, pool_.size());
+      const Workspace w = workspace_of(node, kernels_, n_threads);
       needed.shared_bytes = std::max(needed.shared_bytes, w.shared_bytes);
       needed.per_thread_bytes = std::max(needed.per_thread_bytes, w.per_thread_bytes);
     }
     const size_t shared = (needed.shared_bytes + kAlign - 1) / kAlign * kAlign;
     const size_t own = (needed.per_thread_bytes + kAlign - 1) / kAlign * kAlign;
-    const size_t total = shared + own * static_cast<size_t>(pool_.size());
+    const size_t total = shared + own * static_cast<size_t>(n_threads);
     if (!workspace_ || workspace_->size_bytes() < total) {
       workspace_.reset();
       workspace_ = allocate_heap(total, "workspace of the CPU kernels");
     }
-    pool_.run([&](Worker& worker) {
+    const auto run_nodes = [&](Worker& worker) {
       OpContext context{worker, kernels_, elements_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
       for (const Node& node : nodes) {
         run_node(node, context);
         worker.barrier();
       }
-    });
+    };
+    alone ? pool_.run_alone(run_nodes) : pool_.run(run_nodes);
   }
 
  private:
