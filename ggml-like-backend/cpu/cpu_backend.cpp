@@ -106,7 +106,8 @@ class CpuBackend final : public Backend {
   }
 
   void execute(std::span<const Node> nodes) override {
-    const bool alone = pool_.size() == 1 || multiplications(nodes) < kAloneMultiplications;
+    // A node by itself is part of a step that somebody wants to interrupt: a long one.
+    const bool alone = pool_.size() == 1 || (nodes.size() > 1 && multiplications(nodes) < kAloneMultiplications);
     const int n_threads = alone ? 1 : pool_.size();
     Workspace needed;
     for (const Node& node : nodes) {
