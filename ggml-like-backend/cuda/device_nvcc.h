@@ -98,6 +98,8 @@ FATHOM_DEVICE int4 load_streaming(const int4* p) {
   return v;
 }
 
+FATHOM_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 FATHOM_DEVICE void cp_async_16(void* shared, const void* global, bool valid = true) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "l"(global),
                "r"(valid ? 16 : 0)

@@ -137,6 +137,17 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
   }
 }
 
+/// Asks for the weights that `lanes` lanes are about to read, while an earlier kernel still runs.
+template <typename Format, int kRows>
+FATHOM_DEVICE void prefetch_rows(const uint8_t* const (&rows)[kRows], int k, int lane, int lanes) {
+  constexpr int kLine = 128;
+  const int64_t bytes = weight_row_bytes(Format::kDType, k);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+    for (int64_t at = lane * kLine; at < bytes; at += lanes * kLine) prefetch_l2(rows[r] + at);
+  }
+}
+
 /// Chunks of a row: how much work there is to share among lanes.
 constexpr int chunks_of_row(DType dtype, int k) {
   const int per = weight_layout(dtype).block_elements == 1 ? 16 / weight_layout(dtype).block_bytes : 32;

@@ -14,17 +14,19 @@ constexpr int kColumnsAtOnce = 8;  ///< sums that a lane holds for each row; one
 
 template <typename Format, int kColumns>
 FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4) linear_gemv_kernel(LinearLaunch l, int lanes) {
-  wait_for_previous_kernel();
+  let_next_kernel_start();
   const LinearTask& task = l.tasks[blockIdx.y];
   const int lane = static_cast<int>(threadIdx.x % 32), head = static_cast<int>(blockIdx.z);
   const int warp = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32), pairs = 32 / lanes;
-  if (warp * pairs * kRowPair >= task.w.n_rows) return;
+  if (warp * pairs * kRowPair >= task.w.n_rows) return wait_for_previous_kernel();
   const int first_row = (warp * pairs + lane / lanes) * kRowPair;
   const uint8_t* rows[kRowPair];
 #pragma unroll
   for (int r = 0; r < kRowPair; ++r) {
     rows[r] = task.w.data + head * task.w.matrix_bytes + min(first_row + r, task.w.n_rows - 1) * task.w.row_bytes;
   }
+  prefetch_rows<Format>(rows, task.w.k, lane % lanes, lanes);
+  wait_for_previous_kernel();
   for (int c0 = 0; c0 < l.n_columns; c0 += kColumns) {
     float sum[kRowPair][kColumns];
     const int n = min(kColumns, l.n_columns - c0);
@@ -93,6 +95,7 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch 
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
   FATHOM_SHARED(float, values, kColumns * kTileRows);
+  let_next_kernel_start();
   wait_for_previous_kernel();
   FfnPart part;
   if (!find_part(l, n_slots, part)) return;
@@ -173,6 +176,7 @@ template <typename Format, int kColumns>
 FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   FATHOM_SHARED(int, is_last, 1);
+  let_next_kernel_start();
   wait_for_previous_kernel();
   FfnPart part;
   if (!find_part(l, n_slots, part)) return;

@@ -20,6 +20,7 @@ FATHOM_DEVICE void quantize_warp(const RowsToQuantize& rows) {
 }
 
 FATHOM_KERNEL(kThreads, 1) quantize_kernel(RowsToQuantize rows) {
+  let_next_kernel_start();
   wait_for_previous_kernel();
   quantize_warp(rows);
 }
@@ -52,6 +53,7 @@ FATHOM_DEVICE void rank_routes(const int32_t* ids, int n, const RouteGroups& gro
 }
 
 FATHOM_KERNEL(kThreads, 1) prepare_kernel(const int32_t* ids, int n_routes, RouteGroups groups, RowsToQuantize rows) {
+  let_next_kernel_start();
   wait_for_previous_kernel();
   if (blockIdx.x + 1 == gridDim.x) {
     rank_routes(ids, n_routes, groups);
@@ -87,6 +89,7 @@ FATHOM_KERNEL(kManyThreads, 1) group_routes_kernel(const int32_t* ids, int n_rou
   FATHOM_DYNAMIC_SHARED(memory);  // int [warps][n_experts]
   FATHOM_SHARED(int, sums_of_warps, kManyThreads / 32);
   FATHOM_SHARED(int, start_of, kMaxExperts);
+  let_next_kernel_start();
   wait_for_previous_kernel();
   constexpr int kWarps = kManyThreads / 32;
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
@@ -139,6 +142,7 @@ FATHOM_KERNEL(kManyThreads, 1) group_routes_kernel(const int32_t* ids, int n_rou
 }
 
 FATHOM_KERNEL(kThreads, 1) sum_outputs_kernel(FfnLaunch l, int hidden_size) {
+  let_next_kernel_start();
   wait_for_previous_kernel();
   sum_outputs(l, hidden_size, static_cast<int>(blockIdx.x) * kTileRows, kTileRows);
 }

@@ -196,6 +196,7 @@ FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask task) {
   FATHOM_SHARED(const uint8_t*, rows, kTileWeights);
   FATHOM_SHARED(int, x_rows, kTileColumns);
   FATHOM_SHARED(int, out_rows, kTileColumns);
+  let_next_kernel_start();
   wait_for_previous_kernel();
   const int tid = static_cast<int>(threadIdx.x), y = static_cast<int>(blockIdx.y), head = static_cast<int>(blockIdx.z);
   int matrix = head, first = y * kTileColumns, end = task.n_columns;

@@ -226,6 +226,9 @@ inline uint32_t pack_half(float low, float high) { return float_to_half(low) | s
 /// 16 bytes that this SM reads once: they displace nothing in its cache.
 inline int4 load_streaming(const int4* p) { return *p; }
 
+/// Asks for the 128 bytes around an address to be brought into the second-level cache. The emulator reads a byte: it has to exist.
+inline void prefetch_l2(const void* p) { static_cast<void>(*static_cast<const volatile char*>(p)); }
+
 /// 16 bytes from global to shared memory, both 16-byte aligned, zeros if not valid; there after cp_async_wait and a barrier.
 /// The emulator copies as late as allowed.
 inline void cp_async_16(void* shared, const void* global, bool valid = true) { emulator::copy_later(shared, global, 16, valid); }
