@@ -70,7 +70,7 @@ cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size_bytes, cudaMemcpyKind, cudaStream_t stream) {
-  submit(stream, [=] { std::memcpy(to, from, size_bytes); });
+  if (size_bytes > 0) submit(stream, [=] { std::memcpy(to, from, size_bytes); });
   return cudaSuccess;
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind) {
