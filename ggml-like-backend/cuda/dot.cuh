@@ -1,7 +1,6 @@
 // Products of a few weight rows with a few activation rows by the lanes of a warp: the heart of every kernel for small steps.
 //
-// kLanes neighbouring lanes (a number chosen at the launch: 8, 16 or 32) share kRows weight rows. Each takes every kLanes-th chunk of
-// 32 weights of all of them, so that the activations it loads serve kRows rows, and neighbouring lanes load neighbouring 16 bytes;
+// 8, 16 or 32 neighbouring lanes share kRows weight rows. Each takes every 8th, 16th or 32nd chunk of 32 weights of all of them, so that the activations it loads serve kRows rows, and neighbouring lanes load neighbouring 16 bytes;
 // in the end the lanes' sums meet in a tree of shuffles. A column's sum is therefore formed in an order that depends on k and on the
 // number of lanes alone: the same bits alone and in any batch. Bytes under way: a lane asks for the 16 (Q8_0: 32) bytes of kRows rows
 // at once; 32 warps on an SM keep 32 KiB under way, and 24 are needed to cover 0.7 us of latency at 36 GB/s an SM (4.8 TB/s, 132 SMs).
@@ -109,6 +108,7 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
     }
   } else {
     const int n_chunks = k / 32, n_blocks = k / Format::kBlock;
+#pragma unroll (kColumns == 1 ? 2 : 1)
     for (int chunk = lane; chunk < n_chunks; chunk += lanes) {
       Chunk w[kRows];
 #pragma unroll
@@ -154,11 +154,11 @@ constexpr int chunks_of_row(DType dtype, int k) {
   return (k + per - 1) / per;
 }
 
-/// Lanes that share a row pair, at least `least`: as few as keep 4096 warps busy (31 on each of an H100's 132 SMs), so that a lane has
+/// Lanes that share a pair of n_rows rows: as few as keep 4096 warps busy (31 on each of an H100's 132 SMs), so that a lane has
 /// several loads under way, but all 32 where rows are few and latency counts. Depends on the matrix alone, never on the step.
-constexpr int lanes_for(int n_rows, int n_chunks, int least) {
+constexpr int lanes_for(int n_rows, int n_chunks) {
   int lanes = 32;
-  while (lanes > least && (n_chunks <= lanes / 2 || static_cast<int64_t>(n_rows) * (lanes / 2) / 64 >= 4096)) lanes /= 2;
+  while (lanes > 8 && (n_chunks <= lanes / 2 || static_cast<int64_t>(n_rows) * (lanes / 2) / 64 >= 4096)) lanes /= 2;
   return lanes;
 }
 

@@ -49,7 +49,7 @@ template <typename Format>
 void launch_linear_gemv(const LinearLaunch& l) {
   int most_rows = 0;
   for (int i = 0; i < l.n_tasks; ++i) most_rows = std::max(most_rows, l.tasks[i].w.n_rows);
-  const int lanes = lanes_for(l.tasks[0].w.n_rows, chunks_of_row(Format::kDType, l.tasks[0].w.k), 8);
+  const int lanes = lanes_for(l.tasks[0].w.n_rows, chunks_of_row(Format::kDType, l.tasks[0].w.k));
   const int rows_of_warp = 32 / lanes * kRowPair, n_warps = (most_rows + rows_of_warp - 1) / rows_of_warp;
   const int warps = n_warps * l.n_tasks * l.n_heads >= 1024 ? 4 : n_warps * l.n_tasks * l.n_heads >= 512 ? 2 : 1;  // small blocks where there are few
   const dim3 grid((n_warps + warps - 1) / warps, l.n_tasks, l.n_heads);
@@ -67,6 +67,9 @@ void launch_linear_gemv(const LinearLaunch& l) {
 
 constexpr int kTileRows = 32;  ///< one block of activations in int8
 constexpr int kFfnThreads = 256;
+constexpr int kRowsOfWarp = kTileRows / (kFfnThreads / 32);
+constexpr int kGateLanes = 32 / kRowsOfWarp;            ///< a row of gate and the same row of up for every 8 lanes
+constexpr int kDownLanes = 32 * kRowPair / kRowsOfWarp; ///< a pair of rows for every 16 lanes
 
 /// What a block works on.
 struct FfnPart {
@@ -91,7 +94,7 @@ FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
 inline int routed_slots(const FfnLaunch& l) { return l.routed ? std::min(l.n_experts, l.n_tokens * l.n_used) : 0; }
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
+FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
   FATHOM_SHARED(float, values, kColumns * kTileRows);
@@ -114,13 +117,11 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch 
       hidden_rows[tid] = route;
     }
     __syncthreads();
-    const int rows_of_warp = kTileRows / (kFfnThreads / 32), at_once = 32 / lanes;
-    for (int i = 0; i < rows_of_warp; i += at_once) {
-      const int in_tile = warp * rows_of_warp + i + lane / lanes, row = min(first_row + in_tile, width - 1);
-      const uint8_t* rows[2] = {gate + row * w.gate.row_bytes, up + row * w.up.row_bytes};
-      float sum[2][kColumns];
-      dot_rows<Format>(rows, w.gate.k, lane % lanes, lanes, l.x, ListedRows{tokens}, n, l.grids, sum);
-      if (lane % lanes != 0) continue;
+    const int in_tile = warp * kRowsOfWarp + lane / kGateLanes, row = min(first_row + in_tile, width - 1);
+    const uint8_t* rows[2] = {gate + row * w.gate.row_bytes, up + row * w.up.row_bytes};
+    float sum[2][kColumns];
+    dot_rows<Format>(rows, w.gate.k, lane % kGateLanes, kGateLanes, l.x, ListedRows{tokens}, n, l.grids, sum);
+    if (lane % kGateLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         if (c < n) values[c * kTileRows + in_tile] = sum[0][c] / (1.0F + expf(-sum[0][c])) * sum[1][c];
@@ -144,14 +145,13 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch 
 template <typename Format>
 void launch_gate_up_gemv(const FfnLaunch& l) {
   const WeightRows& w = l.routed ? l.experts.gate : l.shared_weights.gate;
-  const int lanes = lanes_for(w.n_rows * std::max(1, l.n_used), chunks_of_row(Format::kDType, w.k), 8);
   const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
   const int shared_tiles = l.shared ? (l.shared_weights.gate.n_rows + kTileRows - 1) / kTileRows : 0;
   const dim3 grid(tiles, slots + (shared_tiles + tiles - 1) / tiles);
   if (l.n_tokens == 1) {
-    launch_overlapped(&gate_up_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+    launch_overlapped(&gate_up_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
   } else {
-    launch_overlapped(&gate_up_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+    launch_overlapped(&gate_up_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots);
   }
 }
 
@@ -173,7 +173,7 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
 }
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, int n_slots, int lanes) {
+FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   FATHOM_SHARED(int, is_last, 1);
   let_next_kernel_start();
@@ -191,15 +191,13 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, 
     const int n = min(kColumns, part.n_columns - c0);
     if (tid < n) rows_of_x[tid] = part.shared ? c0 + tid : l.groups.order[part.first + c0 + tid];
     __syncthreads();
-    const int rows_of_warp = kTileRows / (kFfnThreads / 32), at_once = 32 / lanes * kRowPair;
-    for (int i = 0; i < rows_of_warp; i += at_once) {
-      const int row = first_row + warp * rows_of_warp + i + lane / lanes * kRowPair;
-      const uint8_t* rows[kRowPair];
+    const int row = first_row + warp * kRowsOfWarp + lane / kDownLanes * kRowPair;
+    const uint8_t* rows[kRowPair];
 #pragma unroll
-      for (int r = 0; r < kRowPair; ++r) rows[r] = down + min(row + r, hidden_size - 1) * w.down.row_bytes;
-      float sum[kRowPair][kColumns];
-      dot_rows<Format>(rows, w.down.k, lane % lanes, lanes, x, ListedRows{rows_of_x}, n, l.grids, sum);
-      if (lane % lanes != 0) continue;
+    for (int r = 0; r < kRowPair; ++r) rows[r] = down + min(row + r, hidden_size - 1) * w.down.row_bytes;
+    float sum[kRowPair][kColumns];
+    dot_rows<Format>(rows, w.down.k, lane % kDownLanes, kDownLanes, x, ListedRows{rows_of_x}, n, l.grids, sum);
+    if (lane % kDownLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
@@ -230,13 +228,12 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, 
 template <typename Format>
 void launch_down_gemv(const FfnLaunch& l) {
   const WeightRows& w = l.routed ? l.experts.down : l.shared_weights.down;
-  const int lanes = lanes_for(w.n_rows * std::max(1, l.n_used), chunks_of_row(Format::kDType, w.k), 16);
   const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
   const dim3 grid(tiles, slots + (l.shared ? 1 : 0));
   if (l.n_tokens == 1) {
-    launch_overlapped(&down_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+    launch_overlapped(&down_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
   } else {
-    launch_overlapped(&down_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots, lanes);
+    launch_overlapped(&down_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots);
   }
 }
 

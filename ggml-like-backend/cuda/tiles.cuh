@@ -12,6 +12,7 @@ constexpr int kTileWeights = 64;  ///< weight rows of a block: 64 of one matrix,
 constexpr int kTileThreads = 128;
 constexpr int kTileDepth = 256;               ///< elements of k at a time, quantized
 constexpr int kTileStride = kTileDepth + 16;  ///< bytes between rows in shared memory: eight rows' words fall into different banks
+constexpr int kScaleStride = 17;              ///< floats: the same for their scales
 constexpr int kFloatDepth = 32;               ///< elements of k at a time, plain
 constexpr int kFloatStride = 64 + 4;
 
@@ -38,9 +39,9 @@ struct TileTask {
 struct TileMemory {
   static constexpr int kW = 0;                                             ///< int8 [64][kTileStride]
   static constexpr int kX = kW + kTileWeights * kTileStride;               ///< int8 [64][kTileStride]
-  static constexpr int kScale = kX + kTileColumns * kTileStride;           ///< float [64][16]
-  static constexpr int kMin = kScale + kTileWeights * 16 * 4;              ///< float [64][16]
-  static constexpr int kXScale = kMin + kTileWeights * 16 * 4;             ///< ActScale [64][8]
+  static constexpr int kScale = kX + kTileColumns * kTileStride;           ///< float [64][kScaleStride]
+  static constexpr int kMin = kScale + kTileWeights * kScaleStride * 4;    ///< float [64][kScaleStride]
+  static constexpr int kXScale = kMin + kTileWeights * kScaleStride * 4;   ///< ActScale [8][64]: by block, then column
   static constexpr int kBytes = kXScale + kTileColumns * 8 * 8;
   static constexpr int kFloatW = 0;                                        ///< float [kFloatDepth][kFloatStride]
   static constexpr int kFloatX = kFloatDepth * kFloatStride * 4;           ///< float [kFloatDepth][kFloatStride]
@@ -78,11 +79,11 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
       }
       *reinterpret_cast<int4*>(w8 + row * kTileStride + e0) = make_int4(c.q[0], c.q[1], c.q[2], c.q[3]);
       *reinterpret_cast<int4*>(w8 + row * kTileStride + e1) = make_int4(c.q[4], c.q[5], c.q[6], c.q[7]);
-      scale[row * 16 + e0 / 16] = c.scale[0];
-      scale[row * 16 + e1 / 16] = c.scale[1];
+      scale[row * kScaleStride + e0 / 16] = c.scale[0];
+      scale[row * kScaleStride + e1 / 16] = c.scale[1];
       if constexpr (Format::kHasMin) {
-        minimum[row * 16 + e0 / 16] = c.min[0];
-        minimum[row * 16 + e1 / 16] = c.min[1];
+        minimum[row * kScaleStride + e0 / 16] = c.min[0];
+        minimum[row * kScaleStride + e1 / 16] = c.min[1];
       }
     }
     for (int i = tid; i < kTileColumns * kTileDepth / 16; i += kTileThreads) {
@@ -95,7 +96,7 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
       const int c = i / kChunks, block = i % kChunks;
       ActScale s{};
       if (x_rows[c] >= 0 && k0 + 32 * block < k) s = x.scales[(x_rows[c] * x.stride + k0) / 32 + block];
-      x_scale[i] = s;
+      x_scale[block * kTileColumns + c] = s;
     }
     __syncthreads();
     const int row = 16 * warp + g;
@@ -103,33 +104,35 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
     for (int block = 0; block < kChunks; ++block) {
       auto word = [&](const int8_t* m, int r, int at) { return *reinterpret_cast<const uint32_t*>(m + r * kTileStride + 32 * block + at); };
       const uint32_t a[4] = {word(w8, row, 4 * t), word(w8, row + 8, 4 * t), word(w8, row, 4 * t + 16), word(w8, row + 8, 4 * t + 16)};
+      constexpr int kScales = Format::kSub == 32 ? 1 : 2;  // of a row in 32 elements
+      float row_scale[2][kScales], row_min[2][kScales];
+#pragma unroll
+      for (int i = 0; i < 2 * kScales; ++i) {
+        const int at = (row + 8 * (i / kScales)) * kScaleStride + 2 * block + i % kScales;
+        row_scale[i / kScales][i % kScales] = scale[at];
+        if constexpr (Format::kHasMin) row_min[i / kScales][i % kScales] = minimum[at];
+      }
 #pragma unroll
       for (int n = 0; n < kTileColumns / 8; ++n) {
         const uint32_t b[2] = {word(x8, 8 * n + g, 4 * t), word(x8, 8 * n + g, 4 * t + 16)};
-        const ActScale s[2] = {x_scale[(8 * n + 2 * t) * kChunks + block], x_scale[(8 * n + 2 * t + 1) * kChunks + block]};
-        if constexpr (Format::kSub == 32) {
+        const ActScale* s = x_scale + block * kTileColumns + 8 * n + 2 * t;
+#pragma unroll
+        for (int h = 0; h < kScales; ++h) {
           int c[4] = {0, 0, 0, 0};
-          mma_s8_16x8x32(c, a, b);
-#pragma unroll
-          for (int i = 0; i < 4; ++i) {
-            const int at = (row + 8 * (i / 2)) * 16 + 2 * block;
-            float part = scale[at] * static_cast<float>(c[i]);
-            if constexpr (Format::kHasMin) part = fmaf(minimum[at], static_cast<float>(s[i % 2].sum[0] + s[i % 2].sum[1]), part);
-            sum[n][i] = fmaf(s[i % 2].d, part, sum[n][i]);
-          }
-        } else {
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            int c[4] = {0, 0, 0, 0};
+          if constexpr (kScales == 1) {
+            mma_s8_16x8x32(c, a, b);
+          } else {
             const uint32_t half_a[2] = {a[2 * h], a[2 * h + 1]};
             mma_s8_16x8x16(c, half_a, b[h]);
+          }
 #pragma unroll
-            for (int i = 0; i < 4; ++i) {
-              const int at = (row + 8 * (i / 2)) * 16 + 2 * block + h;
-              float part = scale[at] * static_cast<float>(c[i]);
-              if constexpr (Format::kHasMin) part = fmaf(minimum[at], static_cast<float>(s[i % 2].sum[h]), part);
-              sum[n][i] = fmaf(s[i % 2].d, part, sum[n][i]);
+          for (int i = 0; i < 4; ++i) {
+            float part = row_scale[i / 2][h] * static_cast<float>(c[i]);
+            if constexpr (Format::kHasMin) {
+              const int x_sum = kScales == 1 ? s[i % 2].sum[0] + s[i % 2].sum[1] : s[i % 2].sum[h];
+              part = fmaf(row_min[i / 2][h], static_cast<float>(x_sum), part);
             }
+            sum[n][i] = fmaf(s[i % 2].d, part, sum[n][i]);
           }
         }
       }
