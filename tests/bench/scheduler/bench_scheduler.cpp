@@ -1,9 +1,14 @@
-// Batched serving: tokens a second of 1, 2, 4 .. sequences together, and what a long prompt does to those that run.
-// bench_scheduler MODEL [MAX_SEQUENCES] [TOKENS] [PROMPT_TOKENS] [THREADS]
+// Batched serving: tokens a second of 1, 2, 4 .. sequences together (-s, -n tokens each), seconds to the first token of
+// prompts (-p), and what long prompts do to the answers beside them (-l). -e: all sequences say the same, so that they share
+// all their experts.
+// bench_scheduler -s 16 -p 2048 -p 8192 -l 8192 MODEL
 //
 // Seconds of processor time are shown too: on a machine that is busy with other things they say more than the clock (with
 // one thread: several wait for each other actively).
+#include <getopt.h>
+
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
@@ -50,9 +55,9 @@ struct Rates {
 };
 
 /// Of n answers together, while all of them run: after the slowest's first token, and until the first ends.
-Rates aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tokens) {
+Rates aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tokens, bool equal = false) {
   std::vector<RequestHandle> handles;
-  for (int i = 0; i < n; ++i) handles.push_back(must_submit(scheduler, random_request(engine, 16, n_tokens, static_cast<uint32_t>(i))));
+  for (int i = 0; i < n; ++i) handles.push_back(must_submit(scheduler, random_request(engine, 16, n_tokens, equal ? 0 : static_cast<uint32_t>(i))));
   std::vector<std::vector<Clock::time_point>> times(handles.size());
   const double cpu_before = cpu_seconds();
   const Clock::time_point wall_before = Clock::now();
@@ -68,28 +73,103 @@ Rates aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tok
   return {rate, rate * seconds_since(wall_before) / (cpu_seconds() - cpu_before)};
 }
 
+/// Seconds to the first token.
+double first_token_s(Scheduler& scheduler, const Request& request) {
+  const Clock::time_point start = Clock::now();
+  RequestHandle handle = must_submit(scheduler, request);
+  return std::chrono::duration<double>(token_times(handle).front() - start).count();
+}
+
+/// A prompt nobody knows, and one that goes on behind it.
+void measure_prompt(Scheduler& scheduler, const Engine& engine, int64_t n_prompt) {
+  Request request = random_request(engine, n_prompt, 1, 300);
+  const double cold = first_token_s(scheduler, request);
+  const Request more = random_request(engine, 64, 1, 301);
+  request.prompt.insert(request.prompt.end(), more.prompt.begin(), more.prompt.end());
+  const SchedulerStats before = scheduler.stats();
+  const double warm = first_token_s(scheduler, request);
+  std::printf("prompt of %lld tokens: first token after %.2f s; with 64 more and the rest cached (%lld of %lld tokens found) after %.2f s\n", static_cast<long long>(n_prompt), cold,
+              static_cast<long long>(scheduler.stats().cached_tokens_total - before.cached_tokens_total), static_cast<long long>(n_prompt + 64), warm);
+  std::fflush(stdout);
+}
+
+/// Answers while a long prompt is evaluated: their longest wait for a token, and what the prompt waits for them.
+void measure_stall(Scheduler& scheduler, const Engine& engine, int64_t n_prompt, int n_answers, int64_t max_stall_ms) {
+  std::vector<RequestHandle> talking;
+  for (int i = 0; i < n_answers; ++i) talking.push_back(must_submit(scheduler, random_request(engine, 16, 100000, static_cast<uint32_t>(400 + i))));
+  for (RequestHandle& handle : talking) {
+    while (!std::holds_alternative<TokenEvent>(*handle.next(std::chrono::seconds(60)))) {
+    }
+  }
+  const double before_s = scheduler.stats().between_tokens_seconds.sum;
+  const uint64_t before_n = scheduler.stats().between_tokens_seconds.total();
+  std::vector<double> gaps;
+  std::atomic<bool> stop = false;
+  std::thread reader([&] {
+    Clock::time_point last = Clock::now();
+    while (!stop) {
+      const std::optional<Event> event = talking.front().next(std::chrono::milliseconds(20));
+      if (!event || !std::holds_alternative<TokenEvent>(*event)) continue;
+      gaps.push_back(seconds_since(last));
+      last = Clock::now();
+    }
+  });
+  std::vector<std::thread> others;
+  for (size_t i = 1; i < talking.size(); ++i) {
+    others.emplace_back([&, i] {
+      while (!stop) talking[i].next(std::chrono::milliseconds(20));
+    });
+  }
+  const double first = first_token_s(scheduler, random_request(engine, n_prompt, 1, static_cast<uint32_t>(500 + n_answers)));
+  stop = true;
+  reader.join();
+  for (std::thread& other : others) other.join();
+  std::sort(gaps.begin(), gaps.end());
+  const SchedulerStats after = scheduler.stats();
+  const double mean = (after.between_tokens_seconds.sum - before_s) / static_cast<double>(std::max<uint64_t>(1, after.between_tokens_seconds.total() - before_n));
+  std::printf("prompt of %lld tokens beside %d answers: first token after %.2f s; the answers wait %.0f ms for a token on average, %.0f at the 99th percentile, %.0f at most (asked for %lld)\n",
+              static_cast<long long>(n_prompt), n_answers, first, mean * 1000, gaps[gaps.size() * 99 / 100] * 1000, gaps.back() * 1000, static_cast<long long>(max_stall_ms));
+  std::fflush(stdout);
+  for (RequestHandle& handle : talking) handle.cancel();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) {
-    std::fprintf(stderr, "usage: bench_scheduler MODEL [MAX_SEQUENCES] [TOKENS] [PROMPT_TOKENS] [THREADS]\n");
+  int most = 8;
+  bool equal = false;
+  int64_t n_tokens = 32;
+  std::vector<int64_t> prompts, stalls;
+  EngineOptions options;
+  for (int option; (option = getopt(argc, argv, "s:n:p:l:t:e")) != -1;) {
+    switch (option) {
+      case 's': most = std::atoi(optarg); break;
+      case 'n': n_tokens = std::atoll(optarg); break;
+      case 'p': prompts.push_back(std::atoll(optarg)); break;
+      case 'l': stalls.push_back(std::atoll(optarg)); break;
+      case 'e': equal = true; break;
+      case 't': options.n_threads = std::atoi(optarg); break;
+      default: optind = argc;
+    }
+  }
+  if (optind + 1 != argc) {
+    std::fprintf(stderr, "usage: bench_scheduler [-s MOST_SEQUENCES] [-n TOKENS_EACH] [-e] [-p PROMPT_TOKENS]... [-l PROMPT_TOKENS_BESIDE_ANSWERS]... [-t THREADS] MODEL\n");
     return 2;
   }
-  const int most = argc > 2 ? std::atoi(argv[2]) : 8;
-  const int64_t n_tokens = argc > 3 ? std::atoll(argv[3]) : 32, n_prompt = argc > 4 ? std::atoll(argv[4]) : 512;
-  EngineOptions options;
-  options.model_path = argv[1];
-  options.n_threads = argc > 5 ? std::atoi(argv[5]) : 0;
-  options.context = n_prompt + (64 + n_tokens) * 2 * most;
+  options.model_path = argv[optind];
+  options.context = (64 + n_tokens) * 2 * std::max(most, 1);
+  for (const int64_t n : prompts) options.context = std::max(*options.context, n + 256);
+  for (const int64_t n : stalls) options.context = std::max(*options.context, n + 3000);
   const auto engine = Engine::load(options);
   std::printf("%s, %s\n", engine->info().type.c_str(), engine->backend_description().c_str());
   SchedulerOptions scheduling;
-  scheduling.max_running = most;
+  scheduling.max_running = std::max(most, 9);
+  scheduling.event_buffer = 100000;
   Scheduler scheduler(*engine, scheduling);
   aggregate(scheduler, *engine, 1, 4);
   Rates one{};
   for (int n = 1; n <= most; n *= 2) {
-    const Rates rate = aggregate(scheduler, *engine, n, n_tokens);
+    const Rates rate = aggregate(scheduler, *engine, n, n_tokens, equal);
     if (n == 1) one = rate;
     // What reading each weight once a step allows where experts are chosen uniformly, as by random weights.
     const double bound = engine->cost(1, 1, 0).weight_bytes * n / engine->cost(n, 1, 0).weight_bytes;
@@ -97,17 +177,9 @@ int main(int argc, char** argv) {
                 rate.tok_cpu_s, rate.tok_cpu_s / one.tok_cpu_s, bound);
     std::fflush(stdout);
   }
-  RequestHandle talking = must_submit(scheduler, random_request(*engine, 16, n_tokens * 2, 100));
-  std::vector<Clock::time_point> times;
-  std::thread reader([&] { times = token_times(talking); });
-  while (scheduler.stats().running == 0) std::this_thread::yield();
-  const Clock::time_point start = Clock::now();
-  RequestHandle reading = must_submit(scheduler, random_request(*engine, n_prompt, 1, 200));
-  token_times(reading);
-  std::printf("prompt of %lld tokens beside an answer: %.2f s\n", static_cast<long long>(n_prompt), seconds_since(start));
-  reader.join();
-  double gap = 0;
-  for (size_t i = 1; i < times.size(); ++i) gap = std::max(gap, std::chrono::duration<double>(times[i] - times[i - 1]).count());
-  std::printf("its longest wait for a token: %.0f ms (asked for %lld)\n", gap * 1000, static_cast<long long>(scheduling.max_stall.count()));
+  for (const int64_t n : prompts) measure_prompt(scheduler, *engine, n);
+  for (const int64_t n : stalls) {
+    for (const int n_answers : {1, 8}) measure_stall(scheduler, *engine, n, n_answers, scheduling.max_stall.count());
+  }
   return 0;
 }
