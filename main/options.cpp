@@ -156,6 +156,9 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
   app.add_option("--attention", attention, "How attention is computed (default: auto)")->check(one_of(names_of(kAttentionForms)))->group(kGroup);
   app.add_option("--backend", backend, "Device (default: auto)")->check(one_of({"auto", "cpu", "cuda"}))->group(kGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")->type_name("NAME")->group(kGroup);
+  std::vector<std::string> formats = {"auto"};
+  for (const ChatGeneration generation : kChatGenerations) formats.emplace_back(name_of(generation));
+  app.add_option("--chat-format", chat_format, "How conversations are written for the model (default: auto, as the file says)")->check(one_of(formats))->group(kGroup);
 }
 
 EngineOptions EngineFlags::engine_options(const std::string& model_path, const CommonOptions& common) const {
@@ -170,6 +173,7 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.cache_type = kCacheTypes.at(cache_type);
   options.attention = kAttentionForms.at(attention);
   options.chunk_tokens = batch;
+  if (chat_format != "auto") options.chat_format = chat_generation_from_name(chat_format);
   return options;
 }
 

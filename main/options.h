@@ -49,6 +49,7 @@ struct EngineFlags {
   std::string attention = "auto";
   std::string backend = "auto";
   std::string isa = "auto";
+  std::string chat_format = "auto";
   int64_t batch = 0;
 
   void declare(CLI::App& app, std::string_view context_flags = "-c,--ctx");

@@ -33,7 +33,7 @@ struct Options {
   std::vector<std::string> keys, cors_origins, allowed_hosts;
   bool no_auth = false;
   int parallel = 8, queue = 64;
-  int64_t drain_s = 30, keep_alive_s = 5, cache_mib = 8192;
+  int64_t drain_s = 30, keep_alive_s = 5, cache_mib = 8192, max_stall_ms = 250;
 };
 
 int stop_event = -1;  // counts signals; written by their handler
@@ -157,6 +157,7 @@ int serve(const Options& options) {
   SchedulerOptions limits;
   limits.max_running = options.parallel;
   limits.max_queued = options.queue;
+  limits.max_stall = std::chrono::milliseconds(options.max_stall_ms);
   if (!options.cache_dir.empty()) {
     limits.disk.emplace();
     limits.disk->folder = options.cache_dir;
@@ -217,6 +218,9 @@ Command add_serve(CLI::App& root) {
   app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 429 (default: 64)")
       ->check(at_least(0))
       ->type_name("N");
+  app->add_option("--max-stall", o.max_stall_ms, "Milliseconds that running answers wait for their next token while prompts are evaluated, about (default: 250)")
+      ->check(at_least(0))
+      ->type_name("MS");
   app->add_option("--alias", o.alias, "The model's name for clients (default: its own)")->type_name("NAME");
   app->add_option("--allow-host", o.allowed_hosts, "Further name that requests may address this server by; repeatable")
       ->type_name("NAME")

@@ -137,7 +137,7 @@ std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOpti
       throw Error(ErrorCode::kModel, m.source.path + ": the tokenizer has more tokens than the model; expected at most " + std::to_string(m.model.weights.vocab_size()) +
                                          ", got " + std::to_string(m.tokenizer->vocab().size()) + "; try another copy of the file");
     }
-    m.chat = choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
+    m.chat = options.chat_format ? *options.chat_format : choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
   }
 
   CacheLayout layout{static_cast<int>(config.n_layers), std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()), options.cache_type};

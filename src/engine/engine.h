@@ -29,6 +29,7 @@ struct EngineOptions {
   AttentionForm attention = AttentionForm::kAuto;  ///< kAuto: as AttentionPlan says
   ExpandThresholds expand{};                       ///< of that plan
   int64_t chunk_tokens = 0;         ///< most tokens of a prefill step; 0: kDefaultChunkTokens
+  std::optional<ChatGeneration> chat_format{};  ///< nothing: as the file asks for
 };
 
 /// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.
@@ -101,7 +102,7 @@ class Engine {
   const ModelInfo& info() const;
   const Metadata& metadata() const;  ///< what the file says about itself
   const Tokenizer& tokenizer() const;  ///< the model must have one (checked)
-  /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it.
+  /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it, or by EngineOptions::chat_format.
   ChatGeneration chat_generation() const;
   PagePool& pool();
   int64_t context() const;       ///< tokens a single sequence may have

@@ -235,5 +235,57 @@ class OpenAiTest(unittest.TestCase):
         self.assertNotIn("https://", page)
 
 
+class ReasoningTest(unittest.TestCase):
+    """A chat format with thinking. What the small model thinks makes no sense, but it is told apart from the answer."""
+    @classmethod
+    def setUpClass(cls):
+        cls.server = Server("--chat-format", "v3.1")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.server.__exit__()
+
+    def thinking_chat(self, **more):
+        return chat("What is 2 + 3?", thinking={"type": "enabled"}, max_tokens=20, ignore_eos=True, **more)
+
+    def test_reasoning_is_no_content(self):
+        for body in (self.thinking_chat(), chat("What is 2 + 3?", reasoning_effort="high", max_tokens=20, ignore_eos=True),
+                     chat("What is 2 + 3?", chat_template_kwargs={"thinking": True}, max_tokens=20, ignore_eos=True)):
+            answer = self.server.post(CHAT, body)[2]
+            message = answer["choices"][0]["message"]
+            self.assertTrue(message["reasoning_content"])
+            self.assertNotIn("think>", message["content"] + message["reasoning_content"])
+            self.assertGreater(answer["usage"]["completion_tokens_details"]["reasoning_tokens"], 0)
+        off = self.server.post(CHAT, chat("What is 2 + 3?", thinking={"type": "disabled"}))[2]["choices"][0]["message"]
+        self.assertNotIn("reasoning_content", off)
+        self.assertTrue(off["content"])
+
+    def test_reasoning_ends_where_its_marker_stands(self):
+        end, = self.server.post("/tokenize", {"content": "</think>", "parse_special": True})[2]["tokens"]
+        message = self.server.post(CHAT, chat("What is 2 + 3?", thinking={"type": "enabled"}, max_tokens=1, logit_bias={str(end): 100}))[2]["choices"][0]["message"]
+        self.assertNotIn("reasoning_content", message)  # it was empty
+        self.assertEqual(message["content"], "")
+
+    def test_streams_join_to_the_same_reasoning(self):
+        whole = self.server.post(CHAT, self.thinking_chat())[2]["choices"][0]["message"]
+        events = [json.loads(d) for name, d in self.server.events(CHAT, self.thinking_chat(stream=True)) if name == "" and d != "[DONE]"]
+        deltas = [c["delta"] for e in events for c in e["choices"]]
+        self.assertEqual("".join(d.get("reasoning_content") or "" for d in deltas), whole["reasoning_content"])
+        self.assertEqual("".join(d.get("content") or "" for d in deltas), whole["content"])
+
+    def test_the_other_apis_have_their_own_place_for_it(self):
+        question = [{"role": "user", "content": "What is 2 + 3?"}]
+        blocks = self.server.post("/v1/messages", {"messages": question, "max_tokens": 20, "temperature": 0, "thinking": {"type": "enabled", "budget_tokens": 1024}})[2]["content"]
+        self.assertEqual(blocks[0]["type"], "thinking")
+        self.assertTrue(blocks[0]["thinking"])
+        events = [json.loads(d) for name, d in self.server.events("/v1/messages", {"messages": question, "max_tokens": 20, "temperature": 0, "stream": True, "thinking": {"type": "enabled", "budget_tokens": 1024}})]
+        self.assertEqual("".join(e["delta"].get("thinking", "") for e in events if e["type"] == "content_block_delta"), blocks[0]["thinking"])
+        output = self.server.post("/v1/responses", {"input": "What is 2 + 3?", "max_output_tokens": 20, "temperature": 0, "reasoning": {"effort": "high"}})[2]["output"]
+        self.assertEqual(output[0]["type"], "reasoning")
+
+    def test_the_format_is_told(self):
+        self.assertEqual(self.server.request("GET", "/props")[2]["chat_format"], "v3.1")
+
+
 if __name__ == "__main__":
     unittest.main()
