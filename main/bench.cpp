@@ -167,8 +167,8 @@ Command add_bench(CLI::App& root) {
   app->add_option("--shape", f->shape.shape, "Random weights of a released shape in memory: v2-lite, v2, v3")->check(one_of(synthetic_shapes()));
   app->add_option("--type", f->shape.type, "Weight type for --shape: q4_k_m, q8_0, q6_k, iq4_xs, mxfp4, bf16 ...")->capture_default_str();
   app->add_option("--layers", f->shape.n_layers, "Only so many layers of --shape; the whole is extrapolated")->check(at_least(1));
-  app->add_option("-p,--prefill", f->bench.prefill_tokens, "Prefill lengths")->delimiter(',')->capture_default_str();
-  app->add_option("-n,--decode", f->bench.decode_tokens, "Decode lengths")->delimiter(',')->capture_default_str();
+  app->add_option("-p,--prefill", f->bench.prefill_tokens, "Prefill lengths; 0: none")->delimiter(',')->capture_default_str();
+  app->add_option("-n,--decode", f->bench.decode_tokens, "Decode lengths; 0: none")->delimiter(',')->capture_default_str();
   app->add_option("-d,--depth", f->bench.depths, "Tokens already in the cache")->delimiter(',')->capture_default_str();
   app->add_option("-b,--batch-size", f->bench.batches, "Sequences decoded together")->delimiter(',')->capture_default_str();
   app->add_option("-r,--repetitions", f->bench.repetitions, "Runs of each row")->capture_default_str();

@@ -40,7 +40,7 @@ int64_t BenchOptions::pool_tokens() const {
     }
     return v.empty() ? 0 : *std::max_element(v.begin(), v.end());
   };
-  const int64_t tokens = std::max(largest(prefill_tokens, "prefill tokens", 1), largest(decode_tokens, "decode tokens", 1));
+  const int64_t tokens = std::max(largest(prefill_tokens, "prefill tokens", 0), largest(decode_tokens, "decode tokens", 0));
   const int64_t depth = largest(depths, "depth", 0), batch = largest(batches, "batch", 1);
   // The prefix is shared; every sequence adds its own tokens and the copy of a page it shares.
   return depth + batch * (tokens + 2 * kPageTokens);
@@ -85,6 +85,7 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
       on_row(row);
     };
     for (const int64_t tokens : options.prefill_tokens) {
+      if (tokens == 0) continue;
       const std::vector<int32_t> ids = random_ids(tokens, vocab, 2);
       auto prefill = [&](std::vector<Sequence>& sequences) {
         for (Sequence& s : sequences) must(engine.prefill(s, ids, Outputs::kLast, {}, {}));
@@ -96,6 +97,7 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
       measure("prefill", tokens, 1, prefill);
     }
     for (const int64_t tokens : options.decode_tokens) {
+      if (tokens == 0) continue;
       for (const int64_t batch : options.batches) {
         const std::vector<int32_t> ids = random_ids(tokens * batch, vocab, 3);
         auto decode = [&](std::vector<Sequence>& sequences, int64_t n_steps) {

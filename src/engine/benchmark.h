@@ -12,8 +12,8 @@
 namespace fathom {
 
 struct BenchOptions {
-  std::vector<int64_t> prefill_tokens = {512};
-  std::vector<int64_t> decode_tokens = {64};
+  std::vector<int64_t> prefill_tokens = {512};  ///< 0: no such row
+  std::vector<int64_t> decode_tokens = {64};    ///< 0: no such row
   std::vector<int64_t> depths = {0};   ///< tokens already in each sequence's cache
   std::vector<int64_t> batches = {1};  ///< sequences
   int repetitions = 5;
