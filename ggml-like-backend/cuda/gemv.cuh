@@ -1,5 +1,5 @@
-// Kernels for steps of up to kGemvTokens tokens, which read every weight once (for 9 to 16 columns twice, the second time from the
-// cache): linear layers; gate and up of feed-forward networks; down with the sum over experts.
+// Kernels for steps of up to kGemvTokens tokens, which read every weight once (where there are more columns than a lane has sums for
+// again, from the cache): linear layers; gate and up of feed-forward networks; down with the sum over experts.
 #pragma once
 
 #include "cuda/dot.cuh"
@@ -9,6 +9,7 @@ namespace fathom::cuda {
 
 constexpr int kRowPair = 2;        ///< rows that share the activations a lane loads; more cost registers, not less traffic to memory
 constexpr int kColumnsAtOnce = 8;  ///< sums that a lane holds for each row; one column has a kernel of its own
+constexpr int kFfnColumns = 4;     ///< the same for experts, which have two tokens of 16 on average: more warps fit on an SM instead
 
 // ---- linear ----
 
@@ -78,11 +79,15 @@ struct FfnPart {
   int tile;                      ///< of kTileRows rows
 };
 
-/// rows: of the routed experts' matrices. False if the block has nothing to do.
+/// False if the block has nothing to do.
 FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
   const int y = static_cast<int>(blockIdx.y);
   if (y >= n_slots) {
     part = {true, 0, 0, l.n_tokens, (y - n_slots) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)};
+    return true;
+  }
+  if (l.expert_ids != nullptr) {
+    part = {false, l.expert_ids[y], y, 1, static_cast<int>(blockIdx.x)};
     return true;
   }
   if (y >= *l.groups.n_groups) return false;
@@ -91,10 +96,19 @@ FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
   return true;
 }
 
-inline int routed_slots(const FfnLaunch& l) { return l.routed ? std::min(l.n_experts, l.n_tokens * l.n_used) : 0; }
+/// Column c of a part: the token for the shared experts, else the route.
+FATHOM_DEVICE int column_of(const FfnLaunch& l, const FfnPart& part, int c) {
+  if (part.shared) return c;
+  return l.expert_ids != nullptr ? part.first : l.groups.order[part.first + c];
+}
+
+inline int routed_slots(const FfnLaunch& l) {
+  if (!l.routed) return 0;
+  return l.expert_ids != nullptr ? l.n_used : std::min(l.n_experts, l.n_tokens * l.n_used);
+}
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
+FATHOM_KERNEL(kFfnThreads, 3) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
   FATHOM_SHARED(float, values, kColumns * kTileRows);
@@ -112,7 +126,7 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) gate_up_gemv_kernel(FfnLaunch 
   for (int c0 = 0; c0 < part.n_columns; c0 += kColumns) {
     const int n = min(kColumns, part.n_columns - c0);
     if (tid < n) {
-      const int route = part.shared ? c0 + tid : l.groups.order[part.first + c0 + tid];
+      const int route = column_of(l, part, c0 + tid);
       tokens[tid] = part.shared ? route : route / l.n_used;
       hidden_rows[tid] = route;
     }
@@ -151,7 +165,7 @@ void launch_gate_up_gemv(const FfnLaunch& l) {
   if (l.n_tokens == 1) {
     launch_overlapped(&gate_up_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
   } else {
-    launch_overlapped(&gate_up_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots);
+    launch_overlapped(&gate_up_gemv_kernel<Format, kFfnColumns>, grid, kFfnThreads, 0, l.stream, l, slots);
   }
 }
 
@@ -173,7 +187,7 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
 }
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, int n_slots) {
+FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   FATHOM_SHARED(int, is_last, 1);
   let_next_kernel_start();
@@ -189,7 +203,7 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, 
 
   for (int c0 = 0; c0 < part.n_columns; c0 += kColumns) {
     const int n = min(kColumns, part.n_columns - c0);
-    if (tid < n) rows_of_x[tid] = part.shared ? c0 + tid : l.groups.order[part.first + c0 + tid];
+    if (tid < n) rows_of_x[tid] = column_of(l, part, c0 + tid);
     __syncthreads();
     const int row = first_row + warp * kRowsOfWarp + lane / kDownLanes * kRowPair;
     const uint8_t* rows[kRowPair];
@@ -214,7 +228,8 @@ FATHOM_KERNEL(kFfnThreads, kColumns == 1 ? 3 : 2) down_gemv_kernel(FfnLaunch l, 
   __threadfence();
   __syncthreads();
   if (tid == 0) {
-    const int all = (l.n_used > 0 ? *l.groups.n_groups : 0) + (l.has_shared ? 1 : 0);
+    const int routed = l.expert_ids != nullptr ? l.n_used : l.n_used > 0 ? *l.groups.n_groups : 0;
+    const int all = routed + (l.has_shared ? 1 : 0);
     const bool last = atomicAdd(&l.counters[part.tile], 1) == all - 1;
     if (last) l.counters[part.tile] = 0;
     is_last[0] = last;
@@ -233,7 +248,7 @@ void launch_down_gemv(const FfnLaunch& l) {
   if (l.n_tokens == 1) {
     launch_overlapped(&down_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
   } else {
-    launch_overlapped(&down_gemv_kernel<Format, kColumnsAtOnce>, grid, kFfnThreads, 0, l.stream, l, slots);
+    launch_overlapped(&down_gemv_kernel<Format, kFfnColumns>, grid, kFfnThreads, 0, l.stream, l, slots);
   }
 }
 

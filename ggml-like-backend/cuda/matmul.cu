@@ -197,7 +197,10 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
   l.grids = c.grids;
   l.stream = c.stream;
 
-  if (p.routed != nullptr) {
+  if (p.routed != nullptr && p.n_tokens() == 1) {
+    l.expert_ids = p.ids.as<const int32_t>();
+    launch_quantize(to_quantize, c.stream);
+  } else if (p.routed != nullptr) {
     launch_prepare(p.ids, l.n_experts, m.groups, to_quantize, c.stream);
   } else {
     launch_quantize(to_quantize, c.stream);

@@ -52,7 +52,7 @@ void embed_rows(const EmbedRowsArgs& a, const MatmulContext& c);  ///< table in 
 // ---- activations ----
 
 /// 32 activations x = d * q. The halves' sums carry offsets and minima of weights.
-struct ActScale {
+struct alignas(8) ActScale {
   float d;
   int16_t sum[2];  ///< of q[0..15] and q[16..31]
 };

@@ -75,6 +75,7 @@ struct FfnLaunch {
   bool routed = false, shared = false;  ///< what this launch computes
   bool has_shared = false;              ///< what the sum at the end has
   FfnWeights experts, shared_weights;   ///< matrix_bytes steps experts
+  const int32_t* expert_ids = nullptr;  ///< [K] of one token: every route is a group by itself; null: see groups
   RouteGroups groups;
   ActRows x;                   ///< [T, D]
   QuantizedRows hidden_q[2];   ///< [T * K, F] of routed, [T, F] of shared, if down takes quantized rows

@@ -22,9 +22,9 @@
   auto& name = *static_cast<Type(*)[count]>(::fathom::emulator::static_shared(&name##_tag, sizeof(Type[count])))
 #define FATHOM_DYNAMIC_SHARED(name) auto* name = static_cast<unsigned char*>(::fathom::emulator::dynamic_shared())
 
-struct int2 { int x, y; };
+struct alignas(8) int2 { int x, y; };
 struct alignas(16) int4 { int x, y, z, w; };
-struct uint2 { unsigned x, y; };
+struct alignas(8) uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
