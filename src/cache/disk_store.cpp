@@ -160,7 +160,7 @@ DiskStore::Hit DiskStore::find(std::span<const int32_t> tokens, std::optional<DT
   return best;
 }
 
-bool DiskStore::save(std::span<const int32_t> tokens, const Sequence& sequence) {
+bool DiskStore::save(std::span<const int32_t> tokens, const Sequence& sequence, const std::function<bool()>& go_on) {
   if (tokens.empty()) return false;
   refresh();
   const CacheLayout& layout = sequence.pool().layout();
@@ -169,7 +169,7 @@ bool DiskStore::save(std::span<const int32_t> tokens, const Sequence& sequence) 
     ::utimensat(AT_FDCWD, (folder_ / name).c_str(), nullptr, 0);
     return true;
   }
-  if (!save_sequence(folder_ / name, fingerprint_, tokens, sequence, max_bytes_)) return false;
+  if (!save_sequence(folder_ / name, fingerprint_, tokens, sequence, max_bytes_, go_on)) return false;
   for (const auto& [other, entry] : entries_) {
     const auto n = static_cast<int64_t>(entry.tokens.size());
     if (!entry.is_ours || entry.dtype != layout.dtype || common_length(entry.tokens, tokens) != n) continue;

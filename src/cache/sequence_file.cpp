@@ -97,7 +97,7 @@ int64_t rows_in_page(int64_t n_tokens, int64_t page) {
 }  // namespace
 
 bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
-                   const Sequence& sequence, uint64_t max_file_bytes) {
+                   const Sequence& sequence, uint64_t max_file_bytes, const std::function<bool()>& go_on) {
   const auto n_tokens = static_cast<int64_t>(tokens.size());
   FATHOM_CHECK(n_tokens <= sequence.length(), "more token ids than cached tokens");
   FATHOM_CHECK(fingerprint.size() <= kMaxFingerprintBytes, "a fingerprint of more than 4096 bytes");
@@ -127,6 +127,7 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
   std::vector<std::byte> plain(layout.page_bytes());
   std::vector<std::byte> packed(ZSTD_compressBound(plain.size()));
   for (int64_t page = 0; page * kPageTokens < n_tokens; ++page) {
+    if (go_on && !go_on()) return false;
     const auto n_rows = static_cast<size_t>(rows_in_page(n_tokens, page));
     size_t filled = 0;
     for (int layer = 0; layer < layout.n_layers; ++layer) {

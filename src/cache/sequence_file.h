@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <span>
@@ -32,9 +33,11 @@ constexpr size_t kMaxFingerprintBytes = 4096;
 
 /// Writes the first tokens.size() tokens of `sequence`, whose ids are `tokens`, with mode 0600. `fingerprint` names
 /// everything that the rows depend on: model, weights, rotary set-up. Nothing is left behind and false returned if the
-/// file would be larger than max_file_bytes. Throws Error{kRuntime} if the system refuses (disk full).
+/// file would be larger than max_file_bytes, or if `go_on`, asked before every page, says no. Throws Error{kRuntime} if
+/// the system refuses (disk full).
 bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
-                   const Sequence& sequence, uint64_t max_file_bytes = std::numeric_limits<uint64_t>::max());
+                   const Sequence& sequence, uint64_t max_file_bytes = std::numeric_limits<uint64_t>::max(),
+                   const std::function<bool()>& go_on = {});
 
 /// A saved sequence, opened: the header is read and verified, pages are read on demand. Keeps the file open, so that it
 /// stays readable when someone removes or replaces it. One thread at a time.

@@ -19,6 +19,10 @@ constexpr std::chrono::milliseconds kIdleTick{50};
 // ---- the loop ----
 
 void Scheduler::Impl::run() {
+  const auto nobody_waits = [this] {
+    const std::lock_guard lock(mutex);
+    return inbox.empty();
+  };
   for (;;) {
     bool worked = false;
     try {
@@ -38,7 +42,7 @@ void Scheduler::Impl::run() {
       if (closing && in_house == 0) break;
       if (!inbox.empty()) continue;
     }
-    if (running.empty() && queue.empty() && cache.save_one()) continue;
+    if (running.empty() && queue.empty() && cache.save_one(nobody_waits)) continue;
     // Whoever is left waits for a reader.
     signal->wait(running.empty() && queue.empty() && !closing ? std::nullopt : std::optional(kIdleTick));
   }

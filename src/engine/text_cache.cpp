@@ -54,14 +54,16 @@ void TextCache::keep_for_long(std::span<const int32_t> keys, const Sequence& seq
   if (unsaved_.size() > kMaxUnsaved) unsaved_.pop_front();
 }
 
-bool TextCache::save_one() {
+bool TextCache::save_one(const std::function<bool()>& go_on) {
   if (unsaved_.empty()) return false;
-  const std::vector<int32_t> keys = std::move(unsaved_.back());
+  std::vector<int32_t> keys = std::move(unsaved_.back());
   unsaved_.pop_back();
   const Sequence sequence = tree_.match(keys);
   if (sequence.length() < kMinSavedTokens) return true;
   try {
-    disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence);
+    bool was_stopped = false;
+    disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence, [&] { return !(was_stopped = go_on && !go_on()); });
+    if (was_stopped) unsaved_.push_back(std::move(keys));
   } catch (const Error& e) {
     note_problem(e.what());
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -40,8 +41,8 @@ class TextCache {
   void keep(std::span<const int32_t> keys, const Sequence& sequence) { tree_.insert(keys, sequence); }
   /// Keeps them, and on disk too when there is time: see save_one().
   void keep_for_long(std::span<const int32_t> keys, const Sequence& sequence);
-  /// Saves the latest text that waits for it. False if none does.
-  bool save_one();
+  /// Saves the latest text that waits for it. False if none does. Once `go_on` says no it goes on waiting instead.
+  bool save_one(const std::function<bool()>& go_on = {});
 
   /// Gives up the least recently used pages that no request holds. Returns how many.
   int64_t evict(int64_t n_pages) { return tree_.evict(n_pages); }

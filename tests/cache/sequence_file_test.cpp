@@ -177,12 +177,15 @@ TEST_CASE("a pool without room is no error and nothing changes") {
   check_integrity(pool, {&s});
 }
 
-TEST_CASE("a size limit leaves nothing behind, an unwritable place is an error") {
+TEST_CASE("a size limit or a save that is ended leaves nothing behind, an unwritable place is an error") {
   TempFolder folder;
   PagePool pool(two_layers(), 4);
   Sequence s(pool);
   REQUIRE(extend(s, counting(150)));
   CHECK_FALSE(save_sequence(folder.path / "s", "", counting(150), s, 1000));
+  int pages = 0;
+  CHECK_FALSE(save_sequence(folder.path / "s", "", counting(150), s, 1 << 20, [&] { return ++pages < 3; }));
+  CHECK(pages == 3);
   CHECK(folder.n_files() == 0);
   CHECK_THROWS_AS(save_sequence(folder.path / "none" / "s", "", counting(150), s), Error);
   CHECK_THROWS_AS(save_sequence(folder.path / "s", "", counting(151), s), BugError);

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "engine/text_cache.h"
 #include "engine_fixture.h"
 
 using namespace fathom;
@@ -138,4 +139,25 @@ TEST_CASE("a disk that fails stops no answer") {
   scheduler.shutdown(std::chrono::seconds(60));
   CHECK(scheduler.stats().last_disk_problem.has_value());
   CHECK_THROWS_AS(Scheduler(*engine, with_disk(folder.path / "cache")), Error);
+}
+
+TEST_CASE("a save that gives way is made up for later") {
+  const TempFolder folder;
+  const auto engine = Engine::load(small_engine_options());
+  {
+    TextCache cache(*engine, engine->pool().n_pages(), DiskCacheOptions{folder.path, 1 << 30});
+    Sequence sequence(engine->pool());
+    const std::vector<int32_t> prompt = random_prompt(300, 1);
+    REQUIRE(engine->prefill(sequence, prompt, Outputs::kNone, {}, {}));
+    cache.keep_for_long(row_keys(prompt, engine->attention_plan(300)), sequence);
+    int asked = 0;
+    CHECK(cache.save_one([&] { return ++asked < 2; }));
+    CHECK(asked == 2);
+    CHECK(saved_files(folder.path).empty());
+    CHECK(cache.save_one());
+    CHECK(saved_files(folder.path).size() == 1);
+    CHECK_FALSE(cache.save_one());
+    CHECK_FALSE(cache.disk_problem().has_value());
+  }
+  check_pool_empty(*engine);
 }

@@ -139,6 +139,17 @@ class OpenAiTest(unittest.TestCase):
             self.assertLessEqual(len(value["name"]), 12)
             self.assertLessEqual(set(value), {"color", "sizes", "name", "note"})
 
+    def test_json_without_a_schema_is_an_object_or_cut_off_by_the_limit(self):
+        ends = []
+        for seed in range(6):
+            choice = self.ok(CHAT, chat("Give me JSON.", temperature=1, seed=seed, max_tokens=300, response_format={"type": "json_object"}))["choices"][0]
+            ends.append(choice["finish_reason"])
+            if choice["finish_reason"] == "stop":
+                self.assertIsInstance(json.loads(choice["message"]["content"]), dict)
+            else:
+                self.assertEqual((choice["finish_reason"], choice["message"]["content"].strip()[:1]), ("length", "{"))
+        self.assertIn("stop", ends)
+
     def test_schemas_that_cannot_be_kept_are_refused(self):
         def of(schema):
             return chat(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
