@@ -161,6 +161,7 @@ void for_networks(const FfnProblem& p, const FfnLaunch& all, const Tensor GatedF
 
 void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& options) {
   if (p.n_tokens() == 0) return;
+  FATHOM_CHECK(p.x.dim(1) <= int64_t{32} * kMatmulCounters, "a counter for every 32 of " + std::to_string(p.x.dim(1)) + " values");
   Workspace workspace(c.workspace);
   const FfnMemory m(p, workspace);
   const QuantizedRows x = options.quantized_x.q != nullptr ? options.quantized_x : m.x;
