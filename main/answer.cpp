@@ -79,7 +79,7 @@ nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, con
   json["seed"] = seed;
   json["timings"] = {{"load_ms", load_ms},           {"prompt_ms", g.prompt_ms}, {"prompt_tok_s", g.prompt_tok_s()},
                      {"first_token_ms", g.first_token_ms}, {"decode_ms", g.decode_ms}, {"decode_tok_s", g.decode_tok_s()}};
-  json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()}, {"model_bytes", engine.model_bytes()}, {"cache_bytes", engine.cache_bytes()}, {"device_bytes", 0}};
+  json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()}, {"model_bytes", engine.model_bytes()}, {"cache_bytes", engine.cache_bytes()}, {"device_bytes", engine.device_bytes()}};
   json["model"] = {{"path", info.path}, {"architecture", info.architecture}, {"name", info.name}, {"size_bytes", info.size_bytes}, {"type", info.type}};
   json["system_fingerprint"] = system_fingerprint(engine, flags);
   return json;

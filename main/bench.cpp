@@ -10,6 +10,7 @@
 #include "core/threads.h"
 #include "cpu/cpu_backend.h"
 #include "cpu/machine.h"
+#include "cuda/cuda_backend.h"
 #include "deepseek/deepseek.h"
 #include "engine/benchmark.h"
 #include "engine/synthetic.h"
@@ -49,6 +50,16 @@ nlohmann::ordered_json to_json(const MachineFigures& m) {
 nlohmann::ordered_json to_json(const BenchRow& r) {
   return {{"test", r.test}, {"tokens", r.tokens}, {"depth", r.depth}, {"batch", r.batch}, {"tok_s_median", r.tok_s_median}, {"tok_s_min", r.tok_s_min},
           {"tok_s_max", r.tok_s_max}, {"gb_s", r.gb_s}, {"gop_s", r.gop_s}, {"percent_of_bound", r.percent_of_bound}};
+}
+
+nlohmann::ordered_json to_json(const CudaDevice& d, const CudaFigures& f) {
+  return {{"index", d.index}, {"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.n_multiprocessors}, {"memory_bytes", d.memory_bytes}, {"read_gb_s", f.read_gb_s},
+          {"copy_gb_s", f.copy_gb_s}, {"upload_gb_s", f.upload_gb_s}, {"download_gb_s", f.download_gb_s}, {"bf16_gop_s", f.bf16_gop_s}, {"step_us", f.step_us}};
+}
+
+std::string device_text(const CudaDevice& d, const CudaFigures& f) {
+  return "cuda " + std::to_string(d.index) + ": " + d.name + ", read " + format("%.0f", f.read_gb_s) + " GB/s, copy " + format("%.0f", f.copy_gb_s) + " GB/s, from the host " + format("%.1f", f.upload_gb_s) +
+         " GB/s, to it " + format("%.1f", f.download_gb_s) + " GB/s, bf16 " + format("%.0f", f.bf16_gop_s / 1e3) + " TFLOP/s, shortest step " + format("%.1f", f.step_us) + " us";
 }
 
 std::string machine_text(const MachineFigures& m) {
@@ -97,7 +108,15 @@ int run_bench(BenchFlags& f) {
   if (!f.machine_only) console.detail("measuring the machine");
   const MachineFigures machine = measure_machine(n_threads);
   if (f.machine_only) {
-    write_answer(f.json ? to_json(machine).dump(2) + "\n" : machine_text(machine) + "\n");
+    nlohmann::ordered_json json = to_json(machine);
+    json["devices"] = nlohmann::ordered_json::array();
+    std::string text = machine_text(machine) + "\n";
+    for (const CudaDevice& device : find_cuda_devices().devices) {
+      const CudaFigures figures = measure_cuda_device(device.index);
+      json["devices"].push_back(to_json(device, figures));
+      text += device_text(device, figures) + "\n";
+    }
+    write_answer(f.json ? json.dump(2) + "\n" : text);
     return 0;
   }
 
@@ -111,14 +130,22 @@ int run_bench(BenchFlags& f) {
     console.detail("making random weights");
     engine = Engine::from_source(synthetic_model(f.shape), f.engine.engine_options("", f.common));
   }
+  if (!engine->backend_note().empty()) console.warn(engine->backend_note());
   const double load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  SpeedBounds bounds{machine.read_gb_s, machine.int8_gop_s};
+  std::string bounded_by = "machine: " + machine_text(machine);
+  if (engine->on_device()) {
+    const CudaFigures figures = measure_cuda_device(f.engine.device);
+    bounds = {figures.read_gb_s, figures.bf16_gop_s};
+    bounded_by = "device: " + device_text(find_cuda_devices().devices.at(static_cast<size_t>(f.engine.device)), figures);
+  }
   const Table table(f);
   if (!f.json && !f.csv) {
-    console.note("machine: " + machine_text(machine));
+    console.note(bounded_by);
     console.note("model: " + engine->info().path + ", " + format("%.2f", static_cast<double>(engine->info().size_bytes) / 1e9) + " GB, " + engine->backend_description());
   }
   table.header();
-  const std::vector<BenchRow> rows = run_benchmark(*engine, f.bench, machine, [&](const BenchRow& r) { table.row(r); }, [&](const std::string& text) { console.debug(text); });
+  const std::vector<BenchRow> rows = run_benchmark(*engine, f.bench, bounds, [&](const BenchRow& r) { table.row(r); }, [&](const std::string& text) { console.debug(text); });
 
   // A part of a shape also says what the whole would do.
   std::vector<double> whole;
@@ -127,6 +154,7 @@ int run_bench(BenchFlags& f) {
     all.n_layers.reset();
     all.only_shapes = true;
     EngineOptions options = f.engine.engine_options("", f.common);
+    options.backend = "cpu";  // nothing is computed
     const std::unique_ptr<Engine> shape_only = Engine::from_source(synthetic_model(all), options);
     for (const BenchRow& r : rows) {
       const int64_t each = r.test == "decode" ? 1 : r.tokens;
@@ -142,7 +170,7 @@ int run_bench(BenchFlags& f) {
   const uint64_t peak = peak_rss_bytes();
   if (f.json) {
     nlohmann::ordered_json out{{"machine", to_json(machine)}, {"backend", engine->backend_description()}, {"model", engine->info().path}, {"model_bytes", engine->info().size_bytes},
-                               {"load_ms", load_ms}, {"peak_rss_bytes", peak}, {"rows", nlohmann::ordered_json::array()}};
+                               {"load_ms", load_ms}, {"peak_rss_bytes", peak}, {"device_bytes", engine->device_bytes()}, {"rows", nlohmann::ordered_json::array()}};
     for (size_t i = 0; i < rows.size(); ++i) {
       nlohmann::ordered_json row = to_json(rows[i]);
       if (!whole.empty()) row["whole_model_tok_s"] = whole[i];

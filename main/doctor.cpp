@@ -14,6 +14,7 @@
 
 #include "core/threads.h"
 #include "cpu/cpu_backend.h"
+#include "cuda/cuda_backend.h"
 #include "main/options.h"
 
 namespace fathom {
@@ -105,7 +106,16 @@ int run(bool as_json) {
   if (swap_total > 0 && swap_free < swap_total / 2) findings.push_back({false, "more than half of the swap is in use: something else is short of memory"});
   if (!governor.empty() && governor != "performance") findings.push_back({false, "frequency governor is " + governor + "; performance is steadier"});
   if (nodes > 1) findings.push_back({false, std::to_string(nodes) + " memory nodes: try numactl --interleave=all, weights are not placed by node"});
-  if (has_nvidia) findings.push_back({false, "an NVIDIA device is there, but this build has no CUDA kernels"});
+  const CudaDevices cuda = find_cuda_devices(true);
+  nlohmann::ordered_json devices = nlohmann::ordered_json::array();
+  std::string device_text;
+  for (const CudaDevice& d : cuda.devices) {
+    devices.push_back({{"kind", "cuda"}, {"index", d.index}, {"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.n_multiprocessors}, {"memory_bytes", d.memory_bytes}, {"free_bytes", d.free_bytes}});
+    device_text += (device_text.empty() ? "" : "\n             ") + std::string("cuda ") + std::to_string(d.index) + ": " + d.name + ", " + human_bytes(d.memory_bytes) + ", " + human_bytes(d.free_bytes) + " free";
+  }
+  if (cuda.devices.empty()) device_text = "none: " + cuda.why_none;
+  if (!cuda.devices.empty()) findings.push_back({true, "models that fit run on cuda 0 unless told otherwise (--backend cpu, --device N)"});
+  if (has_nvidia && cuda.devices.empty()) findings.push_back({false, "an NVIDIA device is there, but cannot be used: " + cuda.why_none});
 
   if (as_json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
@@ -113,7 +123,7 @@ int run(bool as_json) {
     const nlohmann::ordered_json json = {
         {"cpu", {{"name", field("model name")}, {"physical_cores", cores}, {"threads", threads}, {"features", found}, {"isa", isas}, {"governor", governor}, {"nodes", nodes}}},
         {"memory", {{"total_bytes", total}, {"available_bytes", available}, {"swap_total_bytes", swap_total}, {"swap_free_bytes", swap_free}, {"huge_pages", huge}}},
-        {"devices", nlohmann::ordered_json::array()},
+        {"devices", devices},
         {"disk", {{"path", here}, {"free_bytes", free_disk}}},
         {"findings", list}};
     write_answer(json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
@@ -123,7 +133,7 @@ int run(bool as_json) {
   for (const std::string& name : found) features += " " + name;
   for (const std::string& name : isas) names += " " + name;
   std::string text = "processor    " + visible_text(field("model name")) + ", " + std::to_string(cores) + " physical cores usable, " + std::to_string(threads) + " threads\nfeatures    " + features + "\nkernels     " +
-                     names + "\nmemory       " + human_bytes(total) + ", " + human_bytes(available) + " available, swap " + human_bytes(swap_total) + "\ndevices      none that this build can use\ndisk         " +
+                     names + "\nmemory       " + human_bytes(total) + ", " + human_bytes(available) + " available, swap " + human_bytes(swap_total) + "\ndevices      " + visible_text(device_text) + "\ndisk         " +
                      human_bytes(free_disk) + " free in " + visible_text(here) + "\n\n";
   for (const Finding& finding : findings) text += (finding.is_good ? "helps    " : "hinders  ") + finding.text + "\n";
   write_answer(text);

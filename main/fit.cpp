@@ -18,7 +18,10 @@ struct Options {
 
 int run(const Options& options) {
   const Console console = options.common.console();
-  const std::unique_ptr<Engine> engine = load_engine(options.model, options.engine, options.common, console);
+  // Where it would live is counted, not tried: the file is mapped, nothing is sent to a device.
+  EngineFlags on_host = options.engine;
+  on_host.backend = "cpu";
+  const std::unique_ptr<Engine> engine = load_engine(options.model, on_host, options.common, console);
   const uint64_t weights = engine->model_bytes(), cache = engine->pool().capacity_bytes(), activations = engine->planned_activation_bytes();
   const uint64_t total = weights + cache + activations;
   const std::optional<uint64_t> available = available_memory_bytes();

@@ -11,6 +11,7 @@
 #include "build_info.h"
 #include "core/error.h"
 #include "cpu/cpu_backend.h"
+#include "cuda/cuda_backend.h"
 #include "io/mapped_file.h"
 #include "main/commands.h"
 #include "main/options.h"
@@ -25,13 +26,14 @@ constexpr int kExitOutputClosed = 141;
 std::string version_text() {
   std::string isas;
   for (const std::string& name : cpu_isa_names()) isas += " " + name;
+  const std::string cuda = cuda_architectures();
   return std::string("fathom ") + FATHOM_VERSION + "\ncommit:   " + FATHOM_COMMIT + "\ncompiler: " +
 #ifdef __clang__
          "clang " + __clang_version__ +
 #else
          "g++ " + __VERSION__ +
 #endif
-         "\nISA:     " + isas + "\nCUDA:     no\n";
+         "\nISA:     " + isas + "\nCUDA:     " + (cuda.empty() ? "no" : "kernels for " + cuda) + "\n";
 }
 
 int fail(int exit_code, const std::string& message) {

@@ -154,7 +154,8 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
   app.add_option("--batch", batch, "Tokens per prefill chunk (default: " + std::to_string(kDefaultChunkTokens) + ", measured)")->check(at_least(1))->type_name("N")->group(kGroup);
   app.add_option("--cache-type", cache_type, "Type of the latent pages (default: bf16)")->check(one_of({"f32", "f16", "bf16", "q8_0", "fp8"}))->group(kGroup);
   app.add_option("--attention", attention, "How attention is computed (default: auto)")->check(one_of(names_of(kAttentionForms)))->group(kGroup);
-  app.add_option("--backend", backend, "Device (default: auto)")->check(one_of({"auto", "cpu", "cuda"}))->group(kGroup);
+  app.add_option("--backend", backend, "What computes (default: auto, a device if there is one that takes the model)")->check(one_of({"auto", "cpu", "cuda"}))->group(kGroup);
+  app.add_option("--device", device, "Which device, as listed by doctor (default: 0)")->check(at_least(0))->type_name("N")->group(kGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")->type_name("NAME")->group(kGroup);
   std::vector<std::string> formats = {"auto"};
   for (const ChatGeneration generation : kChatGenerations) formats.emplace_back(name_of(generation));
@@ -162,11 +163,10 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
 }
 
 EngineOptions EngineFlags::engine_options(const std::string& model_path, const CommonOptions& common) const {
-  if (backend == "cuda") {
-    throw Error(ErrorCode::kUsage, "--backend: cuda is not available; expected cpu, as this build has no CUDA kernels; try --backend auto");
-  }
   EngineOptions options;
   options.model_path = model_path;
+  options.backend = backend;
+  options.device = device;
   options.isa = isa;
   options.n_threads = common.threads;
   options.context = context;
@@ -178,8 +178,12 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
 }
 
 std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common, const Console& console) {
-  const EngineOptions options = flags.engine_options(model.choose(console), common);
+  EngineOptions options = flags.engine_options(model.choose(console), common);
+  ProgressLine sending(console, "sending weights to the device", "bytes");
+  options.on_load = [&](uint64_t done, uint64_t total) { sending.update(done, total); };
   std::unique_ptr<Engine> engine = Engine::load(options);
+  sending.clear();
+  if (!engine->backend_note().empty()) console.warn(engine->backend_note());
   const ModelInfo& info = engine->info();
   console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " + info.type + "; " + engine->backend_description() + "; context " +
                  std::to_string(engine->context()) + ", cache " + flags.cache_type);

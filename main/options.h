@@ -48,6 +48,7 @@ struct EngineFlags {
   std::string cache_type = "bf16";
   std::string attention = "auto";
   std::string backend = "auto";
+  int device = 0;
   std::string isa = "auto";
   std::string chat_format = "auto";
   int64_t batch = 0;

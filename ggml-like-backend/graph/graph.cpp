@@ -28,13 +28,13 @@ void Graph::keep(const Tensor& value) {
   values_[static_cast<size_t>(value.value_id)].kept = true;
 }
 
-size_t Graph::plan() {
+size_t Graph::plan(int n_more) {
   for (int i = 0; i < static_cast<int>(nodes_.size()); ++i) {
     auto touch = [&](const Tensor& t) {
       if (t.value_id < 0) return;
       Value& v = values_[static_cast<size_t>(t.value_id)];
       if (v.first_node < 0) v.first_node = i;
-      v.last_node = i;
+      v.last_node = i + n_more;
     };
     std::visit([&](auto& args) { args.inputs(touch), args.outputs(touch); }, nodes_[static_cast<size_t>(i)].args);
   }
@@ -83,12 +83,15 @@ Tensor Graph::resolve(const Tensor& value) const {
   return t;
 }
 
+void Executor::reserve(size_t size_bytes) {
+  if (arena_ && arena_->size_bytes() >= size_bytes) return;
+  arena_.reset();
+  arena_ = backend_.allocate(size_bytes, "activations");
+  ++generation_;
+}
+
 void Executor::prepare(Graph& graph) {
-  const size_t needed = graph.plan();
-  if (!arena_ || arena_->size_bytes() < needed) {
-    arena_.reset();
-    arena_ = backend_.allocate(needed, "activations");
-  }
+  reserve(graph.plan(backend_.fused_nodes()));
   graph.bind(arena_->data());
 }
 
@@ -99,9 +102,14 @@ void Executor::run(Graph& graph) {
 
 bool Executor::run_while(Graph& graph, const std::function<bool()>& go_on) {
   prepare(graph);
-  for (size_t i = 0; i < graph.nodes().size(); ++i) {
-    if (i > 0 && !go_on()) return false;
-    backend_.execute(std::span(graph.nodes()).subspan(i, 1));
+  const std::span<const Node> nodes = graph.nodes();
+  const size_t each = backend_.nodes_at_once();
+  for (size_t i = 0; i < nodes.size(); i += each) {
+    if (i > 0) {
+      backend_.finish();  // or the question would come long before the work is done
+      if (!go_on()) return false;
+    }
+    backend_.execute(nodes.subspan(i, std::min(each, nodes.size() - i)));
   }
   return true;
 }

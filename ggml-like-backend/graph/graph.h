@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -22,8 +23,8 @@ class Graph {
   void keep(const Tensor& value);
 
   /// Gives every value an offset such that values alive at the same node do not overlap; returns the bytes needed.
-  /// A value lives from the first node that writes it to the last that reads it.
-  size_t plan();
+  /// A value lives from the first node that writes it to the last that reads it, and n_more nodes longer.
+  size_t plan(int n_more = 0);
   /// Turns offsets into addresses in all nodes. Call once, after plan(). arena: at least plan() bytes, 64-byte aligned.
   void bind(std::byte* arena);
   /// The tensor with its address; after bind().
@@ -50,16 +51,23 @@ class Executor {
   explicit Executor(Backend& backend) : backend_(backend) {}
   /// Plans, binds and executes. Results stay readable through graph.resolve until the next run.
   void run(Graph& graph);
-  /// The same, asking `go_on` before every node but the first. False if the answer was no: then nothing can be read. `go_on`
-  /// may use the backend through another executor.
+  /// The same, asking `go_on` before every few nodes but the first (Backend::nodes_at_once). False if the answer was no: then
+  /// nothing can be read. `go_on` may use the backend through another executor.
   bool run_while(Graph& graph, const std::function<bool()>& go_on);
+  /// The first half of run(): afterwards the graph can be replayed until arena_generation() changes.
+  void prepare(Graph& graph);
+  /// Runs a prepared graph; graphs of equal key have equal nodes (Backend::replay).
+  void replay(uint64_t key, const Graph& graph) { backend_.replay(key, graph.nodes()); }
+  /// Lets the arena have at least so many bytes.
+  void reserve(size_t size_bytes);
   size_t arena_bytes() const { return arena_ ? arena_->size_bytes() : 0; }
+  /// Changes whenever the arena moves: graphs prepared before have lost their addresses.
+  uint64_t arena_generation() const { return generation_; }
 
  private:
-  void prepare(Graph& graph);
-
   Backend& backend_;
   std::shared_ptr<Buffer> arena_;
+  uint64_t generation_ = 0;
 };
 
 }  // namespace fathom

@@ -23,19 +23,14 @@ struct LayerStep {
   float eps() const { return static_cast<float>(config.rms_eps); }
 };
 
-/// The token's row for the cache: normed latent and rotated shared key.
-void store_latents(Graph& g, const MlaWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
-  Tensor kv_a = linear(g, x, w.kv_a_proj);                                                                       // [T, C + R]
-  store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache);
-}
-
 /// Multi-head latent attention. x [T, D] -> [T, D]
 Tensor mla(Graph& g, const MlaWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
   const Config& c = s.config;
-  store_latents(g, w, s, x, cache);
+  Tensor kv_a = linear(g, x, w.kv_a_proj);                                                                       // [T, C + R]
   Tensor q = c.q_lora_rank == 0 ? linear(g, x, w.q_proj)                                                         // [T, H * (N + R)]
                                 : linear(g, rms_norm(g, linear(g, x, w.q_a_proj), w.q_a_layernorm, s.eps()), w.q_b_proj);
   q = q.reshaped({q.dim(0), c.n_heads, c.qk_head_dim()});
+  store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache);
   q = rotate_heads(g, q, s.rope, static_cast<int>(c.qk_nope_head_dim), RopePairing::kAdjacent);                  // [T, H, N + R]
   Tensor heads = latent_attention(g, q, w.kv_b, cache, s.step.where, c.v_head_dim, c.softmax_scale(), s.step.attention);
   return linear(g, heads, w.o_proj);                                                                             // [T, D]
@@ -79,7 +74,8 @@ Tensor feed_forward(Graph& g, const BlockWeights& w, const LayerStep& s, const T
 void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
   Tensor h = rms_norm(g, x, w.input_layernorm, s.eps());                                                         // [T, D]
   if (s.config.attention == Attention::kLatent) {
-    store_latents(g, w.mla, s, h, cache);
+    Tensor kv_a = linear(g, h, w.mla.kv_a_proj);                                                                 // [T, C + R]
+    store_latent(g, kv_a, w.mla.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache);
   } else {
     store_keys_values(g, w.mha, s, h, cache);
   }

@@ -22,12 +22,16 @@ struct MlaWeights {
   Tensor kv_a_layernorm;                    ///< [C]
   LatentProjections kv_b;
   Tensor o_proj;                            ///< [D, H * V]
+  template <typename F> void each(F&& f) {
+    f(q_proj), f(q_a_proj), f(q_a_layernorm), f(q_b_proj), f(kv_a_proj), f(kv_a_layernorm), f(kv_b.kv_b), f(kv_b.k_b), f(kv_b.v_b), f(o_proj);
+  }
 };
 
 /// V1's attention.
 struct MhaWeights {
   Tensor q_proj, k_proj, v_proj;  ///< [H * N, D]; rows of q and k ordered for rotation of adjacent pairs
   Tensor o_proj;                  ///< [D, H * N]
+  template <typename F> void each(F&& f) { f(q_proj), f(k_proj), f(v_proj), f(o_proj); }
 };
 
 struct MoeWeights {
@@ -35,6 +39,7 @@ struct MoeWeights {
   Tensor e_score_correction_bias; ///< [E] or empty
   GatedFfnWeights experts;        ///< [E, F, D], [E, D, F]
   GatedFfnWeights shared_experts; ///< or empty
+  template <typename F> void each(F&& f) { f(gate), f(e_score_correction_bias), experts.each(f), shared_experts.each(f); }
 };
 
 struct BlockWeights {
@@ -45,6 +50,7 @@ struct BlockWeights {
   GatedFfnWeights mlp;              ///< dense blocks
   MoeWeights moe;                   ///< the others
   bool is_moe() const { return static_cast<bool>(moe.gate); }
+  template <typename F> void each(F&& f) { f(input_layernorm), mla.each(f), mha.each(f), f(post_attention_layernorm), mlp.each(f), moe.each(f); }
 };
 
 /// The tensors view the model file; norms that the file holds in a 16-bit type are owned here as f32.
@@ -57,6 +63,15 @@ struct Weights {
   std::vector<std::shared_ptr<Buffer>> owned;
 
   int64_t vocab_size() const { return embed_tokens.dim(0); }
+  /// Calls f for every tensor that is there.
+  template <typename F> void each(F&& f) {
+    auto present = [&](Tensor& t) {
+      if (t) f(t);
+    };
+    present(embed_tokens);
+    for (BlockWeights& layer : layers) layer.each(present);
+    present(norm), present(lm_head), present(rope_frequencies);
+  }
 };
 
 /// Finds and checks every tensor. Throws Error{kModel} naming the missing tensor with the dialect seen, or the tensor with

@@ -57,7 +57,7 @@ void validate(const CacheLayout& layout) {
   }
 }
 
-PagePool::PagePool(CacheLayout layout, int64_t n_pages) : layout_(std::move(layout)) {
+PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend) : layout_(std::move(layout)), backend_(backend) {
   validate(layout_);
   FATHOM_CHECK(n_pages >= 0, "a negative number of pages");
   if (n_pages > std::numeric_limits<int32_t>::max() / kPageTokens ||
@@ -67,8 +67,8 @@ PagePool::PagePool(CacheLayout layout, int64_t n_pages) : layout_(std::move(layo
                                           "; try a smaller context");
   }
   for (int i = 0; i < layout_.n_layers; ++i) {
-    buffers_.push_back(
-        allocate_heap(static_cast<size_t>(n_pages) * kPageTokens * layout_.row_bytes(i), "the latent cache"));
+    const size_t size_bytes = static_cast<size_t>(n_pages) * kPageTokens * layout_.row_bytes(i);
+    buffers_.push_back(backend_ != nullptr ? backend_->allocate(size_bytes, "the latent cache") : allocate_heap(size_bytes, "the latent cache"));
   }
   ref_counts_.assign(static_cast<size_t>(n_pages), 0);
   free_.resize(static_cast<size_t>(n_pages));
@@ -122,7 +122,32 @@ int32_t PagePool::ref_count(int32_t page_id) const {
 void PagePool::copy_rows(int32_t from_page, int32_t to_page, int n_rows) {
   FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
   for (int i = 0; i < layout_.n_layers; ++i) {
-    std::memcpy(page_data(i, to_page), page_data(i, from_page), static_cast<size_t>(n_rows) * layout_.row_bytes(i));
+    const size_t size_bytes = static_cast<size_t>(n_rows) * layout_.row_bytes(i);
+    if (backend_ != nullptr) {
+      backend_->copy(page_data(i, to_page), page_data(i, from_page), size_bytes);
+    } else {
+      std::memcpy(page_data(i, to_page), page_data(i, from_page), size_bytes);
+    }
+  }
+}
+
+const std::byte* PagePool::read_rows(int layer_idx, int32_t page_id, int n_rows, std::vector<std::byte>& scratch) const {
+  FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
+  const std::byte* rows = page_data(layer_idx, page_id);
+  if (backend_ == nullptr || backend_->shares_host_memory()) return rows;
+  scratch.resize(static_cast<size_t>(n_rows) * layout_.row_bytes(layer_idx));
+  backend_->download(scratch.data(), rows, scratch.size());
+  return scratch.data();
+}
+
+void PagePool::write_rows(int layer_idx, int32_t page_id, int n_rows, const std::byte* rows) {
+  FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
+  std::byte* to = page_data(layer_idx, page_id);
+  const size_t size_bytes = static_cast<size_t>(n_rows) * layout_.row_bytes(layer_idx);
+  if (backend_ != nullptr) {
+    backend_->upload(to, rows, size_bytes);
+  } else {
+    std::memcpy(to, rows, size_bytes);
   }
 }
 

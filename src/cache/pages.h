@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "core/backend.h"
 #include "core/buffer.h"
 #include "core/dtype.h"
 #include "core/tensor.h"
@@ -40,13 +41,15 @@ void validate(const CacheLayout& layout);
 
 class Sequence;
 
-/// A fixed number of pages. Memory is reserved at once but costs nothing until a page is first written. Every holder of
+/// A fixed number of pages, in the memory of a backend or on the heap. Memory is reserved at once; of the host's a page costs
+/// nothing until it is first written. Every holder of
 /// a page (a sequence, a prefix tree) counts once; a page without holders is free, its old content still in place. Not
 /// thread-safe: one thread (the scheduler) owns the pool and everything that holds its pages. Must outlive them.
 class PagePool {
  public:
-  /// n_pages >= 0, n_pages * kPageTokens below 2^31. Throws as validate(layout) does, Error{kNoMemory} naming the size.
-  PagePool(CacheLayout layout, int64_t n_pages);
+  /// n_pages >= 0, n_pages * kPageTokens below 2^31. The backend, where one is given, must outlive the pool. Throws as
+  /// validate(layout) does, Error{kNoMemory} naming the size.
+  PagePool(CacheLayout layout, int64_t n_pages, Backend* backend = nullptr);
   PagePool(const PagePool&) = delete;
   PagePool& operator=(const PagePool&) = delete;
 
@@ -54,8 +57,12 @@ class PagePool {
   /// [n_pages, kPageTokens, row_elements[layer_idx]] of the cache dtype, contiguous. Seen as rows: slot s of a sequence
   /// is row s of [n_pages * kPageTokens, row_elements].
   Tensor layer(int layer_idx) const;
-  /// The kPageTokens rows of one page in one layer.
+  /// The kPageTokens rows of one page in one layer: an address of the device that holds the pool.
   std::byte* page_data(int layer_idx, int32_t page_id) const;
+  /// The first n_rows rows of a page where the host can read them: in place, or brought to `scratch`.
+  const std::byte* read_rows(int layer_idx, int32_t page_id, int n_rows, std::vector<std::byte>& scratch) const;
+  /// Overwrites the first n_rows rows of a page.
+  void write_rows(int layer_idx, int32_t page_id, int n_rows, const std::byte* rows);
 
   int32_t n_pages() const { return static_cast<int32_t>(ref_counts_.size()); }
   int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
@@ -83,6 +90,7 @@ class PagePool {
   void check_page(int32_t page_id) const;
 
   CacheLayout layout_;
+  Backend* backend_;  // null: the heap
   std::vector<std::shared_ptr<Buffer>> buffers_;  // one per layer
   std::vector<int32_t> ref_counts_;
   std::vector<int32_t> free_;  // a stack: the page freed last is taken first, while it may still be in a CPU cache

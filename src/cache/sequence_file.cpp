@@ -124,7 +124,7 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
 
   const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), &ZSTD_freeCCtx);
   const size_t n_planes = plane_count(layout.dtype);
-  std::vector<std::byte> plain(layout.page_bytes());
+  std::vector<std::byte> plain(layout.page_bytes()), fetched;
   std::vector<std::byte> packed(ZSTD_compressBound(plain.size()));
   for (int64_t page = 0; page * kPageTokens < n_tokens; ++page) {
     if (go_on && !go_on()) return false;
@@ -132,7 +132,7 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
     size_t filled = 0;
     for (int layer = 0; layer < layout.n_layers; ++layer) {
       const size_t size_bytes = n_rows * layout.row_bytes(layer);
-      const std::byte* rows = pool.page_data(layer, sequence.pages()[static_cast<size_t>(page)]);
+      const std::byte* rows = pool.read_rows(layer, sequence.pages()[static_cast<size_t>(page)], static_cast<int>(n_rows), fetched);
       split_planes(rows, plain.data() + filled, size_bytes, n_planes);
       filled += size_bytes;
     }
@@ -286,7 +286,7 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);
   const size_t n_planes = plane_count(layout_.dtype);
   const int64_t most_elements = *std::max_element(to.row_elements.begin(), to.row_elements.end());
-  std::vector<std::byte> packed, plain(layout_.page_bytes());
+  std::vector<std::byte> packed, converted, plain(layout_.page_bytes());
   std::vector<std::byte> rows(kPageTokens * fathom::row_bytes(layout_.dtype, most_elements));
   std::vector<float> values(static_cast<size_t>(most_elements));
   uint64_t offset = pages_offset_;
@@ -317,16 +317,18 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
       const size_t from_row_bytes = layout_.row_bytes(layer), to_row_bytes = to.row_bytes(layer);
       join_planes(planes, rows.data(), stored_rows * from_row_bytes, n_planes);
       planes += stored_rows * from_row_bytes;
-      std::byte* out = pool.page_data(layer, sequence.pages()[static_cast<size_t>(page)]);
+      const int32_t page_id = sequence.pages()[static_cast<size_t>(page)];
       if (to.dtype == layout_.dtype) {
-        std::memcpy(out, rows.data(), wanted_rows * to_row_bytes);
+        pool.write_rows(layer, page_id, static_cast<int>(wanted_rows), rows.data());
         continue;
       }
+      converted.resize(wanted_rows * to_row_bytes);
       const int64_t n_elements = to.row_elements[static_cast<size_t>(layer)];
       for (size_t r = 0; r < wanted_rows; ++r) {
         dequantize_row(layout_.dtype, rows.data() + r * from_row_bytes, values.data(), n_elements);
-        encode_row(to.dtype, values.data(), out + r * to_row_bytes, n_elements);
+        encode_row(to.dtype, values.data(), converted.data() + r * to_row_bytes, n_elements);
       }
+      pool.write_rows(layer, page_id, static_cast<int>(wanted_rows), converted.data());
     }
   }
   if (n_tokens == static_cast<int64_t>(tokens_.size()) && offset != file_bytes_) {

@@ -46,7 +46,7 @@ int64_t BenchOptions::pool_tokens() const {
   return depth + batch * (tokens + 2 * kPageTokens);
 }
 
-std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options, const MachineFigures& machine,
+std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options, const SpeedBounds& bounds,
                                     const std::function<void(const BenchRow&)>& on_row, const std::function<void(const std::string&)>& note) {
   const int64_t vocab = engine.info().vocab_size;
   std::vector<BenchRow> rows;
@@ -80,7 +80,7 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
       }
       row.gb_s = bytes / row.seconds_median / 1e9;
       row.gop_s = ops / row.seconds_median / 1e9;
-      row.percent_of_bound = test == "decode" ? 100 * row.gb_s / machine.read_gb_s : 100 * row.gop_s / machine.int8_gop_s;
+      row.percent_of_bound = test == "decode" ? 100 * row.gb_s / bounds.read_gb_s : 100 * row.gop_s / bounds.matrix_gop_s;
       rows.push_back(row);
       on_row(row);
     };

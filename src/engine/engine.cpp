@@ -2,20 +2,26 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <fstream>
 #include <map>
 
 #include "core/error.h"
-#include "cpu/cpu_backend.h"
 #include "deepseek/deepseek.h"
 #include "engine/chat_choice.h"
 #include "engine/cost.h"
+#include "engine/devices.h"
 #include "engine/model_fingerprint.h"
+#include "engine/placement.h"
+#include "engine/step_inputs.h"
 #include "graph/graph.h"
 #include "io/gguf.h"
 
 namespace fathom {
 namespace {
+
+/// Of a device's memory, left for the driver, recorded steps and whatever else uses the device.
+constexpr uint64_t kDeviceReserveBytes = uint64_t{256} << 20;
 
 std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
@@ -41,12 +47,13 @@ deepseek::Model read_model(const ModelSource& source) {
 /// Room for `tokens` in one sequence; the page more is for the copy that writing to a shared last page takes.
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens + 1; }
 
-int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout) {
+/// `free_bytes`: of a device after everything else; nothing: the host's memory is looked at.
+int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout, std::optional<uint64_t> free_bytes) {
   if (options.context && (*options.context < 1 || *options.context > config.context_length)) {
     throw Error(ErrorCode::kUsage, "--ctx: out of range; expected 1 to the model's own " + std::to_string(config.context_length) + ", got " + std::to_string(*options.context) + "; try a smaller value");
   }
   const int64_t wanted = options.context.value_or(std::min(kDefaultContextLimit, config.context_length));
-  const std::optional<uint64_t> available = available_memory_bytes();
+  const std::optional<uint64_t> available = free_bytes ? free_bytes : available_memory_bytes();
   if (!available) return wanted;
   const uint64_t needed = static_cast<uint64_t>(pages_for(wanted)) * layout.page_bytes();
   if (needed <= *available) return wanted;
@@ -58,12 +65,12 @@ int64_t choose_context(const EngineOptions& options, const deepseek::Config& con
   return fits;
 }
 
-/// The graph of a step of n_tokens of one sequence, without data: for checks and plans.
-Graph probe_graph(const deepseek::Model& model, PagePool& pool, int64_t n_tokens, AttentionForm attention) {
+/// The graph of a step of n_tokens of one sequence, all with logits or only the last, without data: for checks and plans.
+Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64_t n_tokens, int64_t n_outputs, int64_t n_pages, AttentionForm attention) {
   auto ints = [](Shape shape) { return Tensor(DType::kI32, shape, nullptr); };
   const Tensor tokens = ints({n_tokens});
-  deepseek::Step step{tokens, {tokens, tokens, tokens, ints({1, pages_for(n_tokens)})}, ints({1}), {}, attention};
-  for (int i = 0; i < pool.layout().n_layers; ++i) step.caches.push_back(pool.layer(i));
+  deepseek::Step step{tokens, {tokens, tokens, tokens, ints({1, n_pages})}, ints({n_outputs}), {}, attention};
+  for (const int64_t row : layout.row_elements) step.caches.emplace_back(layout.dtype, Shape{n_pages, kPageTokens, row}, nullptr);
   Graph probe;
   deepseek::forward(probe, model, step);
   return probe;
@@ -83,39 +90,169 @@ std::optional<uint64_t> available_memory_bytes() {
 
 namespace {
 
+/// A step's graph with its addresses, kept for the next step of that shape.
+struct PreparedStep {
+  uint64_t key = 0;
+  Graph graph;
+  Tensor logits;
+};
+
+/// On a device, steps of so many tokens are prepared once for each shape. Larger ones spend their time on matrices, not on launches.
+constexpr int64_t kReplayedTokens = 16;
+constexpr size_t kMostPrepared = 256;
+
+/// Counts the steps in progress.
+class InsideStep {
+ public:
+  explicit InsideStep(size_t& depth) : depth_(depth) { ++depth_; }
+  ~InsideStep() { --depth_; }
+  InsideStep(const InsideStep&) = delete;
+  InsideStep& operator=(const InsideStep&) = delete;
+
+ private:
+  size_t& depth_;
+};
+
 /// What one step works on. The graph stays alive after it because its arena holds the logits.
 struct Pass {
   explicit Pass(Backend& backend) : executor(backend) {}
 
   Executor executor;
-  std::vector<int32_t> ids, positions, slots, sequence_of, page_table, expanded, output_rows;
+  std::optional<StepInputs> inputs;
   std::optional<Graph> graph;
   Tensor logits;
+  std::shared_ptr<Buffer> host_logits;  ///< of a device whose memory the host does not see
+
+  std::map<StepShape, PreparedStep> prepared;
+  uint64_t prepared_arena = 0, prepared_inputs = 0;  ///< generations of the memory their addresses are in
 };
 
 }  // namespace
 
 struct Engine::Impl {
-  Impl(ModelSource s, const EngineOptions& o)
-      : options(o), source(std::move(s)), model(read_model(source)), backend(make_cpu_backend({o.n_threads, o.isa})), passes{Pass(*backend), Pass(*backend)} {
+  Impl(ModelSource s, const EngineOptions& o, ChosenBackend chosen)
+      : options(o), source(std::move(s)), model(read_model(source)), backend(std::move(chosen.backend)), backend_note(std::move(chosen.note)), passes{Pass(*backend), Pass(*backend)} {
     if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
   }
+
+  /// On a device everything is taken here: weights, activations of a whole chunk, what kernels need, and the pages last.
+  void take_memory(const CacheLayout& layout, const Graph& probe);
+  /// Adds the step over `sent` to the graph; its logits.
+  Tensor build(Graph& g, const deepseek::Step& sent);
+  /// Runs the step in pass.inputs; sets pass.logits. False if go_on ended it.
+  bool run_step(Pass& pass, const std::function<bool()>& go_on);
+  void replay_step(Pass& pass, const deepseek::Step& sent);
+  void fetch_logits(Pass& pass);
 
   EngineOptions options;
   ModelSource source;
   std::optional<Tokenizer> tokenizer;
   deepseek::Model model;
   std::unique_ptr<Backend> backend;
+  std::string backend_note;
+  std::shared_ptr<Buffer> device_weights;
   ModelInfo info;
   ChatGeneration chat{};
   std::unique_ptr<PagePool> pool;
   int64_t context = 0;
   int64_t chunk_tokens = 0;
 
+  std::vector<std::span<const int32_t>> pages;  // of the step to be sent
   std::array<Pass, 2> passes;  // the second for steps inside a step
   size_t depth = 0;            // steps in progress
   Pass* last = &passes[0];     // whose logits can be read
+  uint64_t next_key = 0;       // of prepared steps
 };
+
+void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
+  if (backend->shares_host_memory()) {
+    context = choose_context(options, model.config, layout, std::nullopt);
+    pool = std::make_unique<PagePool>(layout, pages_for(context));
+    for (Pass& pass : passes) pass.inputs.emplace(*backend, chunk_tokens, pages_for(context));
+    return;
+  }
+  device_weights = place_weights(model.weights, source.tensors, probe.nodes(), *backend, options.on_load);
+  const int64_t longest = options.context.value_or(std::min(kDefaultContextLimit, model.config.context_length));
+  const int64_t most_tokens = std::min(chunk_tokens, std::max<int64_t>(longest, 1)), few_tokens = std::min(kReplayedTokens, most_tokens);
+  // A chunk with one output, and the largest step that is replayed with all of its tokens' logits. Steps inside steps are short.
+  const auto table_width = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pages_for(longest))));
+  Graph chunk = probe_graph(model, layout, most_tokens, 1, table_width, options.attention), few = probe_graph(model, layout, few_tokens, few_tokens, table_width, options.attention);
+  const size_t chunk_bytes = chunk.plan(backend->fused_nodes()), few_bytes = few.plan(backend->fused_nodes());
+  passes[0].executor.reserve(std::max(chunk_bytes, few_bytes));
+  passes[1].executor.reserve(few_bytes);
+  for (Pass& pass : passes) pass.inputs.emplace(*backend, most_tokens, pages_for(longest));
+  backend->reserve(chunk.nodes());
+  backend->reserve(few.nodes());
+  const std::optional<uint64_t> free = backend->free_bytes();
+  context = choose_context(options, model.config, layout, free ? std::optional(*free - std::min(*free, kDeviceReserveBytes)) : std::nullopt);
+  pool = std::make_unique<PagePool>(layout, pages_for(context), backend.get());
+}
+
+Tensor Engine::Impl::build(Graph& g, const deepseek::Step& sent) {
+  deepseek::Step step = sent;
+  for (int i = 0; i < pool->layout().n_layers; ++i) step.caches.push_back(pool->layer(i));
+  step.attention = options.attention;
+  const Tensor value = deepseek::forward(g, model, step);
+  if (value) g.keep(value);
+  return value;
+}
+
+void Engine::Impl::replay_step(Pass& pass, const deepseek::Step& sent) {
+  Executor& executor = pass.executor;
+  auto forget = [&] {
+    pass.prepared.clear();
+    backend->forget_replays();
+    pass.prepared_arena = executor.arena_generation();
+    pass.prepared_inputs = pass.inputs->generation();
+  };
+  if (pass.prepared_arena != executor.arena_generation() || pass.prepared_inputs != pass.inputs->generation() || pass.prepared.size() >= kMostPrepared) forget();
+  auto found = pass.prepared.find(pass.inputs->shape());
+  if (found == pass.prepared.end()) {
+    PreparedStep step;
+    const Tensor value = build(step.graph, sent);
+    executor.prepare(step.graph);
+    if (pass.prepared_arena != executor.arena_generation()) forget();  // the arena grew
+    if (value) step.logits = step.graph.resolve(value);
+    step.key = next_key++;
+    found = pass.prepared.emplace(pass.inputs->shape(), std::move(step)).first;
+  }
+  executor.replay(found->second.key, found->second.graph);
+  pass.logits = found->second.logits;
+}
+
+void Engine::Impl::fetch_logits(Pass& pass) {
+  if (!pass.logits) {
+    backend->finish();
+    return;
+  }
+  const size_t size_bytes = pass.logits.size_bytes();
+  if (!pass.host_logits || pass.host_logits->size_bytes() < size_bytes) {
+    pass.host_logits.reset();
+    pass.host_logits = backend->allocate_staging(size_bytes, "logits");
+  }
+  backend->download(pass.host_logits->data(), pass.logits.data, size_bytes);
+  pass.logits.data = pass.host_logits->data();
+}
+
+bool Engine::Impl::run_step(Pass& pass, const std::function<bool()>& go_on) {
+  const deepseek::Step sent = pass.inputs->send();
+  const bool on_host = backend->shares_host_memory();
+  if (!on_host && pass.inputs->shape().n_tokens <= kReplayedTokens) {
+    replay_step(pass, sent);
+  } else {
+    pass.graph.emplace();
+    const Tensor value = build(*pass.graph, sent);
+    if (!go_on) {
+      pass.executor.run(*pass.graph);
+    } else {
+      const InsideStep inside(depth);
+      if (!pass.executor.run_while(*pass.graph, go_on)) return false;
+    }
+    if (value) pass.logits = pass.graph->resolve(value);
+  }
+  if (!on_host) fetch_logits(pass);
+  return true;
+}
 
 Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
@@ -128,7 +265,23 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
 }
 
 std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOptions& options) {
-  auto impl = std::make_unique<Impl>(std::move(source), options);
+  ChosenBackend chosen = choose_backend(options);
+  if (!chosen.may_fall_back) return on_backend(std::move(source), options, std::move(chosen));
+  // The device was not asked for by name: what it cannot take runs on the CPU.
+  try {
+    return on_backend(source, options, std::move(chosen));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kNoMemory && error.code() != ErrorCode::kModel && error.code() != ErrorCode::kDevice) throw;
+    EngineOptions on_cpu = options;
+    on_cpu.backend = "cpu";
+    ChosenBackend cpu = choose_backend(on_cpu);
+    cpu.note = std::string("runs on the CPU: ") + error.what();
+    return on_backend(std::move(source), on_cpu, std::move(cpu));
+  }
+}
+
+std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptions& options, ChosenBackend chosen) {
+  auto impl = std::make_unique<Impl>(std::move(source), options, std::move(chosen));
   Impl& m = *impl;
   const deepseek::Config& config = m.model.config;
   m.info = {m.source.path, config.architecture, config.name, main_type(m.source.tensors), m.source.size_bytes, config.context_length, m.model.weights.vocab_size(), config.n_layers};
@@ -142,16 +295,14 @@ std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOpti
 
   CacheLayout layout{static_cast<int>(config.n_layers), std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()), options.cache_type};
   validate(layout);
-  m.context = choose_context(options, config, layout);
-  m.pool = std::make_unique<PagePool>(layout, pages_for(m.context));
   if (options.chunk_tokens < 0) throw Error(ErrorCode::kUsage, "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));
   m.chunk_tokens = options.chunk_tokens == 0 ? kDefaultChunkTokens : options.chunk_tokens;
 
   // One token's graph shows every operation and weight type that will run: what the backend lacks is refused here.
-  std::unique_ptr<Engine> engine(new Engine(std::move(impl)));
-  const Graph probe = probe_graph(m.model, *m.pool, 1, options.attention);
+  const Graph probe = probe_graph(m.model, layout, 1, 1, pages_for(1), options.attention);
   for (const Node& node : probe.nodes()) m.backend->check_supported(node);
-  return engine;
+  m.take_memory(layout, probe);
+  return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
 
 const ModelInfo& Engine::info() const { return impl_->info; }
@@ -180,11 +331,15 @@ std::string Engine::cache_fingerprint() const {
 }
 
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
+const std::string& Engine::backend_note() const { return impl_->backend_note; }
+bool Engine::on_device() const { return !impl_->backend->shares_host_memory(); }
+uint64_t Engine::device_bytes() const { return impl_->backend->allocated_bytes(); }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const { return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth); }
 uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
 uint64_t Engine::activation_bytes() const { return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes(); }
 uint64_t Engine::planned_activation_bytes() const {
-  return probe_graph(impl_->model, *impl_->pool, std::min(impl_->chunk_tokens, impl_->context), impl_->options.attention).plan();
+  const int64_t n = std::min(impl_->chunk_tokens, impl_->context);
+  return probe_graph(impl_->model, impl_->pool->layout(), n, 1, pages_for(n), impl_->options.attention).plan(impl_->backend->fused_nodes());
 }
 int64_t Engine::n_outputs() const { return impl_->last->logits ? impl_->last->logits.dim(0) : 0; }
 
@@ -201,17 +356,6 @@ void give_back(std::span<const StepPart> parts) {
   for (const StepPart& part : parts) part.sequence->truncate(part.sequence->length());
 }
 
-class InsideStep {
- public:
-  explicit InsideStep(size_t& depth) : depth_(depth) { ++depth_; }
-  ~InsideStep() { --depth_; }
-  InsideStep(const InsideStep&) = delete;
-  InsideStep& operator=(const InsideStep&) = delete;
-
- private:
-  size_t& depth_;
-};
-
 }  // namespace
 
 StepStatus Engine::step(std::span<const StepPart> parts, const std::function<bool()>& go_on) {
@@ -220,7 +364,7 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
   Pass& pass = m.passes[m.depth];
   pass.logits = {};
   m.last = &pass;
-  int64_t n_tokens = 0, longest = 0;
+  int64_t n_tokens = 0;
   for (const StepPart& part : parts) {
     FATHOM_CHECK(&part.sequence->pool() == m.pool.get() && !part.token_ids.empty(), "a part brings tokens for a sequence of this engine");
     for (const int32_t id : part.token_ids) {
@@ -237,51 +381,30 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
     return StepStatus::kNoPages;
   }
 
-  pass.ids.clear(), pass.positions.clear(), pass.slots.clear(), pass.sequence_of.clear(), pass.expanded.clear(), pass.output_rows.clear();
+  StepInputs& in = *pass.inputs;
+  in.clear();
+  m.pages.clear();
   for (size_t s = 0; s < parts.size(); ++s) {
     const StepPart& part = parts[s];
     const int64_t first = part.sequence->length(), n = static_cast<int64_t>(part.token_ids.size());
     const std::vector<int32_t> slots = part.sequence->slots(first, n);
-    pass.slots.insert(pass.slots.end(), slots.begin(), slots.end());
-    pass.ids.insert(pass.ids.end(), part.token_ids.begin(), part.token_ids.end());
+    in.slots.insert(in.slots.end(), slots.begin(), slots.end());
+    in.ids.insert(in.ids.end(), part.token_ids.begin(), part.token_ids.end());
     for (int64_t i = 0; i < n; ++i) {
-      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1)) pass.output_rows.push_back(static_cast<int32_t>(pass.positions.size()));
-      pass.positions.push_back(static_cast<int32_t>(first + i));
-      pass.sequence_of.push_back(static_cast<int32_t>(s));
+      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1)) in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
+      in.positions.push_back(static_cast<int32_t>(first + i));
+      in.sequence_of.push_back(static_cast<int32_t>(s));
     }
     const bool expands = part.form == AttentionForm::kExpanded || (part.form == AttentionForm::kAuto && n >= kExpandedPays);
-    pass.expanded.push_back(expands ? 1 : 0);
-    longest = std::max(longest, static_cast<int64_t>(part.sequence->pages().size()));
+    in.expanded.push_back(expands ? 1 : 0);
+    m.pages.push_back(part.sequence->pages());
   }
-  pass.page_table.assign(parts.size() * static_cast<size_t>(longest), -1);
-  for (size_t s = 0; s < parts.size(); ++s) {
-    const std::span<const int32_t> pages = parts[s].sequence->pages();
-    std::copy(pages.begin(), pages.end(), pass.page_table.begin() + static_cast<ptrdiff_t>(s) * longest);
-  }
-
-  auto ints = [](std::vector<int32_t>& v) { return Tensor(DType::kI32, {static_cast<int64_t>(v.size())}, v.data()); };
-  deepseek::Step step;
-  step.token_ids = ints(pass.ids);
-  step.where = {ints(pass.positions), ints(pass.slots), ints(pass.sequence_of), Tensor(DType::kI32, {static_cast<int64_t>(parts.size()), longest}, pass.page_table.data()),
-                ints(pass.expanded)};
-  if (!pass.output_rows.empty()) step.output_rows = ints(pass.output_rows);
-  for (int i = 0; i < m.pool->layout().n_layers; ++i) step.caches.push_back(m.pool->layer(i));
-  step.attention = m.options.attention;
-
-  pass.graph.emplace();
-  const Tensor logits = deepseek::forward(*pass.graph, m.model, step);
-  if (logits) pass.graph->keep(logits);
-  if (!go_on) {
-    pass.executor.run(*pass.graph);
-  } else {
-    const InsideStep inside(m.depth);
-    if (!pass.executor.run_while(*pass.graph, go_on)) {
-      give_back(parts);
-      return StepStatus::kStopped;
-    }
+  in.set_page_table(m.pages);
+  if (!m.run_step(pass, go_on)) {
+    give_back(parts);
+    return StepStatus::kStopped;
   }
   if (m.source.check_intact) m.source.check_intact();
-  if (logits) pass.logits = pass.graph->resolve(logits);
   m.last = &pass;
   for (const StepPart& part : parts) part.sequence->advance(static_cast<int64_t>(part.token_ids.size()));
   return StepStatus::kDone;

@@ -22,7 +22,9 @@ namespace fathom {
 
 struct EngineOptions {
   std::string model_path;
-  std::string isa = "auto";
+  std::string backend = "auto";     ///< "auto": a device if there is one that takes the model; "cpu"; "cuda"
+  int device = 0;                   ///< which device
+  std::string isa = "auto";         ///< of the CPU; anything but "auto" also means the CPU where backend is "auto"
   int n_threads = 0;                ///< 0: physical cores this process may use
   std::optional<int64_t> context;   ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
   DType cache_type = DType::kBF16;
@@ -30,6 +32,7 @@ struct EngineOptions {
   ExpandThresholds expand{};                       ///< of that plan
   int64_t chunk_tokens = 0;         ///< most tokens of a prefill step; 0: kDefaultChunkTokens
   std::optional<ChatGeneration> chat_format{};  ///< nothing: as the file asks for
+  std::function<void(uint64_t done, uint64_t total)> on_load{};  ///< bytes of weights sent to a device; may be empty
 };
 
 /// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.
@@ -88,6 +91,8 @@ using Progress = std::function<void(uint64_t done, uint64_t total)>;
 /// Memory the system could still give, from /proc/meminfo; nothing where that cannot be read.
 std::optional<uint64_t> available_memory_bytes();
 
+struct ChosenBackend;
+
 /// One thread at a time. Sequences of its pool must not outlive it.
 class Engine {
  public:
@@ -112,6 +117,10 @@ class Engine {
   /// Names all that cached rows depend on: weights (sampled), settings, cache type, kernels. For DiskStore and save_sequence.
   std::string cache_fingerprint() const;
   std::string backend_description() const;
+  /// What its user should know about the choice of the backend ("no device, runs on the CPU"), or nothing.
+  const std::string& backend_note() const;
+  bool on_device() const;         ///< false: all memory is the host's
+  uint64_t device_bytes() const;  ///< of a device's memory: weights, cache, activations, workspace
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in the
   /// order of parts and tokens. kNoPages: the pool is full, nothing has changed.
@@ -139,6 +148,7 @@ class Engine {
  private:
   struct Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
+  static std::unique_ptr<Engine> on_backend(ModelSource source, const EngineOptions& options, ChosenBackend chosen);
   std::unique_ptr<Impl> impl_;
 };
 

@@ -161,11 +161,23 @@ class Prompts(ProgramTest):
 
 
 class Refusals(ProgramTest):
+    def test_cuda_where_there_is_none_is_told_once_and_runs_on_the_cpu(self):
+        if self.run_ok("doctor", "--json").json["devices"]:
+            return
+        args = ("run", "-m", TINY, "--raw", "Once upon a time", "-n", "4", "--temp", "0")
+        if "CUDA:     no" in self.run_ok("--version").text:
+            self.assert_refused(2, *args, "--backend", "cuda", says="cuda")
+            return
+        plain, asked = self.run_ok(*args, "--backend", "auto"), self.run_ok(*args, "--backend", "cuda")
+        self.assertEqual(asked.text, plain.text)
+        self.assertEqual(plain.err, "")
+        self.assertEqual(asked.err.count("runs on the CPU"), 1)
+
     def test_wrong_usage_is_2(self):
         for args, says in ((("run", "-m", TINY), "no prompt"), (("run", "--nonsense"), "--nonsense"), (("frobnicate",), "frobnicate"), ((), "command"),
                            (("run", "x", "-n", "-5"), "-5"), (("run", "x", "-n", "many"), "many"), (("run", "x", "--temp", "-1"), "temperature"), (("run", "x", "--temp", "nan"), "temperature"),
                            (("run", "x", "--top-p", "1.5"), "top_p"), (("run", "x", "--isa", "vax"), "vax"), (("run", "x", "--backend", "abacus"), "abacus"), (("run", "x", "--cache-type", "q9"), "q9"),
-                           (("run", "x", "--backend", "cuda"), "cuda"), (("run", "x", "--logit-bias", "seven"), "seven"), (("run", "x", "--stop", ""), "stop"),
+                           (("run", "x", "--device", "-1"), "--device"), (("run", "x", "--logit-bias", "seven"), "seven"), (("run", "x", "--stop", ""), "stop"),
                            (("run", "--ids", "1,99999999"), "99999999"), (("run", "--ids", "1,-2"), "-2"), (("run", "--ids", "1,x"), "x"), (("run", "x", "-p", "y"), "more than one"),
                            (("run", "x", "-c", "5000"), "4096"), (("run", "x", "--json", "--jsonl"), "--json"), (("run", "x", "--raw", "--system", "y"), "--system"), (("run", ""), "no prompt"),
                            (("run", "x", "-t", "0"), "--threads"), (("run", "x", "--seed", "-1"), "seed"), (("logits", "-o", "x"), "--ids"), (("logits", "--ids", "1"), "-o"),

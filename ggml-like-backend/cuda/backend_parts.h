@@ -1,0 +1,17 @@
+// What the CUDA backend is made from, so that it can be made on the emulator's runtime as well as on a device's.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/backend.h"
+
+namespace fathom::cuda {
+
+/// The backend on a device that the runtime knows by this index. `description`: "cuda sm_90, NVIDIA H100 80GB HBM3".
+std::unique_ptr<Backend> make_backend(int device, std::string description);
+
+/// Throws Error{kDevice} telling what was being done unless `error`, a cudaError_t, is zero.
+void check_runtime(int error, const char* doing);
+
+}  // namespace fathom::cuda

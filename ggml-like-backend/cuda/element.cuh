@@ -1,0 +1,223 @@
+// One weight at a time from any stored type: the 32 lanes of a warp decode 32 neighbours together. For kernels whose time is
+// not in decoding: lookups, the small projections around attention, cache rows. Formulas and byte layouts: core/quant/blocks.h.
+#pragma once
+
+#include <utility>
+
+#include "core/dtype.h"
+#include "core/error.h"
+#include "cuda/codebooks.h"
+#include "cuda/device.h"
+
+namespace fathom::cuda {
+
+using Bytes = const unsigned char*;
+
+FATHOM_DEVICE uint32_t load_u16(Bytes p) { return *reinterpret_cast<const uint16_t*>(p); }        // at an even address
+FATHOM_DEVICE uint32_t load_u32(Bytes p) { return load_u16(p) | load_u16(p + 2) << 16; }          // likewise
+FATHOM_DEVICE float load_half(Bytes p) { return half_to_float(static_cast<uint16_t>(load_u16(p))); }
+
+/// The uneven steps of IQ4_NL and IQ4_XS (kIQ4Values), a byte each.
+FATHOM_DEVICE float iq4_value(int q) {
+  const uint64_t eight = q < 8 ? 0xF6EADDCFBFAD9881ULL : 0x7159453526190D01ULL;
+  return static_cast<float>(static_cast<signed char>(eight >> (8 * (q & 7)) & 255));
+}
+
+/// Scale and minimum of sub-block j (0..7) of Q4_K and Q5_K, each 0..63.
+FATHOM_DEVICE void scale_and_min(Bytes packed, int j, int& scale, int& minimum) {
+  if (j < 4) {
+    scale = packed[j] & 63;
+    minimum = packed[j + 4] & 63;
+  } else {
+    scale = (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4;
+    minimum = (packed[j + 4] >> 4) | (packed[j] >> 6) << 4;
+  }
+}
+
+/// Sign pattern with an even number of minus signs: bits 0..6 are the index, bit 7 makes the count even.
+FATHOM_DEVICE uint32_t even_signs(uint32_t index) { return index | (__popc(index) & 1) << 7; }
+
+FATHOM_DEVICE float signed_magnitude(uint32_t magnitude, bool is_negative) {
+  return is_negative ? -static_cast<float>(magnitude) : static_cast<float>(magnitude);
+}
+
+/// Element 32 * sub + lane of a block of 256.
+template <DType kType>
+FATHOM_DEVICE float super_element(Bytes b, int sub, int lane, const Codebooks& books) {
+  const int half = sub / 4, s = sub % 4, group = lane / 8, j = lane % 8;  // group: of 8 elements, IQ formats
+  if constexpr (kType == DType::kQ2_K) {
+    const int scale = b[2 * sub + lane / 16], q = b[16 + half * 32 + lane] >> (2 * s) & 3;
+    return load_half(b + 80) * static_cast<float>((scale & 15) * q) - load_half(b + 82) * static_cast<float>(scale >> 4);
+  } else if constexpr (kType == DType::kQ3_K) {
+    const int i = 2 * sub + lane / 16;
+    const int low = i < 8 ? b[96 + i] & 15 : b[96 + i - 8] >> 4, high = b[104 + i % 4] >> (2 * (i / 4)) & 3;
+    const int q = (b[32 + half * 32 + lane] >> (2 * s) & 3) + 4 * (b[lane] >> (half * 4 + s) & 1) - 4;
+    return load_half(b + 108) * static_cast<float>(((low | high << 4) - 32) * q);
+  } else if constexpr (kType == DType::kQ4_K) {
+    int scale, minimum;
+    scale_and_min(b + 4, sub, scale, minimum);
+    const int q = b[16 + sub / 2 * 32 + lane] >> (4 * (sub % 2)) & 15;
+    return load_half(b) * static_cast<float>(scale * q) - load_half(b + 2) * static_cast<float>(minimum);
+  } else if constexpr (kType == DType::kQ5_K) {
+    int scale, minimum;
+    scale_and_min(b + 4, sub, scale, minimum);
+    const int q = (b[48 + sub / 2 * 32 + lane] >> (4 * (sub % 2)) & 15) | (b[16 + lane] >> sub & 1) << 4;
+    return load_half(b) * static_cast<float>(scale * q) - load_half(b + 2) * static_cast<float>(minimum);
+  } else if constexpr (kType == DType::kQ6_K) {
+    const int low = b[half * 64 + (s & 1) * 32 + lane] >> (s < 2 ? 0 : 4) & 15, high = b[128 + half * 32 + lane] >> (2 * s) & 3;
+    const int scale = static_cast<signed char>(b[192 + 2 * sub + lane / 16]);
+    return load_half(b + 208) * static_cast<float>(scale * ((low | high << 4) - 32));
+  } else if constexpr (kType == DType::kIQ4_XS) {
+    const int scale = (b[4 + sub / 2] >> (4 * (sub & 1)) & 15) | static_cast<int>(load_u16(b + 2) >> (2 * sub) & 3) << 4;
+    return load_half(b) * static_cast<float>(scale - 32) * iq4_value(b[8 + 16 * sub + lane % 16] >> (lane / 16 * 4) & 15);
+  } else if constexpr (kType == DType::kIQ2_XXS) {
+    const Bytes p = b + 2 + 8 * sub;
+    const uint32_t a = load_u32(p + 4);
+    const uint32_t magnitude = static_cast<uint32_t>(books.iq2_xxs[p[group]] >> (8 * j) & 255);
+    const float scale = load_half(b) * (0.5F + static_cast<float>(a >> 28)) * 0.25F;
+    return scale * signed_magnitude(magnitude, even_signs(a >> (7 * group) & 127) >> j & 1);
+  } else if constexpr (kType == DType::kIQ2_XS) {
+    const uint32_t q = load_u16(b + 2 + 2 * (4 * sub + group));
+    const uint32_t magnitude = static_cast<uint32_t>(books.iq2_xs[q & 511] >> (8 * j) & 255);
+    const float scale = load_half(b) * (0.5F + static_cast<float>(b[66 + sub] >> (4 * (group / 2)) & 15)) * 0.25F;
+    return scale * signed_magnitude(magnitude, even_signs(q >> 9) >> j & 1);
+  } else if constexpr (kType == DType::kIQ2_S) {
+    const int index = b[2 + 4 * sub + group] | (b[66 + sub] >> (2 * group) & 3) << 8;
+    const uint32_t magnitude = static_cast<uint32_t>(books.iq2_s[index] >> (8 * j) & 255);
+    const float scale = load_half(b) * (0.5F + static_cast<float>(b[74 + sub] >> (4 * (group / 2)) & 15)) * 0.25F;
+    return scale * signed_magnitude(magnitude, b[34 + 4 * sub + group] >> j & 1);
+  } else if constexpr (kType == DType::kIQ3_XXS) {
+    const uint32_t a = load_u32(b + 66 + 4 * sub);
+    const uint32_t magnitude = books.iq3_xxs[b[2 + 8 * sub + lane / 4]] >> (8 * (lane % 4)) & 255;
+    const float scale = load_half(b) * (0.5F + static_cast<float>(a >> 28)) * 0.5F;
+    return scale * signed_magnitude(magnitude, even_signs(a >> (7 * group) & 127) >> j & 1);
+  } else if constexpr (kType == DType::kIQ3_S) {
+    const int k = lane / 4, index = b[2 + 8 * sub + k] | (b[66 + sub] >> k & 1) << 8;
+    const uint32_t magnitude = books.iq3_s[index] >> (8 * (lane % 4)) & 255;
+    const float scale = load_half(b) * static_cast<float>(1 + 2 * (b[106 + sub / 2] >> (4 * (sub & 1)) & 15));
+    return scale * signed_magnitude(magnitude, b[74 + 4 * sub + group] >> j & 1);
+  } else if constexpr (kType == DType::kIQ1_S) {
+    const uint32_t qh = load_u16(b + 34 + 2 * sub);
+    const uint32_t index = b[2 + 4 * sub + group] | (qh >> (3 * group) & 7) << 8;
+    const float grid = static_cast<float>(static_cast<signed char>(books.iq1[index] >> (8 * j) & 255));
+    return load_half(b) * static_cast<float>(2 * (qh >> 12 & 7) + 1) * (grid + ((qh & 0x8000) != 0 ? -0.125F : 0.125F));
+  } else {
+    static_assert(kType == DType::kIQ1_M, "a type that weights can have");
+    const Bytes words = b + 48;
+    const uint32_t d = load_u16(words) >> 12 | (load_u16(words + 2) >> 8 & 0xf0) | (load_u16(words + 4) >> 4 & 0xf00) | (load_u16(words + 6) & 0xf000);
+    const uint32_t scale = load_u16(words + 2 * (sub / 2)) >> (6 * (sub & 1) + 3 * (group / 2)) & 7;
+    const uint32_t high = b[32 + 2 * sub + group / 2] >> (4 * (group & 1)) & 15;
+    const uint32_t index = b[4 * sub + group] | (high & 7) << 8;
+    const float grid = static_cast<float>(static_cast<signed char>(books.iq1[index] >> (8 * j) & 255));
+    return half_to_float(static_cast<uint16_t>(d)) * static_cast<float>(2 * scale + 1) * (grid + ((high & 8) != 0 ? -0.125F : 0.125F));
+  }
+}
+
+/// Bytes of 32 elements (of a block of 256 for the types that have those).
+template <DType kType>
+constexpr int block_bytes() {
+  switch (kType) {
+    case DType::kF32: return 128;
+    case DType::kF16: case DType::kBF16: return 64;
+    case DType::kF8_E4M3: return 32;
+    case DType::kQ4_0: case DType::kIQ4_NL: return 18;
+    case DType::kQ4_1: return 20;
+    case DType::kQ5_0: return 22;
+    case DType::kQ5_1: return 24;
+    case DType::kQ8_0: return 34;
+    case DType::kMXFP4: return 17;
+    case DType::kQ2_K: return 84;
+    case DType::kQ3_K: case DType::kIQ3_S: return 110;
+    case DType::kQ4_K: return 144;
+    case DType::kQ5_K: return 176;
+    case DType::kQ6_K: return 210;
+    case DType::kIQ4_XS: return 136;
+    case DType::kIQ2_XXS: return 66;
+    case DType::kIQ2_XS: return 74;
+    case DType::kIQ2_S: return 82;
+    case DType::kIQ3_XXS: return 98;
+    case DType::kIQ1_S: return 50;
+    case DType::kIQ1_M: return 56;
+    default: return 0;
+  }
+}
+
+/// Element 32 * group + lane of a row. Rows begin at even addresses (floats: at their own alignment).
+template <DType kType>
+FATHOM_DEVICE float element(Bytes row, int group, int lane, const Codebooks& books) {
+  const Bytes b = row + static_cast<int64_t>(block_bytes<kType>()) * group;  // types of 32
+  const int shift = lane / 16 * 4;
+  if constexpr (kType == DType::kF32) {
+    return reinterpret_cast<const float*>(b)[lane];
+  } else if constexpr (kType == DType::kF16) {
+    return half_to_float(reinterpret_cast<const uint16_t*>(b)[lane]);
+  } else if constexpr (kType == DType::kBF16) {
+    return bf16_to_float(reinterpret_cast<const uint16_t*>(b)[lane]);
+  } else if constexpr (kType == DType::kF8_E4M3) {
+    return fp8_to_float(b[lane]);
+  } else if constexpr (kType == DType::kQ8_0) {
+    return load_half(b) * static_cast<float>(static_cast<signed char>(b[2 + lane]));
+  } else if constexpr (kType == DType::kQ4_0) {
+    return load_half(b) * static_cast<float>((b[2 + lane % 16] >> shift & 15) - 8);
+  } else if constexpr (kType == DType::kQ4_1) {
+    return load_half(b) * static_cast<float>(b[4 + lane % 16] >> shift & 15) + load_half(b + 2);
+  } else if constexpr (kType == DType::kQ5_0) {
+    const int fifth = static_cast<int>(load_u32(b + 2) >> lane & 1) << 4;
+    return load_half(b) * static_cast<float>(((b[6 + lane % 16] >> shift & 15) | fifth) - 16);
+  } else if constexpr (kType == DType::kQ5_1) {
+    const int fifth = static_cast<int>(load_u32(b + 4) >> lane & 1) << 4;
+    return load_half(b) * static_cast<float>((b[8 + lane % 16] >> shift & 15) | fifth) + load_half(b + 2);
+  } else if constexpr (kType == DType::kIQ4_NL) {
+    return load_half(b) * iq4_value(b[2 + lane % 16] >> shift & 15);
+  } else if constexpr (kType == DType::kMXFP4) {
+    const int q = b[1 + lane % 16] >> shift & 15;
+    const uint32_t e = b[0];  // the scale is 2^(e - 127), 255 NaN; half of it because doubled values are integers
+    const float half_scale = __uint_as_float(e == 255 ? 0x7fc00000U : e < 2 ? 0x00200000U << e : (e - 1) << 23);
+    const float doubled = static_cast<float>(0x0C08060403020100ULL >> (8 * (q & 7)) & 255);
+    return half_scale * (q < 8 ? doubled : -doubled);
+  } else {
+    return super_element<kType>(row + static_cast<int64_t>(block_bytes<kType>()) * (group / 8), group % 8, lane, books);
+  }
+}
+
+template <DType kType>
+struct TypeTag {
+  static constexpr DType value = kType;
+};
+
+/// Calls fn(TypeTag<type>()) for the types that weights can have.
+template <typename Fn>
+void with_weight_type(DType type, Fn&& fn) {
+  switch (type) {
+#define FATHOM_CASE(name) \
+  case DType::name: return fn(TypeTag<DType::name>());
+    FATHOM_CASE(kF32) FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0) FATHOM_CASE(kQ5_1)
+    FATHOM_CASE(kQ8_0) FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K) FATHOM_CASE(kQ5_K) FATHOM_CASE(kQ6_K) FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS)
+    FATHOM_CASE(kIQ2_XXS) FATHOM_CASE(kIQ2_XS) FATHOM_CASE(kIQ2_S) FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S) FATHOM_CASE(kIQ1_M) FATHOM_CASE(kMXFP4)
+    default: FATHOM_CHECK(false, "no weights of that type");
+  }
+}
+
+/// The same for the types that cached rows can have.
+template <typename Fn>
+void with_cache_type(DType type, Fn&& fn) {
+  switch (type) {
+    FATHOM_CASE(kF32) FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
+#undef FATHOM_CASE
+    default: FATHOM_CHECK(false, "no cached rows of that type");
+  }
+}
+
+// ---- sums and largest values over a warp, in every lane ----
+
+FATHOM_DEVICE float warp_sum(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x += __shfl_xor_sync(0xffffffffU, x, offset);
+  return x;
+}
+
+FATHOM_DEVICE float warp_max(float x) {
+  for (int offset = 16; offset > 0; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffU, x, offset));
+  return x;
+}
+
+}  // namespace fathom::cuda

@@ -1,0 +1,124 @@
+// Operations that treat each row by itself: row choice, sum, norm, rotation. Every kernel may start before its
+// predecessor has ended, and waits for that end before it touches activations.
+#include "cuda/element.cuh"
+#include "cuda/ops.h"
+#include "cuda/quantize.cuh"
+#include "cuda/rotate.cuh"
+
+namespace fathom::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
+
+/// Sum over the block in every thread. `scratch` [32]; may be used again after a barrier.
+FATHOM_DEVICE float block_sum(float x, float* scratch) {
+  x = warp_sum(x);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
+  __syncthreads();
+  const float part = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0F;
+  return warp_sum(part);
+}
+
+FATHOM_KERNEL(kThreads, 1) take_rows_kernel(const float* x, const int* rows, float* out, int n) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (i < n) out[static_cast<int64_t>(blockIdx.y) * n + i] = x[static_cast<int64_t>(rows[blockIdx.y]) * n + i];
+}
+
+FATHOM_KERNEL(kThreads, 1) add_kernel(const float* a, const float* b, float* out, int64_t n) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < n) out[i] = a[i] + b[i];
+}
+
+constexpr int kNormThreads = 1024;
+
+/// A block for each row. With kQuantize also in int8, a warp for each 32 values.
+template <bool kQuantize>
+FATHOM_KERNEL(kNormThreads, 1) rms_norm_kernel(const float* x, const float* weight, float* out, int n, float eps, int8_t* q, ActScale* scales) {
+  FATHOM_SHARED(float, scratch, 32);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t row = blockIdx.x;
+  const int step = static_cast<int>(blockDim.x);
+  x += row * n;
+  float squares = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += step) squares = fmaf(x[i], x[i], squares);
+  const float scale = 1.0F / sqrtf(block_sum(squares, scratch) / static_cast<float>(n) + eps);
+  for (int i = static_cast<int>(threadIdx.x); i < n; i += step) {
+    const float y = x[i] * scale * weight[i];
+    out[row * n + i] = y;
+    if constexpr (kQuantize) {
+      const int64_t block = (row * n + i) / 32;  // the same in all lanes: n and step are multiples of 32
+      quantize_block(y, q + 32 * block, scales + block);
+    }
+  }
+}
+
+/// In double: at position 100,000 a float angle would be off by 0.004 radians.
+FATHOM_KERNEL(kThreads, 1) rope_table_kernel(const int* positions, const float* frequencies, float* out, int n_pairs, int n) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (i >= n) return;
+  const double angle = static_cast<double>(positions[i / n_pairs]) * static_cast<double>(frequencies[i % n_pairs]);
+  out[2 * i] = static_cast<float>(cos(angle));
+  out[2 * i + 1] = static_cast<float>(sin(angle));
+}
+
+/// Block (chunk of a token's heads, token).
+FATHOM_KERNEL(kThreads, 1) rotate_heads_kernel(const float* x, const float* table, float* out, int n, Rotation r) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  if (i < n) out[blockIdx.y * static_cast<int64_t>(n) + i] = rotated(x + blockIdx.y * static_cast<int64_t>(n), i, table + blockIdx.y * static_cast<int64_t>(2 * r.n_pairs), r);
+}
+
+}  // namespace
+
+void take_rows(const TakeRowsArgs& a, const OpContext& c) {
+  const int n = static_cast<int>(a.x.dim(1));
+  launch_overlapped(take_rows_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.rows.dim(0))), kThreads, 0, c.stream, a.x.as<const float>(), a.rows.as<const int>(), a.out.as<float>(), n);
+}
+
+void add(const AddArgs& a, const OpContext& c) {
+  const int64_t n = a.out.shape.n_elements();
+  launch_overlapped(add_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.a.as<const float>(), a.b.as<const float>(), a.out.as<float>(), n);
+}
+
+namespace {
+
+/// As many threads as a row has elements, in whole warps.
+unsigned norm_threads(int n) { return static_cast<unsigned>(std::min(kNormThreads, (n + 31) / 32 * 32)); }
+
+}  // namespace
+
+void rms_norm(const RmsNormArgs& a, const OpContext& c) {
+  const int n = static_cast<int>(a.x.dim(1));
+  launch_overlapped(rms_norm_kernel<false>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream, a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps,
+                    static_cast<int8_t*>(nullptr), static_cast<ActScale*>(nullptr));
+}
+
+void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c) {
+  const int n = static_cast<int>(a.x.dim(1));
+  FATHOM_CHECK(n % 32 == 0 && quantized.k == n, "rows of a multiple of 32");
+  launch_overlapped(rms_norm_kernel<true>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream, a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps, quantized.q,
+                    quantized.scales);
+}
+
+void rope_table(const RopeTableArgs& a, const OpContext& c) {
+  const int n_pairs = static_cast<int>(a.frequencies.dim(0)), n = static_cast<int>(a.positions.dim(0)) * n_pairs;
+  launch_overlapped(rope_table_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.positions.as<const int>(), a.frequencies.as<const float>(), a.out.as<float>(), n_pairs, n);
+}
+
+void rotate_heads(const RotateHeadsArgs& a, const OpContext& c) {
+  const int n = static_cast<int>(a.x.dim(1) * a.x.dim(2));
+  launch_overlapped(rotate_heads_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.x.dim(0))), kThreads, 0, c.stream, a.x.as<const float>(), a.table.as<const float>(), a.out.as<float>(), n,
+                    rotation_of(a));
+}
+
+}  // namespace fathom::cuda

@@ -1,0 +1,44 @@
+// Launchers of every operation but the matrix products (matmul.h): they start kernels on a stream and return. Arguments are nodes of core/node.h with device addresses;
+// nothing of the host reads what they point to.
+#pragma once
+
+#include <cstddef>
+
+#include "core/node.h"
+#include "cuda/codebooks.h"
+#include "cuda/matmul.h"
+#include "cuda/stream.h"
+
+namespace fathom::cuda {
+
+struct OpContext {
+  Stream stream;
+  std::byte* workspace;  ///< at least the operation's *_workspace bytes, 256-byte aligned
+  Codebooks books;
+};
+
+void take_rows(const TakeRowsArgs& a, const OpContext& c);
+void add(const AddArgs& a, const OpContext& c);
+void rms_norm(const RmsNormArgs& a, const OpContext& c);
+/// The same, and its result in int8 for the products that follow; rows of a multiple of 32.
+void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c);
+void rope_table(const RopeTableArgs& a, const OpContext& c);
+void rotate_heads(const RotateHeadsArgs& a, const OpContext& c);
+void store_latent(const StoreLatentArgs& a, const OpContext& c);
+/// Both at once: the key's way into the cache and the query's rotation.
+void store_and_rotate(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const OpContext& c);
+void store_key_value(const StoreKeyValueArgs& a, const OpContext& c);
+void route_experts(const RouteExpertsArgs& a, const OpContext& c);
+
+// What the kernels can take; refused at load beyond.
+constexpr int64_t kMostLatent = 512, kMostHead = 256, kMostExperts = 2048;
+constexpr size_t kMostShared = 99 * 1024;  ///< bytes that a block can have on every supported device
+
+size_t attention_shared_bytes(const LatentAttentionArgs& a);
+/// `quantized` may have no memory; else it gets the result in int8 as well, if heads have values in multiples of 32.
+void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantized, const OpContext& c);
+size_t latent_attention_workspace(const LatentAttentionArgs& a);
+void multi_head_attention(const MultiHeadAttentionArgs& a, const OpContext& c);
+size_t multi_head_attention_workspace(const MultiHeadAttentionArgs& a);
+
+}  // namespace fathom::cuda

@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# Builds for the NVIDIA GPU of this machine and checks everything that runs on it: kernels, whole models, memory errors and races,
+# speed. Under ten minutes on 16 cores; a short table comes last. Exit code 0 only if a device was there and nothing failed.
+#   scripts/gpu_check.sh             all of it, in build-gpu/; logs of each step in build-gpu/check (or $OUT)
+#   scripts/gpu_check.sh --quick     without the sanitizers and the large model
+#   scripts/gpu_check.sh --pack      on a machine that has them: puts the header libraries that building needs into .gpu_check/, for a
+#                                    machine with nvcc, CMake and g++ but without packages or network
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+pack=.gpu_check
+if [ "${1:-}" = --pack ]; then
+  set -e
+  zstd=$(find /usr/lib /usr/lib64 -name libzstd.a 2>/dev/null | head -n1)
+  for need in /usr/include/CLI/CLI.hpp /usr/include/nlohmann/json.hpp /usr/include/doctest/doctest.h /usr/include/zstd.h "$zstd"; do
+    [ -e "$need" ] || { echo "gpu_check: missing ${need:-libzstd.a}; run scripts/setup first" >&2; exit 1; }
+  done
+  rm -rf $pack
+  mkdir -p $pack/include $pack/lib
+  cp -r /usr/include/CLI /usr/include/nlohmann /usr/include/doctest /usr/include/zstd.h /usr/include/zstd_errors.h $pack/include/
+  cp "$zstd" $pack/lib/
+  for name in CLI11::CLI11 nlohmann_json::nlohmann_json doctest::doctest; do
+    config=$pack/lib/cmake/${name%%::*}/${name%%::*}Config.cmake
+    mkdir -p "$(dirname "$config")"
+    printf 'if(NOT TARGET %s)\n  add_library(%s INTERFACE IMPORTED)\n  target_include_directories(%s INTERFACE "${CMAKE_CURRENT_LIST_DIR}/../../../include")\nendif()\n' "$name" "$name" "$name" >"$config"
+  done
+  echo "gpu_check: $(du -sh $pack | cut -f1) in $pack/, ready to travel"
+  exit 0
+fi
+
+build=build-gpu
+logs=${OUT:-$build/check}
+limit=570  # seconds for everything
+mkdir -p $build "$logs"
+export PATH=$PATH:/usr/local/cuda/bin
+table=()
+failed=0
+
+# step NAME SECONDS COMMAND...: runs it with a time limit, keeps its output, notes how it ended.
+step() {
+  local name=$1 seconds=$2 start=$SECONDS rc
+  shift 2
+  local left=$((limit - SECONDS))
+  if [ $left -lt 10 ]; then table+=("$(printf '%-34s not run: no time left' "$name")"); failed=1; return 1; fi
+  [ "$seconds" -lt $left ] || seconds=$left
+  echo "== $name"
+  timeout -k 5 "$seconds" "$@" >"$logs/${name// /_}.log" 2>&1
+  rc=$?
+  local verdict=ok
+  [ $rc -eq 124 ] || [ $rc -eq 137 ] && verdict="ran past its $seconds s"
+  [ $rc -ne 0 ] && [ "$verdict" = ok ] && verdict="FAILED, exit code $rc"
+  table+=("$(printf '%-34s %-22s %4d s' "$name" "$verdict" $((SECONDS - start)))")
+  if [ $rc -ne 0 ]; then failed=1; tail -n 25 "$logs/${name// /_}.log"; fi
+  return $rc
+}
+# result NAME TEXT: a line of the table.
+result() { table+=("$(printf '%-34s %s' "$1" "$2")"); }
+finish() {
+  echo
+  echo "---- gpu_check: ${device:-no device}, $((SECONDS / 60)) min $((SECONDS % 60)) s ----"
+  printf '%s\n' "${table[@]}"
+  [ $failed -eq 0 ] && echo "all passed" || echo "NOT PASSED"
+  exit $failed
+}
+
+configure() {
+  local generator=()
+  command -v ninja >/dev/null && generator=(-G Ninja)
+  local prefix=()
+  [ -d $pack ] && prefix=(-DCMAKE_PREFIX_PATH="$PWD/$pack")
+  # Another compiler than the one this was written with may warn of other things.
+  cmake -S . -B $build "${generator[@]}" "${prefix[@]}" -DCMAKE_BUILD_TYPE=Release -DFATHOM_CUDA=ON -DFATHOM_WARNINGS_AS_ERRORS=OFF
+}
+step "configure" 60 configure || finish
+if ! grep -q 'CUDA backend: nvcc' "$logs/configure.log"; then
+  result "nvcc" "not found: there is nothing to check"
+  failed=1
+  finish
+fi
+fathom=$build/fathom
+device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n1)
+step "build" 480 cmake --build $build -j "$(nproc)" --target fathom test_cuda test_cuda_engine || finish
+if ! $fathom doctor 2>/dev/null | grep -q '^devices *cuda 0'; then
+  result "device" "NONE: $($fathom doctor 2>/dev/null | sed -n 's/^devices *//p')"
+  failed=1
+  finish
+fi
+[ -n "$device" ] || device=$($fathom doctor 2>/dev/null | sed -n 's/^devices *//p')
+
+step "kernels against the CPU" 120 $build/test_cuda
+step "models against the CPU" 120 $build/test_cuda_engine
+grep -h 'deviations from the CPU' "$logs/models_against_the_CPU.log" | sed 's/^.*MESSAGE: */  /' || true
+
+# Greedy text of the model that ships with fathom, on both.
+text() { $fathom run -m models/tiny/tiny-q8_0.gguf --raw "Once upon a time" --temp 0 -n 96 --ignore-eos --backend "$1" --json 2>>"$logs/text.log" | tr ',' '\n' | sed -n '/"token_ids"/,/]/p' | tr -cd '0-9\n' | grep -v '^$'; }
+text cpu >"$logs/text.cpu"
+text cuda >"$logs/text.cuda"
+same=$(paste "$logs/text.cpu" "$logs/text.cuda" | awk '$1 != $2 {exit} {n++} END {print n + 0}')
+result "greedy text, tiny model" "first $same of $(wc -l <"$logs/text.cpu") tokens as on the CPU"
+[ "$same" -ge 16 ] || failed=1
+
+bench() {
+  local name=$1 seconds=$2
+  shift 2
+  step "$name" "$seconds" $fathom bench --backend cuda --csv -p 512 -r 3 "$@" || return
+  while IFS=, read -r test tokens depth batch median _ _ gb _ percent; do
+    [ "$test" = test ] || case $test in prefill|decode) result "  $test $tokens, depth $depth, batch $batch" "$(printf '%9.1f tok/s %8.1f GB/s %6.1f %% of bound' "$median" "$gb" "$percent")" ;; esac
+  done <"$logs/${name// /_}.log"
+}
+step "the machine" 60 $fathom bench --machine
+sed -n 's/^cuda 0: /  /p' "$logs/the_machine.log"
+result "  device memory, links" "$(sed -n 's/^cuda 0: [^,]*, //p' "$logs/the_machine.log" | cut -c1-110)"
+bench "v2-lite q4_k_m" 150 --shape v2-lite --type q4_k_m -n 64 -b 1,4,16 -d 0
+if [ "${1:-}" != --quick ]; then
+  bench "v2-lite q4_k_m at 32K" 150 --shape v2-lite --type q4_k_m -n 32 -b 1 -d 32768
+  if command -v compute-sanitizer >/dev/null; then
+    small='cuda: *norm*,cuda: heads*,cuda: rows come*,cuda: experts*,cuda: multi-head*,cuda: a token*'
+    step "memcheck" 90 compute-sanitizer --tool memcheck --error-exitcode 9 --print-limit 5 $build/test_cuda -tc="$small"
+    step "racecheck" 90 compute-sanitizer --tool racecheck --error-exitcode 9 --print-limit 5 $build/test_cuda -tc="$small"
+  else
+    result "compute-sanitizer" "not installed"
+  fi
+  bench "v3 q4_k_m, 5 layers" 120 --shape v3 --type q4_k_m --layers 5 -n 16 -b 1 -d 0
+fi
+finish
