@@ -92,7 +92,10 @@ step "models against the CPU" 120 $build/test_cuda_engine
 grep -h 'deviations from the CPU' "$logs/models_against_the_CPU.log" | sed 's/^.*MESSAGE: */  /' || true
 
 # Greedy text of the model that ships with fathom, on both.
-text() { $fathom run -m models/tiny/tiny-q8_0.gguf --raw "Once upon a time" --temp 0 -n 96 --ignore-eos --backend "$1" --json 2>>"$logs/text.log" | tr ',' '\n' | sed -n '/"token_ids"/,/]/p' | tr -cd '0-9\n' | grep -v '^$'; }
+text() {
+  $fathom run -m models/tiny/tiny-q8_0.gguf --raw "Once upon a time" --temp 0 -n 96 --ignore-eos --backend "$1" --json 2>>"$logs/text.log" |
+    python3 -c 'import json, sys; print("\n".join(map(str, json.load(sys.stdin)["token_ids"])))' 2>>"$logs/text.log"
+}
 text cpu >"$logs/text.cpu"
 text cuda >"$logs/text.cuda"
 same=$(paste "$logs/text.cpu" "$logs/text.cuda" | awk '$1 != $2 {exit} {n++} END {print n + 0}')

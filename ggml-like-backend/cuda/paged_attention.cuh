@@ -90,7 +90,7 @@ constexpr size_t attend_shared_bytes(int n_heads, int key_dim, int width) {
 
 /// Block (piece, group of kHeads heads, token), with kFold (0, group, token) for all pieces. A thread owns kValues values of each head.
 template <DType kType, int kHeads, int kValues, bool kFold>
-FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes sizes, Partials out) {
+FATHOM_KERNEL(kAttendThreads, 3) attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes sizes, Partials out) {
   FATHOM_DYNAMIC_SHARED(shared);
   const int key_dim = query.n_first + query.n_second;
   float* q = reinterpret_cast<float*>(shared);      // [kHeads, key_dim], scaled
@@ -126,6 +126,7 @@ FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows,
   if constexpr (kFold) {
     for (int h = 0; h < kHeads; ++h) {
       folded_largest[h] = -INFINITY, folded_total[h] = 0;
+#pragma unroll
       for (int v = 0; v < kValues; ++v) folded[h][v] = 0;
     }
   }
@@ -135,6 +136,7 @@ FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows,
     if (thread < kHeads) largest[thread] = -INFINITY, total[thread] = 0;
     float sums[kHeads][kValues];
     for (int h = 0; h < kHeads; ++h) {
+#pragma unroll
       for (int v = 0; v < kValues; ++v) sums[h][v] = 0;
     }
     for (int first = begin; first < end; first += kAttendRows) {
@@ -170,6 +172,7 @@ FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows,
         largest[thread] = most;
       }
       __syncthreads();
+#pragma unroll
       for (int v = 0; v < kValues; ++v) {
         const int d = thread + v * kAttendThreads;
         if (d >= sizes.value_dim) continue;
@@ -185,6 +188,7 @@ FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows,
         const FoldStep step = fold_step(folded_largest[h], largest[h]);
         folded_largest[h] = step.largest;
         folded_total[h] = fold(folded_total[h], total[h], step);
+#pragma unroll
         for (int v = 0; v < kValues; ++v) folded[h][v] = fold(folded[h][v], sums[h][v], step);
       }
       __syncthreads();  // the next piece begins with other numbers
@@ -192,6 +196,7 @@ FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows,
       for (int h = 0; h < kHeads; ++h) {
         if (first_head + h >= sizes.n_heads) continue;
         const int64_t at = (t * sizes.n_heads + first_head + h) * out.n_pieces + piece;
+#pragma unroll
         for (int v = 0; v < kValues; ++v) {
           const int d = thread + v * kAttendThreads;
           if (d < sizes.value_dim) out.values[at * sizes.value_dim + d] = sums[h][v];
@@ -204,6 +209,7 @@ FATHOM_KERNEL(kAttendThreads, 4) attend_kernel(QueryParts query, PagedRows rows,
     for (int h = 0; h < kHeads; ++h) {
       if (first_head + h >= sizes.n_heads) continue;
       const int64_t at = t * sizes.n_heads + first_head + h;
+#pragma unroll
       for (int v = 0; v < kValues; ++v) {
         const int d = thread + v * kAttendThreads;
         if (d < sizes.value_dim) out.values[at * sizes.value_dim + d] = folded[h][v];

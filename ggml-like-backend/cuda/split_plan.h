@@ -13,10 +13,10 @@ constexpr int kLeastPieceRows = 64;
 /// Steps of so many tokens give every piece a block of its own; larger ones have blocks enough and fold pieces as they go.
 constexpr int64_t kSplitTokens = 16;
 
-/// Pieces at most, for heads in n_groups groups that each read the rows: about 256 blocks for one token, what fills the largest
-/// devices twice.
+/// Pieces at most, for heads in n_groups groups that each read the rows: a block for every multiprocessor of the largest devices
+/// and one token. More would cost steps of many tokens what merging reads.
 constexpr int most_pieces(int n_groups) {
-  const int n = 256 / n_groups;
+  const int n = 128 / n_groups;
   return n < 32 ? 32 : n;
 }
 

@@ -18,7 +18,7 @@ Tensor matrix(DType type, int64_t rows, int64_t columns) { return Tensor(type, {
 
 TEST_CASE("cuda: products of one x run together, others do not") {
   const Tensor x = at(0x1000, 64), other = at(0x9000, 64);
-  const LinearArgs first{x, matrix(DType::kQ8_0, 32, 64), at(0x2000, 32)}, second{x, matrix(DType::kQ4_K, 96, 64), at(0x3000, 96)}, third{other, matrix(DType::kQ8_0, 32, 64), at(0x4000, 32)};
+  const LinearArgs first{x, matrix(DType::kQ8_0, 32, 64), at(0x2000, 32)}, second{x, matrix(DType::kQ4_0, 96, 64), at(0x3000, 96)}, third{other, matrix(DType::kQ8_0, 32, 64), at(0x4000, 32)};
   const std::vector<Node> nodes = {{first}, {second}, {third}};
   const NodeGroup group = cuda::next_group(nodes, 0);
   CHECK(group.kind == NodeGroup::kProductsOfOne);
