@@ -1,5 +1,6 @@
 #include "main/input.h"
 
+#include <cstdint>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>

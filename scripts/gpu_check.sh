@@ -94,7 +94,7 @@ grep -h 'deviations from the CPU' "$logs/models_against_the_CPU.log" | sed 's/^.
 # Greedy text of the model that ships with fathom, on both.
 text() {
   $fathom run -m models/tiny/tiny-q8_0.gguf --raw "Once upon a time" --temp 0 -n 96 --ignore-eos --backend "$1" --json 2>>"$logs/text.log" |
-    python3 -c 'import json, sys; print("\n".join(map(str, json.load(sys.stdin)["token_ids"])))' 2>>"$logs/text.log"
+    python3 -c 'import json, sys; print("\n".join(map(str, json.load(sys.stdin)["tokens"])))' 2>>"$logs/text.log"
 }
 text cpu >"$logs/text.cpu"
 text cuda >"$logs/text.cuda"

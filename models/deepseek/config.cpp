@@ -1,5 +1,6 @@
 #include "deepseek/config.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numbers>

@@ -1,6 +1,7 @@
 #include "convert/hf_config.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <iterator>

@@ -1,5 +1,6 @@
 #include "server/socket_stream.h"
 
+#include <cstdint>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>

@@ -1,6 +1,7 @@
 // One operation on the device (or the emulator) and on the CPU's reference, from the same host tensors.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <doctest/doctest.h>
