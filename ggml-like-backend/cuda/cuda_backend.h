@@ -42,7 +42,7 @@ struct CudaFigures {
   double step_us = 0;        ///< from the start of a captured graph of one kernel until the host knows it ended
 };
 
-/// Takes about a second and 2 GiB of the device. Throws Error{kDevice}, Error{kNoMemory}.
+/// Takes about a second and up to 2 GiB of the device. Throws Error{kDevice}, Error{kNoMemory}.
 CudaFigures measure_cuda_device(int device);
 
 }  // namespace fathom

@@ -1,4 +1,5 @@
 // What a device can do at best: reads and copies of its memory, the way to the host and back, tensor cores, the shortest step.
+#include <algorithm>
 #include <chrono>
 #include <functional>
 
@@ -12,7 +13,7 @@ namespace fathom {
 namespace cuda {
 namespace {
 
-constexpr size_t kMemoryBytes = size_t{1} << 30;  // far above every second-level cache
+constexpr size_t kMostMemoryBytes = size_t{1} << 30;  // far above every second-level cache
 constexpr size_t kHostBytes = size_t{128} << 20;
 constexpr int kThreads = 512, kPasses = 5;
 
@@ -77,15 +78,19 @@ CudaFigures measure_cuda_device(int device) {
   check_runtime(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
   const std::shared_ptr<cudaStream_t> closed(&stream, [](cudaStream_t* s) { cudaStreamDestroy(*s); });
   const auto counter = std::make_shared<uint64_t>(0);
-  const auto a = allocate_device(kMemoryBytes, "measuring", counter), b = allocate_device(kMemoryBytes, "measuring", counter);
+  // A model may have taken most of it.
+  size_t free_bytes = 0, total_bytes = 0;
+  check_runtime(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
+  const size_t memory_bytes = std::min(kMostMemoryBytes, std::max(free_bytes / 4, kHostBytes) / 4096 * 4096);
+  const auto a = allocate_device(memory_bytes, "measuring", counter), b = allocate_device(memory_bytes, "measuring", counter);
   const auto host = allocate_pinned(kHostBytes, "measuring");
-  check_runtime(cudaMemsetAsync(a->data(), 0, kMemoryBytes, stream), "measuring");
+  check_runtime(cudaMemsetAsync(a->data(), 0, memory_bytes, stream), "measuring");
   cudaDeviceProp properties{};
   check_runtime(cudaGetDeviceProperties(&properties, device), "measuring");
   const auto n_sm = static_cast<unsigned>(properties.multiProcessorCount);
 
   CudaFigures f;
-  const double gb = static_cast<double>(kMemoryBytes) / 1e9, host_gb = static_cast<double>(kHostBytes) / 1e9;
+  const double gb = static_cast<double>(memory_bytes) / 1e9, host_gb = static_cast<double>(kHostBytes) / 1e9;
   // Several in a row, so that starting and waiting do not count.
   constexpr int kInARow = 4;
   auto in_a_row = [](const std::function<void()>& once) {
@@ -94,9 +99,9 @@ CudaFigures measure_cuda_device(int device) {
     };
   };
   f.read_gb_s = kInARow * gb / best_seconds(stream, in_a_row([&] {
-    launch(read_kernel, dim3(4 * n_sm), dim3(kThreads), 0, stream, reinterpret_cast<const int4*>(a->data()), static_cast<int64_t>(kMemoryBytes / 16), reinterpret_cast<int*>(b->data()));
+    launch(read_kernel, dim3(4 * n_sm), dim3(kThreads), 0, stream, reinterpret_cast<const int4*>(a->data()), static_cast<int64_t>(memory_bytes / 16), reinterpret_cast<int*>(b->data()));
   }));
-  f.copy_gb_s = kInARow * gb / best_seconds(stream, in_a_row([&] { check_runtime(cudaMemcpyAsync(b->data(), a->data(), kMemoryBytes, cudaMemcpyDeviceToDevice, stream), "measuring"); }));
+  f.copy_gb_s = kInARow * gb / best_seconds(stream, in_a_row([&] { check_runtime(cudaMemcpyAsync(b->data(), a->data(), memory_bytes, cudaMemcpyDeviceToDevice, stream), "measuring"); }));
   f.upload_gb_s = host_gb / best_seconds(stream, [&] { check_runtime(cudaMemcpyAsync(a->data(), host->data(), kHostBytes, cudaMemcpyHostToDevice, stream), "measuring"); });
   f.download_gb_s = host_gb / best_seconds(stream, [&] { check_runtime(cudaMemcpyAsync(host->data(), a->data(), kHostBytes, cudaMemcpyDeviceToHost, stream), "measuring"); });
   const double operations = 2.0 * 16 * 8 * 16 * 8 * kMmaSteps * 8 * (2.0 * n_sm);  // a product's, 8 chains, steps, 8 warps, blocks
