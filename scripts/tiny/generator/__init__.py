@@ -1,0 +1,75 @@
+"""An endless, seeded stream of small English documents: stories, chats in the DeepSeek-V3 layouts, and bare sums. Standard library only.
+
+What is held out of training is decided by held_pair, held_numbers and held_words of words.py. Documents of the test split use held-out
+combinations alone; questions without such a rule (capitals, say) are drawn as in training, so there the figure is memory."""
+import random
+
+from .grammar import HEAVY, LEARN, READ, fix, mark, plain
+from .questions import (q_animal, q_capital, q_colour, q_copy, q_isa, q_json, q_letters, q_name, q_opposite, q_order, q_plural, q_spell, q_who, q_words)
+from .stories import q_story, story
+from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
+from .talk import q_talk, q_unknown
+
+BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
+SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in one short sentence.", "You are a friendly helper.", "Be kind and brief.",
+           "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
+NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
+QUESTIONS = {q_add: 13, q_sub: 16, q_word_sum: 9, q_bigger: 7, q_next: 3, q_colour: 4, q_capital: 12, q_opposite: 7, q_letters: 4, q_spell: 5, q_words: 5, q_order: 4,
+             q_plural: 4, q_animal: 4, q_name: 2, q_isa: 5, q_talk: 6, q_unknown: 4, q_copy: 7, q_who: 6, q_json: 3}
+KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
+
+
+def marked(f, answer, words):
+    """The answer as it is learned: what has one right form weighs more."""
+    return LEARN + (mark_numbers(mark(answer, words)) if f in NUMBERS else mark(answer, words))
+
+
+def turn(f, r, split, style, last):
+    q, a, thoughts, words = f(r, split)
+    a, thoughts = marked(f, a, words), marked(f, thoughts, None)
+    head = READ + USER + q + ASSISTANT
+    if style == "plain" or style == "r1" and not last:
+        return head + a + EOS
+    if style == "answer" or not last:  # V3.1 without thinking
+        return head + "</think>" + a + EOS
+    if style == "think":
+        return head + "<think>" + thoughts + "</think>" + a + EOS
+    return head + "<think>" + LEARN + "\n" + thoughts + "\n</think>\n\n" + a + EOS
+
+
+def chat(r, split="train"):
+    style = r.choices(["plain", "answer", "think", "r1"], [50, 12, 32, 6])[0]
+    system = r.choice(SYSTEMS) if r.random() < 0.1 else ""
+    kinds, weights = list(QUESTIONS), list(QUESTIONS.values())
+    turns = r.choice([1, 1, 1, 1, 1, 1, 2, 2, 3, 4])
+    fs = r.choices(kinds, weights, k=turns)
+    if style in ("think", "r1") and r.random() < 0.6:
+        fs[-1] = r.choice([q_add, q_sub, q_sub, q_word_sum])
+    return BOS + READ + system + "".join(turn(f, r, split, style, i == turns - 1) for i, f in enumerate(fs))
+
+
+def story_chat(r, split="train"):
+    style = r.choices(["plain", "answer", "think"], [80, 14, 6])[0]
+    first = turn(r.choices(list(QUESTIONS), list(QUESTIONS.values()))[0], r, split, style, False) if r.random() < 0.1 else ""
+    return BOS + READ + first + turn(q_story, r, split, style, True)
+
+
+def bare_sum(r, split="train"):
+    head, result = bare(r, split)
+    return BOS + READ + head + mark_numbers(LEARN + result) + EOS
+
+
+def document(r, split="train", kind=None):
+    """A document with marks (grammar.py): `plain` gives its text. kind: story (told as it is), chat, or None for the mix of training."""
+    if kind is None:
+        kind = r.choices(["story", "story_chat", "chat", "bare_sum"], [6, 9, 65, 30])[0]
+    if kind == "story":
+        return BOS + LEARN + story(r, split) + EOS
+    return dict(chat=chat, story_chat=story_chat, bare_sum=bare_sum)[kind](r, split)
+
+
+def stream(seed, split="train", kind=None):
+    r = random.Random(f"{seed}/{split}")
+    while True:
+        yield document(r, split, kind)
