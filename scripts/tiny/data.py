@@ -13,6 +13,7 @@ WEIGHTY = 0x4000    # the one right form: counts more
 TOKEN = 0x3FFF
 BITS = {READ: ONLY_READ, LEARN: 0, HEAVY: WEIGHTY}
 PER_SHARD = 1500    # rows
+FIRST_SHARDS = 4    # that are of the generator's FIRST_MIX
 
 
 def split_marks(document):
@@ -61,7 +62,7 @@ def write_shard(folder, seed, i):
     path = os.path.join(folder, f"shard_{i:03d}.npy")
     if os.path.exists(path):
         return
-    g = rows(load_tokenizer(folder), G.stream(seed + i))
+    g = rows(load_tokenizer(folder), G.stream(seed + i, mix=G.FIRST_MIX if i < FIRST_SHARDS else G.MIX))
     np.save(path + ".part.npy", np.array([next(g) for _ in range(PER_SHARD)], np.uint16))
     os.rename(path + ".part.npy", path)
 

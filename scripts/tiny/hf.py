@@ -40,7 +40,7 @@ def to_hf(w, c):
         block(f"layers.{i}.", f"model.layers.{i}.", i < c["first_k_dense_replace"])
     p = f"model.layers.{L}."
     block("mtp.", p, False)
-    for x, y in MTP + (("embed", "embed_tokens.weight"), ("head", "shared_head.head.weight")):
+    for x, y in MTP:  # its embedding and head are the main model's and not written twice
         t[p + y] = bf(w[x])
     return t
 

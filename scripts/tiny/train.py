@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import os
 import re
+import signal
 import time
 
 import numpy as np
@@ -25,7 +26,8 @@ from muon import Muon, split_parameters
 
 # Digits first, one by one: no merge crosses a digit. Then DeepSeek-V3's rules.
 V3_SPLITS = [r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
-             r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""]
+             "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|"
+             "\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]
 FIRST = [G.BOS, G.EOS, "<｜▁pad▁｜>"]
 LAST = ["<think>", "</think>", "<｜fim▁hole｜>", "<｜fim▁begin｜>", "<｜fim▁end｜>", G.USER, G.ASSISTANT, "<|EOT|>", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>",
         "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>", "<｜tool▁sep｜>"]
@@ -50,7 +52,8 @@ def make_tokenizer(folder, size, seed, documents=60000):
     n = tok.get_vocab_size()
     tok.pre_tokenizer = P.Sequence(splits + [byte_level()])
     pads = [f"<｜place▁holder▁no▁{i}｜>" for i in range(-(n + len(LAST)) % 32)]
-    tok.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in pads + LAST])
+    # As in DeepSeek's own: the marks of thinking are text that a reader may see, all others control.
+    tok.add_tokens([AddedToken(t, special="think>" not in t, normalized=False) for t in pads + LAST])
     os.makedirs(folder, exist_ok=True)
     tok.save(os.path.join(folder, "tokenizer.json"))
     print("vocabulary", tok.get_vocab_size(), "placeholders", len(pads))
@@ -145,7 +148,12 @@ def train(a):
     low = torch.autocast(device, torch.bfloat16) if a.bf16 else contextlib.nullcontext()
     batches = data.batches(a.dir, a.batch, run.step)
     smooth, since, saved, shown = None, time.time(), time.time(), run.tokens
+    stop = []
+    for s in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(s, lambda *_: stop.append(True))
     while (progress := schedule.progress(run.tokens, run.begun)) < 1:
+        if stop:  # asked to end: the same command goes on from here
+            return run.save()
         f = schedule.factor(progress, run.step)
         row = torch.from_numpy(next(batches)).to(device)
         with low:

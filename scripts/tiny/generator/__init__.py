@@ -4,16 +4,19 @@ What is held out of training is decided by held_pair, held_numbers and held_word
 combinations alone; questions without such a rule (capitals, say) are drawn as in training, so there the figure is memory."""
 import random
 
-from .grammar import HEAVY, LEARN, READ, fix, mark, plain
+from .facts import CAPITALS, SPELL
+from .grammar import HEAVY, LEARN, READ, mark, plain
 from .questions import (q_animal, q_capital, q_colour, q_copy, q_isa, q_json, q_letters, q_name, q_opposite, q_order, q_plural, q_spell, q_who, q_words)
 from .stories import q_story, story
 from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
 from .talk import q_talk, q_unknown
+from .words import ADJ_HERO, ADJ_OBJ, KINDS, NAMES, OBJECTS
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in one short sentence.", "You are a friendly helper.", "Be kind and brief.",
            "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
+COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
 QUESTIONS = {q_add: 13, q_sub: 16, q_word_sum: 9, q_bigger: 7, q_next: 3, q_colour: 4, q_capital: 12, q_opposite: 7, q_letters: 4, q_spell: 5, q_words: 5, q_order: 4,
              q_plural: 4, q_animal: 4, q_name: 2, q_isa: 5, q_talk: 6, q_unknown: 4, q_copy: 7, q_who: 6, q_json: 3}
@@ -25,8 +28,16 @@ def marked(f, answer, words):
     return LEARN + (mark_numbers(mark(answer, words)) if f in NUMBERS else mark(answer, words))
 
 
+def careless(r, q):
+    """Now and then a question as people type it: a small first letter, no mark at its end."""
+    if r.random() < 0.06 and not q.split()[0].strip(",:") in NAMES:
+        q = q[:1].lower() + q[1:]
+    return q.rstrip("?.") if r.random() < 0.08 else q
+
+
 def turn(f, r, split, style, last):
     q, a, thoughts, words = f(r, split)
+    q = careless(r, q)
     a, thoughts = marked(f, a, words), marked(f, thoughts, None)
     head = READ + USER + q + ASSISTANT
     if style == "plain" or style == "r1" and not last:
@@ -39,7 +50,7 @@ def turn(f, r, split, style, last):
 
 
 def chat(r, split="train"):
-    style = r.choices(["plain", "answer", "think", "r1"], [50, 12, 32, 6])[0]
+    style = r.choices(["plain", "answer", "think", "r1"], [25, 38, 31, 6])[0]
     system = r.choice(SYSTEMS) if r.random() < 0.1 else ""
     kinds, weights = list(QUESTIONS), list(QUESTIONS.values())
     turns = r.choice([1, 1, 1, 1, 1, 1, 2, 2, 3, 4])
@@ -50,7 +61,7 @@ def chat(r, split="train"):
 
 
 def story_chat(r, split="train"):
-    style = r.choices(["plain", "answer", "think"], [80, 14, 6])[0]
+    style = r.choices(["plain", "answer", "think"], [45, 50, 5])[0]
     first = turn(r.choices(list(QUESTIONS), list(QUESTIONS.values()))[0], r, split, style, False) if r.random() < 0.1 else ""
     return BOS + READ + first + turn(q_story, r, split, style, True)
 
@@ -60,16 +71,25 @@ def bare_sum(r, split="train"):
     return BOS + READ + head + mark_numbers(LEARN + result) + EOS
 
 
-def document(r, split="train", kind=None):
-    """A document with marks (grammar.py): `plain` gives its text. kind: story (told as it is), chat, or None for the mix of training."""
-    if kind is None:
-        kind = r.choices(["story", "story_chat", "chat", "bare_sum"], [6, 9, 65, 30])[0]
-    if kind == "story":
-        return BOS + LEARN + story(r, split) + EOS
-    return dict(chat=chat, story_chat=story_chat, bare_sum=bare_sum)[kind](r, split)
+def repetition(r, split="train"):
+    """Words in a random order, and again in the same order: nothing but copying helps."""
+    words = [r.choice(COPIED) for _ in range(r.choice([1, 2, 3, 4, 5, 6, 8, 10]))]
+    said = " ".join(words)
+    return BOS + READ + said + r.choice([".", ";", ",", ":"]) + HEAVY + (" " + said) * r.choice([1, 1, 2]) + LEARN + "." + EOS
 
 
-def stream(seed, split="train", kind=None):
+def raw_story(r, split="train"):
+    return BOS + LEARN + story(r, split) + EOS
+
+
+DOCUMENTS = dict(story=raw_story, story_chat=story_chat, chat=chat, bare_sum=bare_sum, repetition=repetition)
+# Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
+MIX = dict(story=6, story_chat=9, chat=65, bare_sum=30, repetition=25)
+FIRST_MIX = dict(story=3, story_chat=5, chat=50, bare_sum=20, repetition=120)
+
+
+def stream(seed, split="train", kind=None, mix=MIX):
+    """Documents with marks (grammar.py; `plain` gives the text): of one kind, or of the mix of training."""
     r = random.Random(f"{seed}/{split}")
     while True:
-        yield document(r, split, kind)
+        yield DOCUMENTS[kind or r.choices(list(mix), list(mix.values()))[0]](r, split)
