@@ -7,7 +7,7 @@ import random
 from .facts import CAPITALS, SPELL
 from .grammar import HEAVY, LEARN, READ, mark, plain
 from .questions import (q_animal, q_capital, q_colour, q_copy, q_isa, q_json, q_letters, q_name, q_opposite, q_order, q_plural, q_spell, q_who, q_words)
-from .stories import q_story, story
+from .stories import hero_and_thing, q_story, story
 from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
 from .talk import q_talk, q_unknown
 from .words import ADJ_HERO, ADJ_OBJ, KINDS, NAMES, OBJECTS
@@ -18,8 +18,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
            "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 13, q_sub: 16, q_word_sum: 9, q_bigger: 7, q_next: 3, q_colour: 4, q_capital: 12, q_opposite: 7, q_letters: 4, q_spell: 5, q_words: 5, q_order: 4,
-             q_plural: 4, q_animal: 4, q_name: 2, q_isa: 5, q_talk: 6, q_unknown: 4, q_copy: 7, q_who: 6, q_json: 3}
+QUESTIONS = {q_add: 13, q_sub: 16, q_word_sum: 8, q_bigger: 8, q_next: 5, q_colour: 3, q_capital: 15, q_opposite: 7, q_letters: 4, q_spell: 6, q_words: 4, q_order: 5,
+             q_plural: 3, q_animal: 3, q_name: 2, q_isa: 4, q_talk: 4, q_unknown: 3, q_copy: 5, q_who: 5, q_json: 3}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -79,12 +79,12 @@ def repetition(r, split="train"):
 
 
 def raw_story(r, split="train"):
-    return BOS + LEARN + story(r, split) + EOS
+    return BOS + LEARN + story(r, *hero_and_thing(r, split)) + EOS
 
 
 DOCUMENTS = dict(story=raw_story, story_chat=story_chat, chat=chat, bare_sum=bare_sum, repetition=repetition)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=6, story_chat=9, chat=65, bare_sum=30, repetition=25)
+MIX = dict(story=4, story_chat=10, chat=65, bare_sum=80, repetition=10)
 FIRST_MIX = dict(story=3, story_chat=5, chat=50, bare_sum=20, repetition=120)
 
 

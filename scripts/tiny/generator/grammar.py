@@ -59,17 +59,17 @@ def pick(r, template, slots=None):
     return fix(s)
 
 
-def mark(text, words, repeated=False):
-    """Marks every occurrence of the words (whole words, any case), or, if only repeated ones count, all but the first of each."""
+def mark(text, words, new=()):
+    """Marks the words (whole words, any case) wherever they stand; of those in `new` the first occurrence stays unmarked: nothing foretells it."""
     if not words:
         return text
-    seen = set() if repeated else {w.lower() for w in words}
+    unseen = {w.lower() for w in new}
 
     def marked(m):
-        if m[0].lower() in seen:
-            return HEAVY + m[0] + LEARN
-        seen.add(m[0].lower())
-        return m[0]
+        if m[0].lower() in unseen:
+            unseen.discard(m[0].lower())
+            return m[0]
+        return HEAVY + m[0] + LEARN
     return re.sub(r"(?<!\w)(?:" + "|".join(map(re.escape, words)) + r")(?!\w)", marked, text, flags=re.IGNORECASE)
 
 

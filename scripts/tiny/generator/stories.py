@@ -17,29 +17,27 @@ FEEL_BAD = listed("sad, worried, afraid, lonely, upset, cross, tired, unhappy")
 PRONOUNS = {True: ("she", "her", "her", "herself", "hers"), False: ("he", "him", "his", "himself", "his")}
 
 
-def pick_hero(r, kind=None):
+def pick_hero(r):
     """(kind, name): a name decides between she and he, and some kinds ask for one of the two."""
-    if kind is None:
-        x = r.random()
-        kind = r.choice(["girl", "boy"]) if x < 0.35 else r.choice(ANIMALS) if x < 0.75 else r.choice(PEOPLE) if x < 0.87 else r.choice(FANTASY)
+    x = r.random()
+    kind = r.choice(["girl", "boy"]) if x < 0.25 else r.choice(ANIMALS) if x < 0.7 else r.choice(PEOPLE) if x < 0.85 else r.choice(FANTASY)
     she = kind in KINDS_SHE or kind not in KINDS_HE and r.random() < 0.5
     if kind in ANIMALS and r.random() < 0.65 or kind in ("robot", "dragon", "ghost"):
         return kind, r.choice([n for n in PETS if (n in PETS_SHE) == she])
     return kind, r.choice(GIRLS if she else BOYS)
 
 
-def hero_and_thing(r, split, kind=None, obj=None, name=None):
+def hero_and_thing(r, split):
     """A combination that belongs to the split: of training neither the name nor the kind is held out with the thing, of the test at least one."""
     while True:
-        k, n = pick_hero(r, kind)
-        n, o = name or n, obj or r.choice(OBJECTS)
+        k, n = pick_hero(r)
+        o = r.choice(OBJECTS)
         if (held_kind(k, o) or held_name(n, o)) == (split == "test"):
             return k, n, o
 
 
-def story(r, split="train", kind=None, obj=None, name=None):
-    """A story whose repeated names, kinds and things are marked as having one right form. What is given was chosen by hero_and_thing."""
-    k, n, o = (kind, name, obj) if kind and name and obj else hero_and_thing(r, split, kind, obj, name)
+def story(r, k, n, o, asked=()):
+    """A story about n, a k, and a thing o. Names, kinds and things that were asked for or told before are marked as having one right form."""
     while True:
         fk, fn = pick_hero(r)
         if fn != n and fk != k and fn.lower() not in (k, o) and fk != o:
@@ -64,21 +62,22 @@ def story(r, split="train", kind=None, obj=None, name=None):
     text = ("\n\n" if r.random() < 0.4 else " ").join(" ".join(p) for p in paragraphs)
     if r.random() < 0.12:
         text = tell(r.choice(TITLES)) + "\n\n" + text
-    return mark(text, [n, fn, k, fk, o], repeated=True)
+    words = [n, fn, k, fk, o]
+    return mark(text, words, new=[w for w in words if w not in asked])
 
 
 def q_story(r, split):
     k, n, o = hero_and_thing(r, split)
     ask = "[Tell me|Write|Please tell me|Tell me|Please write] a [story|short story] about"
-    x = r.random()
+    x, asked = r.random(), ()
     if x < 0.6:
-        q = pick(r, f"{ask} a@ {k} and a@ {o}.")
+        q, asked = f"{ask} a@ {k} and a@ {o}.", (k, o)
     elif x < 0.8:
-        q = pick(r, f"{ask} a@ {k} named {n} and a@ {o}.")
+        q, asked = f"{ask} a@ {k} named {n} and a@ {o}.", (k, n, o)
     elif x < 0.88:
-        q = pick(r, f"{ask} {n} and a@ {o}.")
+        q, asked = f"{ask} {n} and a@ {o}.", (n, o)
     elif x < 0.94:
-        q = pick(r, f"{ask} a@ {k}.")
+        q, asked = f"{ask} a@ {k}.", (k,)
     else:
-        q = pick(r, "[Tell me a story.|Write a story.|Please tell me a story.|Can you tell me a story?|Write a short story.|I would like to hear a story.|Tell me a bedtime story.]")
-    return q, story(r, split, k, o, n), "The user wants a story. I will tell a short one.", None
+        q = "[Tell me a story.|Write a story.|Please tell me a story.|Can you tell me a story?|Write a short story.|I would like to hear a story.|Tell me a bedtime story.]"
+    return pick(r, q), story(r, k, n, o, asked), "The user wants a story. I will tell a short one.", None
