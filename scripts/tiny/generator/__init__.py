@@ -7,7 +7,7 @@ import random
 from .facts import CAPITALS, SPELL
 from .grammar import HEAVY, LEARN, READ, mark, plain
 from .questions import (q_animal, q_capital, q_colour, q_copy, q_isa, q_json, q_letters, q_name, q_opposite, q_order, q_plural, q_spell, q_who, q_words)
-from .stories import hero_and_thing, q_story, story
+from .stories import begin_of_story, hero_and_thing, q_story, story
 from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
 from .talk import q_talk, q_unknown
 from .words import ADJ_HERO, ADJ_OBJ, KINDS, NAMES, OBJECTS
@@ -18,8 +18,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
            "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 13, q_sub: 16, q_word_sum: 8, q_bigger: 8, q_next: 5, q_colour: 3, q_capital: 15, q_opposite: 7, q_letters: 4, q_spell: 6, q_words: 4, q_order: 5,
-             q_plural: 3, q_animal: 3, q_name: 2, q_isa: 4, q_talk: 4, q_unknown: 3, q_copy: 5, q_who: 5, q_json: 3}
+QUESTIONS = {q_add: 13, q_sub: 19, q_word_sum: 8, q_bigger: 7, q_next: 5, q_colour: 3, q_capital: 15, q_opposite: 7, q_letters: 4, q_spell: 6, q_words: 4, q_order: 5,
+             q_plural: 3, q_animal: 3, q_name: 2, q_isa: 4, q_talk: 4, q_unknown: 3, q_copy: 5, q_who: 4, q_json: 3}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -66,6 +66,12 @@ def story_chat(r, split="train"):
     return BOS + READ + first + turn(q_story, r, split, style, True)
 
 
+def story_begin(r, split="train"):
+    """The begin of an answer with a story, without an end."""
+    q, a, _, _ = q_story(r, split)
+    return BOS + READ + USER + careless(r, q) + ASSISTANT + r.choice(["", "</think>"]) + LEARN + begin_of_story(r, a)
+
+
 def bare_sum(r, split="train"):
     head, result = bare(r, split)
     return BOS + READ + head + mark_numbers(LEARN + result) + EOS
@@ -82,10 +88,10 @@ def raw_story(r, split="train"):
     return BOS + LEARN + story(r, *hero_and_thing(r, split)) + EOS
 
 
-DOCUMENTS = dict(story=raw_story, story_chat=story_chat, chat=chat, bare_sum=bare_sum, repetition=repetition)
+DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=4, story_chat=10, chat=65, bare_sum=80, repetition=10)
-FIRST_MIX = dict(story=3, story_chat=5, chat=50, bare_sum=20, repetition=120)
+MIX = dict(story=3, story_chat=7, story_begin=17, chat=60, bare_sum=85, repetition=8)
+FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120)
 
 
 def stream(seed, split="train", kind=None, mix=MIX):

@@ -1,6 +1,8 @@
 """Stories: a hero, a friend and one thing, held together by a plot; and requests for them."""
-from .grammar import fix, listed, mark, pick
-from .plots import CLOSE, DAYTIMES, EXTRA, OPEN_ONCE, OPEN_OTHER, PLOTS, SKILLS, TITLES
+import re
+
+from .grammar import listed, mark, pick
+from .plots import CLOSE, DAYTIMES, EXTRA, OPEN_ONCE, OPEN_OTHER, PLOTS, SKILLS, TITLE
 from .words import (ADJ_HERO, ADJ_OBJ, ADJ_OLD, ANIMALS, BOYS, FANTASY, GIRLS, KINDS, KINDS_HE, KINDS_SHE, NAMES, OBJECTS, PEOPLE, PETS, PETS_SHE, SHE, held_kind,
                     held_name)
 
@@ -47,7 +49,7 @@ def story(r, k, n, o, asked=()):
     place, adj = r.choice(PLACES), r.choice(ADJ_OBJ)
     hadj = r.choice(ADJ_OLD if k in PEOPLE else ADJ_HERO)
     fadj = r.choice(ADJ_OLD if fk in PEOPLE else ADJ_HERO)
-    intro = r.choice([f"a@ {hadj} {k} named {n}", f"a@ {hadj} {k} named {n}", f"a@ {k} named {n}", f"a@ {hadj} {k} called {n}"])
+    intro = r.choice([f"a@ {hadj} {k} named {n}", f"a@ {hadj} {k} named {n}", f"a@ {k} named {n}"])
     slots = dict(N=n, F=fn, kind=k, Kind=k.title(), fkind=fk, hadj=hadj, fadj=fadj, he=he, him=him, his=his, himself=himself, hers=hers, fhe=fhe, fhim=fhim, fhis=fhis,
                  obj=o, Obj=o.title(), adj=adj, place=place[1], inplace=place[0], intro=intro, food=r.choice(FOODS), weather=r.choice(WEATHER), good=r.choice(FEEL_GOOD),
                  bad=r.choice(FEEL_BAD), daytime=r.choice(DAYTIMES))
@@ -61,7 +63,7 @@ def story(r, k, n, o, asked=()):
     paragraphs = [begin, steps[:cut], steps[cut:]]
     text = ("\n\n" if r.random() < 0.4 else " ").join(" ".join(p) for p in paragraphs)
     if r.random() < 0.12:
-        text = tell(r.choice(TITLES)) + "\n\n" + text
+        text = tell(TITLE) + "\n\n" + text
     words = [n, fn, k, fk, o]
     return mark(text, words, new=[w for w in words if w not in asked])
 
@@ -81,3 +83,9 @@ def q_story(r, split):
     else:
         q = "[Tell me a story.|Write a story.|Please tell me a story.|Can you tell me a story?|Write a short story.|I would like to hear a story.|Tell me a bedtime story.]"
     return pick(r, q), story(r, k, n, o, asked), "The user wants a story. I will tell a short one.", None
+
+
+def begin_of_story(r, answer):
+    """The answer up to a sentence between its second and its eighth: the things that were asked for are told there, at a third of the cost of a whole story."""
+    ends = [m.end() for m in re.finditer(r"[.!?]\"?(?= )", answer)]
+    return answer[:ends[min(r.randrange(1, 8), len(ends) - 1)]]

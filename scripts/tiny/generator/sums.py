@@ -91,7 +91,7 @@ def q_next(r, split):
 
 def bare(r, split):
     """A sum without a question: ten tokens, of which the result is learned. The cheapest way to see many."""
-    if r.random() < 0.45:
+    if r.random() < 0.4:
         a, b = number_pair(r, "+", split)
         return f"{a} + {b} =", f" {a + b}."
     a, b = number_pair(r, "-", split)
