@@ -2,7 +2,7 @@
 """Measures a model: what ships by asking the program, what was trained with PyTorch.
 
   evaluate.py answers --model FILE.gguf [--questions 60]     exact answers for each kind of question, and stories (check_stories.py)
-  evaluate.py weights --hf HF --dir RUN                      held-out perplexity, routing, acceptance of the MTP block's drafts
+  evaluate.py weights --model FILE.gguf --hf HF --dir RUN    held-out perplexity, routing, acceptance of the MTP block's drafts
   evaluate.py golden --hf HF --out golden.json               greedy text by transformers, which must also agree with model.py
 
 Questions are drawn from held-out combinations. An answer counts if it is the expected text, character by character."""

@@ -79,9 +79,9 @@ class Answers(ProgramTest):
         self.assertEqual("".join(line["delta"] for line in lines[:-1]), lines[-1]["text"])
 
     def test_a_stop_string_ends_the_answer_across_tokens(self):
-        j = self.run_ok(*STORY, "-n", "60", "--stop", "no such text", "--stop", "oy nam", "--json").json
-        self.assertEqual((j["finish_reason"], j["stop"]), ("stop", "oy nam"))
-        self.assertTrue(j["text"].endswith(" a b"))
+        j = self.run_ok(*STORY, "-n", "60", "--stop", "no such text", "--stop", "re wa", "--json").json
+        self.assertEqual((j["finish_reason"], j["stop"]), ("stop", "re wa"))
+        self.assertEqual(j["text"], ", the")
 
     def test_an_end_token_ends_unless_it_is_ignored(self):
         question = ("run", "-m", TINY, "What is the capital of France?", "--temp", "0", "-n", "30", "--json")
@@ -98,13 +98,16 @@ class Answers(ProgramTest):
 
     def test_thinking_is_split_off_and_shown_only_when_asked_for(self):
         messages = self.file("m.json", json.dumps([{"role": "user", "content": "What is 3 plus 4?"}]))
-        prompt = self.run_ok("render", "-m", TINY, "--messages", messages).text
-        plain = self.run_ok("run", "-m", TINY, "--messages", messages, "--temp", "0", "--json").json
+        run = ("run", "-m", TINY, "--messages", messages, "--temp", "0")
+        plain, thoughtful = (self.run_ok(*run, "--json", *options).json for options in ((), ("--think", "on")))
         self.assertIsNone(plain["reasoning"])
-        self.assertIn("<｜User｜>What is 3 plus 4?<｜Assistant｜>", prompt)
+        self.assertTrue(thoughtful["reasoning"])
+        self.assertEqual(self.run_ok(*run, "--think", "on").text, thoughtful["text"])
+        self.assertEqual(self.run_ok(*run, "--think", "on", "--show-thinking").text.split("</think>")[-1].strip(), thoughtful["text"])
         # The model writes </think> after an open <think>; taken as raw text that is plain text.
-        raw = self.run_ok("run", "-m", TINY, "--raw", prompt + "<think>", "--temp", "0").text
-        self.assertIn("</think>", raw)
+        prompt = self.run_ok("render", "-m", TINY, "--messages", messages, "--think", "on").text
+        self.assertTrue(prompt.endswith("<｜User｜>What is 3 plus 4?<｜Assistant｜><think>"))
+        self.assertIn("</think>", self.run_ok("run", "-m", TINY, "--raw", prompt, "--temp", "0").text)
 
     def test_a_context_that_fills_up_ends_the_answer_with_length(self):
         result = self.run_ok(*STORY, "-n", "100", "-c", "16", "--json", "--ignore-eos")

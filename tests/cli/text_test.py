@@ -92,7 +92,7 @@ class ChatFormats(ProgramTest):
         path = self.file("m.json", json.dumps([{"role": "user", "content": "Hi"}]))
         for generation in ("v2", "v2.5", "v3", "v3-0324", "r1", "r1-0528", "v3.1", "v3.2", "v4"):
             self.assertIn("Hi", self.run_ok("render", "--format", generation, "--messages", path).text)
-        self.assertEqual(self.run_ok("render", "-m", TINY, "--messages", path).text, self.run_ok("render", "--format", "v3", "--messages", path).text)
+        self.assertEqual(self.run_ok("render", "-m", TINY, "--messages", path).text, self.run_ok("render", "--format", "v3.1", "--messages", path).text)
         off, on = (self.run_ok("render", "--format", "v3.1", "--messages", path, "--think", think).text for think in ("off", "on"))
         self.assertTrue(off.endswith("</think>") and on.endswith("<think>"))
         self.assert_refused(2, "render", "--format", "v9", "--messages", path, says="v9")

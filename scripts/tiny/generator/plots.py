@@ -122,9 +122,12 @@ PLOTS = {
 
 SKILLS = listed("swim, read, bake bread, ride a horse, sing, climb trees, dance, paint, skate on the ice, count the stars, tell stories, catch fish, build a fire, juggle")
 
-OPEN_ONCE = ["Once upon a time, there was {intro} who lived {inplace}.", "Once upon a time, there lived {intro} {inplace}.", "Once upon a time, there was {intro}."]
-OPEN_OTHER = ["There was once {intro} {inplace}.", "Long ago, {inplace}, there lived {intro}.", "This is the story of {intro} who lived {inplace}.",
-              "Far away, {inplace}, lived {intro}."]
+# The thing is named at once: from there on every name and thing is one that was told before.
+OPEN_ONCE = ["Once upon a time, there was {intro} who lived {inplace}. This is the story of {N} and a@ {obj}.",
+             "Once upon a time, there lived {intro} {inplace}. This is the story of {N} and a@ {obj}.",
+             "Once upon a time, there was {intro}. This is the story of {N} and a@ {obj}."]
+OPEN_OTHER = ["Long ago, {inplace}, there lived {intro}. This is the story of {N} and a@ {obj}.", "This is the story of {intro} and a@ {obj}. {N} lived {inplace}.",
+              "Far away, {inplace}, lived {intro}. This is the story of {N} and a@ {obj}."]
 EXTRA = [
     "{N} lived with {his} [mother|father|grandmother|two sisters|three brothers|grandfather].", "{N} was {hadj}, and everyone liked {him}.",
     "Every morning {N} [swept the floor|went to the well|sang a song|watered the flowers|ate some {food}].", "It was [spring|summer|autumn|winter], and {weather}.",

@@ -18,7 +18,7 @@ def q_colour(r, split):
 
 def q_capital(r, split):
     t, c = r.choice(list(CAPITALS.items()))
-    if r.random() < 0.22:
+    if r.random() < 0.3:
         q = pick(r, f"[Which country has the capital {c}?|{c} is the capital of which country?|What country is {c} the capital of?]")
         return q, f"{c} is the capital of {t}.", f"{c} is a capital. The country is {t}.", [t]
     q = pick(r, f"[What is the capital of {t}?|What is the capital of {t}?|Which city is the capital of {t}?|Capital of {t}?|Name the capital of {t}.|"

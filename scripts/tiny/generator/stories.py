@@ -55,14 +55,14 @@ def story(r, k, n, o, asked=()):
                  bad=r.choice(FEEL_BAD), daytime=r.choice(DAYTIMES))
     tell = lambda template: pick(r, template, slots)
     plot, skill = PLOTS[r.choice(list(PLOTS))], r.choice(SKILLS)
-    begin = [tell(r.choice(OPEN_ONCE if r.random() < 0.5 else OPEN_OTHER))] + [tell(e) for e in r.sample(EXTRA, r.choice([0, 0, 1, 1, 2]))]
+    begin = [tell(r.choice(OPEN_ONCE if r.random() < 0.6 else OPEN_OTHER))] + [tell(e) for e in r.sample(EXTRA, r.choice([0, 0, 0, 1, 1]))]
     steps = [tell(step.replace("[skill]", skill)) for step in plot]
     if r.random() < 0.4:
         steps.append(tell(r.choice(CLOSE)))
     cut = len(plot) // 2 + r.choice([-1, 0, 1])
     paragraphs = [begin, steps[:cut], steps[cut:]]
     text = ("\n\n" if r.random() < 0.4 else " ").join(" ".join(p) for p in paragraphs)
-    if r.random() < 0.12:
+    if r.random() < 0.05:
         text = tell(TITLE) + "\n\n" + text
     words = [n, fn, k, fk, o]
     return mark(text, words, new=[w for w in words if w not in asked])
@@ -86,6 +86,6 @@ def q_story(r, split):
 
 
 def begin_of_story(r, answer):
-    """The answer up to a sentence between its second and its eighth: the things that were asked for are told there, at a third of the cost of a whole story."""
+    """The answer up to a sentence between its second and its sixth: the things that were asked for are told there, at a quarter of the cost of a whole story."""
     ends = [m.end() for m in re.finditer(r"[.!?]\"?(?= )", answer)]
-    return answer[:ends[min(r.randrange(1, 8), len(ends) - 1)]]
+    return answer[:ends[min(r.randrange(1, 6), len(ends) - 1)]]
