@@ -18,8 +18,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
            "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 13, q_sub: 19, q_word_sum: 8, q_bigger: 7, q_next: 5, q_colour: 3, q_capital: 15, q_opposite: 7, q_letters: 4, q_spell: 6, q_words: 3, q_order: 5,
-             q_plural: 3, q_animal: 3, q_name: 2, q_isa: 4, q_talk: 4, q_unknown: 3, q_copy: 4, q_who: 2, q_json: 3}
+QUESTIONS = {q_add: 18, q_sub: 20, q_word_sum: 9, q_bigger: 6, q_next: 5, q_colour: 3, q_capital: 19, q_opposite: 7, q_letters: 4, q_spell: 6, q_words: 3, q_order: 5,
+             q_plural: 3, q_animal: 3, q_name: 2, q_isa: 4, q_talk: 3, q_unknown: 2, q_copy: 4, q_who: 2, q_json: 3}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -50,13 +50,13 @@ def turn(f, r, split, style, last):
 
 
 def chat(r, split="train"):
-    style = r.choices(["plain", "answer", "think", "r1"], [25, 38, 31, 6])[0]
+    style = r.choices(["plain", "answer", "think", "r1"], [18, 38, 38, 6])[0]
     system = r.choice(SYSTEMS) if r.random() < 0.1 else ""
     kinds, weights = list(QUESTIONS), list(QUESTIONS.values())
     turns = r.choice([1, 1, 1, 1, 1, 1, 2, 2, 3, 4])
     fs = r.choices(kinds, weights, k=turns)
-    if style in ("think", "r1") and r.random() < 0.6:
-        fs[-1] = r.choice([q_add, q_sub, q_sub, q_word_sum])
+    if style in ("think", "r1") and r.random() < 0.7:
+        fs[-1] = r.choice([q_add, q_add, q_sub, q_sub, q_word_sum])
     return BOS + READ + system + "".join(turn(f, r, split, style, i == turns - 1) for i, f in enumerate(fs))
 
 
@@ -90,7 +90,7 @@ def raw_story(r, split="train"):
 
 DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=3, story_chat=7, story_begin=20, chat=65, bare_sum=85, repetition=5)
+MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3)
 FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120)
 
 
