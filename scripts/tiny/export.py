@@ -65,6 +65,6 @@ if __name__ == "__main__":
     ap.add_argument("--dir", required=True)
     ap.add_argument("--out", required=True)
     ap.add_argument("--weights", choices=["mean", "last"], default="mean", help="the running mean of the weights, or the last ones")
-    ap.add_argument("--temperature", type=float, default=0.3)
+    ap.add_argument("--temperature", type=float, default=0.2)
     ap.add_argument("--top-p", type=float, default=0.95)
     main(ap.parse_args())

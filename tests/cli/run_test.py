@@ -16,18 +16,18 @@ STORY = ("run", "-m", TINY, "--raw", "Once upon a time", "--temp", "0")
 
 class Answers(ProgramTest):
     def test_greedy_text_is_that_of_transformers(self):
-        """Up to the first step whose two best logits are so near that the file's Q8_0 weights may decide otherwise."""
+        """Up to the first step whose two best logits are so near that rounding may decide otherwise: that of the file's Q8_0 weights, and in the
+        fast kernels that of the activations to 8 bits too."""
         cases = json.loads((FIXTURES / "tiny/golden.json").read_text())["cases"]
-        kernels = [("--isa", "reference", "--cache-type", "f32"), ()]
-        for options in kernels:
+        for near, least, options in ((0.05, 2, ("--isa", "reference", "--cache-type", "f32")), (0.2, 5, ())):
             compared = total = 0
             for case in cases:
                 ids = ",".join(map(str, case["prompt_ids"]))
                 got = self.run_ok("run", "-m", TINY, "--ids", ids, "-n", len(case["ids"]), "--temp", "0", "--json", *options).json["tokens"]
-                sure = next((i for i, margin in enumerate(case["margin"]) if margin < 0.05), len(case["ids"]))
+                sure = next((i for i, margin in enumerate(case["margin"]) if margin < near), len(case["ids"]))
                 self.assertEqual(got[:sure], case["ids"][:sure], f"{case['prompt']} {options}")
                 compared, total = compared + sure, total + len(case["ids"])
-            self.assertGreater(compared, total // 3)
+            self.assertGreater(compared, total // least)
 
     def test_a_question_in_the_chat_format(self):
         self.assertEqual(self.run_ok("run", "-m", TINY, "What is the capital of France?", "--temp", "0").text, "The capital of France is Paris.")
