@@ -63,15 +63,11 @@ finish() {
   exit $failed
 }
 
-configure() {
-  local generator=()
-  command -v ninja >/dev/null && generator=(-G Ninja)
-  local prefix=()
-  [ -d $pack ] && prefix=(-DCMAKE_PREFIX_PATH="$PWD/$pack")
-  # Another compiler than the one this was written with may warn of other things.
-  cmake -S . -B $build "${generator[@]}" "${prefix[@]}" -DCMAKE_BUILD_TYPE=Release -DFATHOM_CUDA=ON -DFATHOM_WARNINGS_AS_ERRORS=OFF
-}
-step "configure" 60 configure || finish
+# Another compiler than the one this was written with may warn of other things.
+configure=(-S . -B $build -DCMAKE_BUILD_TYPE=Release -DFATHOM_CUDA=ON -DFATHOM_WARNINGS_AS_ERRORS=OFF)
+command -v ninja >/dev/null && configure+=(-G Ninja)
+[ -d $pack ] && configure+=(-DCMAKE_PREFIX_PATH="$PWD/$pack")
+step "configure" 60 cmake "${configure[@]}" || finish
 if ! grep -q 'CUDA backend: nvcc' "$logs/configure.log"; then
   result "nvcc" "not found: there is nothing to check"
   failed=1
@@ -81,7 +77,7 @@ fathom=$build/fathom
 device=$(nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null | head -n1)
 step "build" 480 cmake --build $build -j "$(nproc)" --target fathom test_cuda test_cuda_engine || finish
 if ! $fathom doctor 2>/dev/null | grep -q '^devices *cuda 0'; then
-  result "device" "NONE: $($fathom doctor 2>/dev/null | sed -n 's/^devices *//p')"
+  result "device" "$($fathom doctor 2>/dev/null | sed -n "s/^devices *//p")"
   failed=1
   finish
 fi
@@ -109,6 +105,7 @@ bench() {
   while IFS=, read -r test tokens depth batch median _ _ gb _ percent; do
     [ "$test" = test ] || case $test in prefill|decode) result "  $test $tokens, depth $depth, batch $batch" "$(printf '%9.1f tok/s %8.1f GB/s %6.1f %% of bound' "$median" "$gb" "$percent")" ;; esac
   done <"$logs/${name// /_}.log"
+  while IFS= read -r line; do result "  all layers" "${line##*extrapolated: }"; done < <(grep 'all layers, extrapolated' "$logs/${name// /_}.log")
 }
 step "the machine" 60 $fathom bench --machine
 sed -n 's/^cuda 0: /  /p' "$logs/the_machine.log"
