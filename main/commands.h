@@ -25,6 +25,8 @@ Command add_bench(CLI::App& root);
 Command add_fit(CLI::App& root);
 Command add_convert(CLI::App& root);
 Command add_quantize(CLI::App& root);
+Command add_imatrix(CLI::App& root);
+Command add_prune(CLI::App& root);
 Command add_doctor(CLI::App& root);
 Command add_serve(CLI::App& root);
 

@@ -85,11 +85,15 @@ std::string report_json(const WriteReport& report) {
 
 }  // namespace
 
+void declare_split(CLI::App& app, std::string& split_max_size) {
+  app.add_option("--split-max-size", split_max_size, "Begin another file after so many bytes (default: one file)")->type_name("N[K|M|G|T]");
+}
+
 void WriteFlags::declare(CLI::App& app, WriteOptions& options) {
   app.add_option("--type", options.type, "Mix or type: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, iq4_xs, q2_k, mxfp4 ...")->required()->type_name("TYPE");
   app.add_option("--tensor-type", options.tensor_types, "Another type for tensors whose name the expression is found in; repeatable, the first that matches counts")->type_name("REGEX=TYPE")->allow_extra_args(false);
-  app.add_option("--imatrix", options.imatrix, "Importance matrix, as llama-imatrix writes it")->type_name("FILE");
-  app.add_option("--split-max-size", split_max_size, "Begin another file after so many bytes (default: one file)")->type_name("N[K|M|G|T]");
+  app.add_option("--imatrix", options.imatrix, "Importance matrix of fathom imatrix or llama-imatrix")->type_name("FILE");
+  declare_split(app, split_max_size);
   app.add_flag("--dry-run", options.is_dry_run, "Tell types and sizes, write nothing");
   app.add_flag("--json", json, "Report as one JSON object");
   common.declare(app);

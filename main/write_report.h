@@ -1,4 +1,4 @@
-// Options and output that fathom convert and fathom quantize share.
+// Options and output that fathom convert, quantize and prune share.
 #pragma once
 
 #include <string>
@@ -17,6 +17,9 @@ struct WriteFlags {
   void declare(CLI::App& app, WriteOptions& options);
   void apply(WriteOptions& options) const;
 };
+
+/// --split-max-size.
+void declare_split(CLI::App& app, std::string& split_max_size);
 
 /// Runs `write` with a progress line and Ctrl-C obeyed, then tells what it did: the plan of a dry run and JSON to standard
 /// output, everything else to standard error.

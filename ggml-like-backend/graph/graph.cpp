@@ -114,4 +114,11 @@ bool Executor::run_while(Graph& graph, const std::function<bool()>& go_on) {
   return true;
 }
 
+void Executor::run(Graph& graph, const NodeHook& hook) {
+  prepare(graph);
+  for (const Node& node : graph.nodes()) {
+    if (!hook(node)) backend_.execute({&node, 1});
+  }
+}
+
 }  // namespace fathom

@@ -45,6 +45,9 @@ class Graph {
   std::byte* arena_ = nullptr;
 };
 
+/// Called before a node runs, every tensor with its address. True: the hook has computed the node's outputs itself.
+using NodeHook = std::function<bool(const Node&)>;
+
 /// Runs graphs on one backend, in one arena that grows to the largest plan seen.
 class Executor {
  public:
@@ -54,6 +57,8 @@ class Executor {
   /// The same, asking `go_on` before every few nodes but the first (Backend::nodes_at_once). False if the answer was no: then
   /// nothing can be read. `go_on` may use the backend through another executor.
   bool run_while(Graph& graph, const std::function<bool()>& go_on);
+  /// The same node by node, with a look at each.
+  void run(Graph& graph, const NodeHook& hook);
   /// The first half of run(): afterwards the graph can be replayed until arena_generation() changes.
   void prepare(Graph& graph);
   /// Runs a prepared graph; graphs of equal key have equal nodes (Backend::replay).

@@ -1,50 +1,18 @@
 #include "convert/convert.h"
 
 #include <algorithm>
-#include <cstring>
 #include <filesystem>
 
+#include "convert/gguf_rows.h"
 #include "convert/hf_config.h"
 #include "convert/tensor_plan.h"
 #include "convert/write_model.h"
 #include "core/error.h"
 #include "core/printable.h"
-#include "core/quant/dequantize.h"
 #include "io/gguf.h"
 #include "io/safetensors.h"
 
 namespace fathom {
-namespace {
-
-/// A tensor of a GGUF file.
-class GgufRows final : public RowSource {
- public:
-  GgufRows(const GgufModel& model, const Tensor& tensor) : model_(model), tensor_(tensor), row_bytes_(row_bytes(tensor.dtype, tensor.shape.last())) {}
-  void read(int64_t first, int64_t count, float* out) const override { dequantize_row(tensor_.dtype, at(first), out, count * tensor_.shape.last()); }
-  bool store(DType dtype, int64_t first, int64_t count, std::byte* out) const override {
-    if (dtype != tensor_.dtype) return false;
-    std::memcpy(out, at(first), static_cast<size_t>(count) * row_bytes_);
-    return true;
-  }
-  void release() const override {
-    if (const std::optional<FileSpan> span = model_.locate(tensor_)) span->file->advise(MappedFile::Access::kDontNeed, span->offset_bytes, span->size_bytes);
-  }
-
- private:
-  const std::byte* at(int64_t row) const { return tensor_.data + static_cast<size_t>(row) * row_bytes_; }
-
-  const GgufModel& model_;
-  Tensor tensor_;
-  size_t row_bytes_;
-};
-
-void check_output(const std::string& out) {
-  if (out.empty()) throw Error(ErrorCode::kUsage, "--out: nowhere to write; expected the path of a GGUF file, got none; try -o MODEL.gguf");
-  std::error_code ignored;
-  if (std::filesystem::is_directory(out, ignored)) throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) + "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
-}
-
-}  // namespace
 
 WriteReport convert_checkpoint(const ConvertOptions& options) {
   if (!options.is_dry_run) check_output(options.out);
@@ -76,12 +44,7 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
 WriteReport quantize_file(const QuantizeOptions& options) {
   if (!options.is_dry_run) check_output(options.out);
   const GgufModel in = GgufModel::open(options.in);
-  std::error_code ignored;
-  for (const GgufFile& file : in.files()) {
-    if (!options.is_dry_run && std::filesystem::equivalent(file.file->path(), options.out, ignored)) {
-      throw Error(ErrorCode::kUsage, "quantize: the result would replace its source; expected another path, got " + in_quotes(options.out));
-    }
-  }
+  if (!options.is_dry_run) check_not_source(options.out, in);
   const Metadata& m = in.metadata();
   const std::string* architecture = m.text("general.architecture");
   const std::string prefix = (architecture == nullptr ? std::string() : *architecture) + ".";

@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "io/gguf_file.h"
+#include "io/gguf_writer.h"
 #include "io/mapped_file.h"
 
 namespace fathom {
@@ -139,6 +140,26 @@ const float* ImportanceMatrix::find(const std::string& tensor, const Shape& shap
     refuse(path_, "entry " + in_quotes(tensor) + " does not fit the tensor " + shape.to_string(), std::to_string(width) + " values, or as many for each of " + std::to_string(n_matrices) + " matrices", std::to_string(n));
   }
   return it->second.data() + (n == width ? 0 : matrix * width);
+}
+
+void write_importance_matrix(const std::string& path, const std::map<std::string, InputSquares>& tensors, const ImportanceOrigin& origin) {
+  GgufWriter writer(path);
+  writer.set_text("general.type", "imatrix");
+  writer.set_texts("imatrix.datasets", {origin.dataset});
+  writer.set_u32("imatrix.chunk_count", static_cast<uint32_t>(origin.n_chunks));
+  writer.set_u32("imatrix.chunk_size", static_cast<uint32_t>(origin.chunk_tokens));
+  for (const auto& [name, squares] : tensors) {
+    const auto n_matrices = static_cast<int64_t>(squares.counts.size());
+    writer.add_tensor(name + ".in_sum2", DType::kF32, {n_matrices, squares.width});
+    writer.add_tensor(name + ".counts", DType::kF32, {n_matrices, 1});
+  }
+  writer.begin();
+  for (const auto& [name, squares] : tensors) {
+    const std::vector<float> sums(squares.sums.begin(), squares.sums.end()), counts(squares.counts.begin(), squares.counts.end());
+    writer.write(name + ".in_sum2", sums.data(), sums.size() * sizeof(float));
+    writer.write(name + ".counts", counts.data(), counts.size() * sizeof(float));
+  }
+  writer.finish();
 }
 
 }  // namespace fathom

@@ -37,4 +37,20 @@ class ImportanceMatrix {
   std::map<std::string, std::vector<float>> values_;
 };
 
+/// Squares of what the matrices of one tensor were multiplied with, added up.
+struct InputSquares {
+  int64_t width = 0;
+  std::vector<double> sums;     ///< [n_matrices * width]
+  std::vector<int64_t> counts;  ///< rows that each matrix met
+};
+
+/// Where they came from.
+struct ImportanceOrigin {
+  std::string dataset;  ///< name of the text
+  int64_t n_chunks = 0, chunk_tokens = 0;
+};
+
+/// Writes llama.cpp's GGUF form, whole or not at all. Throws Error{kRuntime} with the system's reason.
+void write_importance_matrix(const std::string& path, const std::map<std::string, InputSquares>& tensors, const ImportanceOrigin& origin);
+
 }  // namespace fathom

@@ -116,6 +116,21 @@ void set_type_keys(GgufWriter& writer, const std::optional<TypeMix>& mix, const 
 
 }  // namespace
 
+void check_output(const std::string& out) {
+  if (out.empty()) throw Error(ErrorCode::kUsage, "--out: nowhere to write; expected the path of a GGUF file, got none; try -o MODEL.gguf");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(out, ignored)) throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) + "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
+}
+
+void check_not_source(const std::string& out, const GgufModel& in) {
+  std::error_code ignored;
+  for (const GgufFile& file : in.files()) {
+    if (std::filesystem::equivalent(file.file->path(), out, ignored)) {
+      throw Error(ErrorCode::kUsage, "--out: the result would replace its source; expected another path, got " + in_quotes(out));
+    }
+  }
+}
+
 std::string file_identity(const std::string& path) {
   struct stat about {};
   if (::stat(path.c_str(), &about) != 0) return path;

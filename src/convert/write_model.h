@@ -9,6 +9,7 @@
 #include "convert/convert.h"
 #include "convert/row_source.h"
 #include "convert/type_mix.h"
+#include "io/gguf.h"
 #include "io/gguf_writer.h"
 
 namespace fathom {
@@ -23,6 +24,11 @@ struct ModelToWrite {
 
 /// Decides the types, then writes unless it is a dry run. `notes` are put before those that arise here.
 WriteReport write_model(const ModelToWrite& model, const WriteOptions& options, std::vector<std::string> notes);
+
+/// Throws Error{kUsage} for no path, or a folder's.
+void check_output(const std::string& out);
+/// Throws Error{kUsage} if `out` is one of the model's files.
+void check_not_source(const std::string& out, const GgufModel& in);
 
 /// "path size time" of each file, for source_key.
 std::string file_identity(const std::string& path);

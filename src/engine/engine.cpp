@@ -14,6 +14,7 @@
 #include "engine/model_fingerprint.h"
 #include "engine/placement.h"
 #include "engine/step_inputs.h"
+#include "engine/weight_tap.h"
 #include "graph/graph.h"
 #include "io/gguf.h"
 
@@ -151,6 +152,7 @@ struct Engine::Impl {
   std::unique_ptr<Backend> backend;
   std::string backend_note;
   std::shared_ptr<Buffer> device_weights;
+  std::optional<WeightTap> tap;
   ModelInfo info;
   ChatGeneration chat{};
   std::unique_ptr<PagePool> pool;
@@ -242,7 +244,9 @@ bool Engine::Impl::run_step(Pass& pass, const std::function<bool()>& go_on) {
   } else {
     pass.graph.emplace();
     const Tensor value = build(*pass.graph, sent);
-    if (!go_on) {
+    if (tap) {
+      pass.executor.run(*pass.graph, [this](const Node& node) { return tap->run(node); });
+    } else if (!go_on) {
       pass.executor.run(*pass.graph);
     } else {
       const InsideStep inside(depth);
@@ -307,6 +311,7 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
 
 const ModelInfo& Engine::info() const { return impl_->info; }
 const Metadata& Engine::metadata() const { return impl_->source.metadata; }
+const deepseek::Config& Engine::config() const { return impl_->model.config; }
 const Tokenizer& Engine::tokenizer() const {
   FATHOM_CHECK(impl_->tokenizer.has_value(), "a model without a tokenizer");
   return *impl_->tokenizer;
@@ -408,6 +413,12 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
   m.last = &pass;
   for (const StepPart& part : parts) part.sequence->advance(static_cast<int64_t>(part.token_ids.size()));
   return StepStatus::kDone;
+}
+
+void Engine::observe(WeightObserver* observer) {
+  FATHOM_CHECK(impl_->backend->shares_host_memory(), "weights are observed on the host");
+  impl_->tap.reset();
+  if (observer != nullptr) impl_->tap.emplace(impl_->source.tensors, *impl_->backend, *observer);
 }
 
 bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop) {

@@ -15,10 +15,15 @@
 #include "core/metadata.h"
 #include "core/node.h"
 #include "engine/attention_plan.h"
+#include "engine/weight_observer.h"
 #include "text/bpe.h"
 #include "text/chat_generation.h"
 
 namespace fathom {
+
+namespace deepseek {
+struct Config;
+}
 
 struct EngineOptions {
   std::string model_path;
@@ -106,6 +111,7 @@ class Engine {
 
   const ModelInfo& info() const;
   const Metadata& metadata() const;  ///< what the file says about itself
+  const deepseek::Config& config() const;  ///< what was read from it, with what older files leave out
   const Tokenizer& tokenizer() const;  ///< the model must have one (checked)
   /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it, or by EngineOptions::chat_format.
   ChatGeneration chat_generation() const;
@@ -135,6 +141,10 @@ class Engine {
   /// Evaluates the rest of a prompt in chunks, in the forms of attention_plan(its whole length); the last token's logits are at logits(0) afterwards (unless outputs is kNone).
   /// `stop` is asked between chunks and operations; returns false if it said so or the pool is full (then sequence holds what was done).
   bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop);
+
+  /// From here on `observer` is told what every weight is multiplied with; null: nobody. Steps are slower meanwhile, and their
+  /// logits differ in the last bits. The observer must outlive the steps.
+  void observe(WeightObserver* observer);
 
   /// Cost of a step in which each of n_sequences, `depth` tokens long, gets tokens_each more and has one output.
   StepCost cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const;

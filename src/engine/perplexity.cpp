@@ -134,8 +134,11 @@ Distribution Distribution::of(std::vector<double> values) {
   return d;
 }
 
-PerplexityReport measure_perplexity(Engine& engine, std::span<const int32_t> tokens, const PerplexityOptions& options, const Progress& progress,
+PerplexityReport measure_perplexity(Engine& engine, std::span<const int32_t> text, const PerplexityOptions& options, const Progress& progress,
                                     const std::function<bool()>& stop) {
+  const Vocab& vocab = engine.tokenizer().vocab();
+  std::vector<int32_t> tokens(text.begin(), text.end());
+  if (vocab.add_bos()) tokens.insert(tokens.begin(), vocab.bos());
   const int64_t window = options.window, n_tokens = static_cast<int64_t>(tokens.size());
   if (window < PerplexityOptions::kMinWindow || window > engine.context()) {
     throw Error(ErrorCode::kUsage, "perplexity: window out of range; expected " + std::to_string(PerplexityOptions::kMinWindow) + " to " + std::to_string(engine.context()) + " tokens, got " + std::to_string(window));
@@ -145,7 +148,7 @@ PerplexityReport measure_perplexity(Engine& engine, std::span<const int32_t> tok
   }
   const int64_t first_scored = window / 2, scored_per_window = window - 1 - first_scored, width = engine.info().vocab_size;
   const int64_t n_windows = std::min(n_tokens / window, options.max_windows.value_or(n_tokens / window));
-  const std::span<const int32_t> used = tokens.first(static_cast<size_t>(n_windows * window));
+  const std::span<const int32_t> used = std::span<const int32_t>(tokens).first(static_cast<size_t>(n_windows * window));
   std::optional<Reference> reference;
   if (!options.reference.empty()) reference.emplace(options.reference, used, window, n_windows * scored_per_window, width);
   std::optional<LogitsFile> saved;
@@ -153,12 +156,11 @@ PerplexityReport measure_perplexity(Engine& engine, std::span<const int32_t> tok
 
   // A step's logits take T * W floats: the scored half goes in steps of at most 32 MiB of them.
   const int64_t scored_chunk = std::clamp<int64_t>((int64_t{32} << 20) / (width * static_cast<int64_t>(sizeof(float))), 1, engine.chunk_tokens());
-  const Vocab& vocab = engine.tokenizer().vocab();
   Scores scores;
   std::vector<int32_t> ids;
   for (int64_t w = 0; w < n_windows; ++w) {
-    const std::span<const int32_t> text = used.subspan(static_cast<size_t>(w * window), static_cast<size_t>(window));
-    ids.assign(text.begin(), text.end());
+    const std::span<const int32_t> part_of_text = used.subspan(static_cast<size_t>(w * window), static_cast<size_t>(window));
+    ids.assign(part_of_text.begin(), part_of_text.end());
     if (vocab.add_bos()) ids[0] = vocab.bos();
     Sequence sequence(engine.pool());
     for (int64_t at = 0; at < window - 1;) {
@@ -172,7 +174,7 @@ PerplexityReport measure_perplexity(Engine& engine, std::span<const int32_t> tok
         const std::span<const float> logits = engine.logits(i);
         const double lse = log_sum_exp(logits);
         if (!std::isfinite(lse)) throw Error(ErrorCode::kRuntime, "perplexity: the model gave NaN or infinity at position " + std::to_string(at + i) + " of window " + std::to_string(w));
-        const int32_t token = text[static_cast<size_t>(at + i + 1)];
+        const int32_t token = part_of_text[static_cast<size_t>(at + i + 1)];
         scores.nll.push_back(lse - static_cast<double>(logits[static_cast<size_t>(token)]));
         if (reference) scores.compare(logits, lse, reference->row(static_cast<int64_t>(scores.nll.size()) - 1), token);
         if (saved) saved->add(logits);

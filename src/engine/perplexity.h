@@ -12,8 +12,8 @@
 
 namespace fathom {
 
-/// The text is cut into windows of `window` tokens without overlap, what is left over at the end is not used. Each window is
-/// evaluated by itself, its first token replaced by BOS where the model's file asks for one, and the predictions of the
+/// The text, with BOS before it where the model's file asks for one, is cut into windows of `window` tokens without overlap; what
+/// is left over at the end is not used. Each window is evaluated by itself, its first token replaced by that BOS, and the predictions of the
 /// tokens in its second half are scored, so that each has at least half a window of context: positions window/2 to
 /// window - 2 predict the token after them. These are llama.cpp's windows, so that figures can be compared.
 struct PerplexityOptions {

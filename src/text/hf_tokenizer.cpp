@@ -99,10 +99,21 @@ std::vector<std::string> known_steps(PreTokenizer rules) {
   return {};
 }
 
-// A regex with the range of two neighbours, "a-b", written as "ab": checkpoints differ in that.
-std::string without_short_ranges(const std::string& regex) {
+// A regex in the one spelling that is compared: the range of two neighbours, "a-b", as "ab", line ends as themselves and not
+// as backslash and letter. Checkpoints differ in that.
+std::string in_one_spelling(const std::string& regex) {
   std::string text;
   for (size_t pos = 0; pos < regex.size();) {
+    if (regex[pos] == '\\' && pos + 1 < regex.size()) {
+      const char escaped = regex[pos + 1];
+      pos += 2;
+      if (escaped == 'r' || escaped == 'n') {
+        text += escaped == 'r' ? '\r' : '\n';
+      } else {
+        text += {'\\', escaped};
+      }
+      continue;
+    }
     const Utf8Unit first = read_utf8(regex, pos);
     text.append(regex, pos, first.length);
     pos += first.length;
@@ -126,7 +137,7 @@ std::string recognise_pre_tokenizer(const Json& tokenizer) {
       found.emplace_back("digits");
     } else if (type == "Split" && string_or_empty(member(step, "behavior")) == "Isolated" &&
                !is_true(member(step, "invert"))) {
-      found.push_back(without_short_ranges(std::string(string_or_empty(member(member(step, "pattern"), "Regex")))));
+      found.push_back(in_one_spelling(std::string(string_or_empty(member(member(step, "pattern"), "Regex")))));
     } else {
       refuse(where, "unsupported step; expected an isolating Split or individual Digits, got " + in_quotes(type));
     }
@@ -140,7 +151,7 @@ std::string recognise_pre_tokenizer(const Json& tokenizer) {
                                     std::pair(PreTokenizer::kDeepSeekCoder, "deepseek-coder"),
                                     std::pair(PreTokenizer::kDeepSeekV3, "deepseek-v3")}) {
     std::vector<std::string> known = known_steps(rules);
-    for (std::string& step : known) step = without_short_ranges(step);
+    for (std::string& step : known) step = in_one_spelling(step);
     if (found == known) return name;
   }
   refuse("pre_tokenizer", "unknown regexes; expected those of deepseek-llm, deepseek-coder or deepseek-v3, got first " +

@@ -1,0 +1,48 @@
+#include "main/reading.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "main/input.h"
+#include "main/signals.h"
+
+namespace fathom {
+namespace {
+
+constexpr int64_t kUsualWindow = 512;
+
+/// On the CPU whatever else there is: the rows must be readable between operations.
+EngineFlags on_cpu(EngineFlags flags, const std::string& command) {
+  if (flags.backend == "cuda") throw Error(ErrorCode::kUsage, command + ": runs on the CPU only; expected --backend cpu, got cuda");
+  flags.backend = "cpu";
+  return flags;
+}
+
+}  // namespace
+
+void ReadingFlags::declare(CLI::App& app, bool with_model) {
+  if (with_model) model.declare(app);
+  app.add_option("-f,--file", file, "The text; - for standard input")->required()->type_name("FILE");
+  app.add_option("--chunks", chunks, "Read the first N windows only")->check(at_least(1))->type_name("N");
+  engine.declare(app);
+  common.declare(app);
+}
+
+ReadingRun::ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console) : line_(console, command + ":", "tokens") {
+  const std::string text = read_input(flags.file, "--file");
+  engine = load_engine(flags.model, on_cpu(flags.engine, command), flags.common, console);
+  tokens = engine->tokenizer().encode(text, false);
+  // --ctx is the window here; without it a short text is one window.
+  options.window = flags.engine.context.value_or(std::min({kUsualWindow, engine->context(), std::max<int64_t>(static_cast<int64_t>(tokens.size()), ReadingOptions::kMinWindow)}));
+  options.max_windows = flags.chunks;
+}
+
+Progress ReadingRun::progress() {
+  return [this](uint64_t done, uint64_t total) { line_.update(done, total); };
+}
+
+std::function<bool()> ReadingRun::stop() {
+  return [] { return interrupted(); };
+}
+
+}  // namespace fathom

@@ -1,0 +1,43 @@
+// What fathom imatrix and fathom prune share: a model reads a text.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/importance.h"
+#include "main/options.h"
+#include "main/terminal.h"
+
+namespace fathom {
+
+struct ReadingFlags {
+  CommonOptions common;
+  ModelOption model;
+  EngineFlags engine;
+  std::string file;
+  std::optional<int64_t> chunks;
+
+  /// Everything but the model's own option where `with_model` is false.
+  void declare(CLI::App& app, bool with_model = true);
+};
+
+/// The model loaded and the text as tokens.
+struct ReadingRun {
+  ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console);
+
+  Progress progress();
+  static std::function<bool()> stop();
+  void finish() { line_.clear(); }
+
+  std::unique_ptr<Engine> engine;
+  std::vector<int32_t> tokens;
+  ReadingOptions options;
+
+ private:
+  ProgressLine line_;
+};
+
+}  // namespace fathom
