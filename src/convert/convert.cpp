@@ -24,7 +24,7 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
   HfConfig config = read_hf_config(options.folder);
   if (!options.name.empty()) config.name = options.name;
   const SafetensorsModel checkpoint = SafetensorsModel::open(options.folder);
-  TensorPlan plan = plan_tensors(config, checkpoint, {options.splits_kv_b, options.with_mtp});
+  TensorPlan plan = plan_tensors(config, checkpoint, {options.splits_kv_b, options.mtp});
   std::vector<GgufKey> keys = gguf_keys(config, options.splits_kv_b, plan.has_mtp);
   for (GgufKey& key : sampling_keys(options.folder)) keys.push_back(std::move(key));
   for (GgufKey& key : tokenizer_keys(options.folder, config)) keys.push_back(std::move(key));

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "convert/hf_config.h"
 #include "core/dtype.h"
 #include "core/tensor.h"
 
@@ -27,7 +28,7 @@ struct WriteOptions {
 struct ConvertOptions : WriteOptions {
   std::string folder;
   std::string name;         ///< general.name; empty: the folder's
-  bool with_mtp = true;     ///< keep the MTP layers as nextn tensors
+  MtpChoice mtp = MtpChoice::kAuto;
   bool splits_kv_b = true;  ///< attn_k_b and attn_v_b, as llama.cpp wants it since 2025; else attn_kv_b
 };
 

@@ -13,6 +13,10 @@ namespace fathom {
 
 enum class Generation { kV1, kV2, kV3, kV32, kV4 };
 
+/// Whether MTP layers become blocks with nextn tensors, where the checkpoint has them. llama.cpp reads such files of V3 and V3.2
+/// and refuses those of V4, so kAuto keeps the former and leaves out the latter.
+enum class MtpChoice { kAuto, kKeep, kLeaveOut };
+
 /// Rows and columns that share one scale of an FP8 weight.
 struct ScaleBlock {
   int64_t rows, cols;

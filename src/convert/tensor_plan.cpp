@@ -47,8 +47,13 @@ class Planner {
       plan_.notes.push_back("config.json announces " + std::to_string(c_.n_mtp_layers) + " MTP layer(s), the checkpoint has none");
       return false;
     }
-    plan_.notes.push_back(options_.with_mtp ? "the MTP layer is kept, for speculation; llama.cpp refuses it in files of some generations; try --no-mtp for those" : "the MTP layer is left out");
-    return options_.with_mtp;
+    if (options_.mtp == MtpChoice::kAuto && is_v4) {
+      plan_.notes.push_back("the MTP layer is left out, as llama.cpp refuses V4 files that have it; --mtp keeps it");
+      return false;
+    }
+    const bool is_kept = options_.mtp != MtpChoice::kLeaveOut;
+    plan_.notes.push_back(!is_kept ? "the MTP layer is left out" : is_v4 ? "the MTP layer is kept; llama.cpp refuses V4 files that have it" : "the MTP layer is kept, for speculation");
+    return is_kept;
   }
 
   SourceMatrix bind(const std::string& from, int64_t rows, int64_t cols) {

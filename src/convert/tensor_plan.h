@@ -12,7 +12,7 @@ namespace fathom {
 
 struct PlanOptions {
   bool splits_kv_b = true;  ///< attn_k_b (transposed) and attn_v_b instead of attn_kv_b
-  bool with_mtp = true;     ///< the MTP layers as blocks with nextn tensors, where the checkpoint has them
+  MtpChoice mtp = MtpChoice::kAuto;
 };
 
 struct TensorPlan {

@@ -114,7 +114,7 @@ TEST_CASE("the MTP layer and the split of kv_b can be left out") {
   const MadeCheckpoint c = made_v3();
   const TempFolder folder;
   ConvertOptions o;
-  o.with_mtp = false;
+  o.mtp = MtpChoice::kLeaveOut;
   o.splits_kv_b = false;
   convert(c, folder, "f32", o);
   const GgufModel m = GgufModel::open(folder / "out.gguf");

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/float_convert.h"
 #include "core/quant/dequantize.h"
+#include "core/quant/encode.h"
 #include "support/safetensors.h"
 
 namespace fathom {
@@ -93,6 +94,26 @@ TEST_CASE("the result does not depend on how a row is cut") {
     for (int i = 0; i < 4; ++i)
       quantize_row(dtype, x.data() + 256 * i, parts.data() + i * row_bytes(dtype, 256), 256, nullptr);
     CHECK(whole == parts);
+  }
+}
+
+TEST_CASE("every instruction set of this machine writes the same bytes") {
+  const quant::EncoderList& all = quant::usable_encoders();
+  std::vector<float> x = gaussian(256 * 24, 0.02, 11), importance = gaussian(256 * 24, 1, 12);
+  for (float& v : importance) v *= v;
+  for (int i = 0; i < 256; ++i) x[256 + i] = 0, x[512 + i] *= 1e-6F, x[768 + i] = 0.5F;
+  x[1031] = 40;
+  for (const DType type : kBlockTypes) {
+    for (const float* w : {static_cast<const float*>(nullptr), static_cast<const float*>(importance.data())}) {
+      std::vector<uint8_t> first(row_bytes(type, static_cast<int64_t>(x.size()))), other(first.size());
+      quantize_row_by(*all.sets[0], type, x.data(), first.data(), static_cast<int64_t>(x.size()), w);
+      for (int i = 1; i < all.n; ++i) {
+        CAPTURE(dtype_name(type));
+        CAPTURE(all.sets[i]->isa);
+        quantize_row_by(*all.sets[i], type, x.data(), other.data(), static_cast<int64_t>(x.size()), w);
+        CHECK(first == other);
+      }
+    }
   }
 }
 

@@ -1,4 +1,4 @@
-// The encoders, one overload per block format, and what they share. Internal to core/quant: callers use quantize.h.
+// The encoders by instruction set, and what they share. Internal to core/quant: callers use quantize.h.
 //
 // Every encoder gets x of one block and positive weights w of the same length, and minimises sum(w * (x - y)^2) over
 // the blocks it can write. All work is done on x times a power of two (BlockScale), so that squares neither overflow
@@ -11,26 +11,34 @@
 
 namespace fathom::quant {
 
-void encode(const float* x, const float* w, BlockQ4_0* out);
-void encode(const float* x, const float* w, BlockQ4_1* out);
-void encode(const float* x, const float* w, BlockQ5_0* out);
-void encode(const float* x, const float* w, BlockQ5_1* out);
-void encode(const float* x, const float* w, BlockQ8_0* out);
-void encode(const float* x, const float* w, BlockMXFP4* out);
-void encode(const float* x, const float* w, BlockIQ4_NL* out);
-void encode(const float* x, const float* w, BlockIQ4_XS* out);
-void encode(const float* x, const float* w, BlockQ2_K* out);
-void encode(const float* x, const float* w, BlockQ3_K* out);
-void encode(const float* x, const float* w, BlockQ4_K* out);
-void encode(const float* x, const float* w, BlockQ5_K* out);
-void encode(const float* x, const float* w, BlockQ6_K* out);
-void encode(const float* x, const float* w, BlockIQ2_XXS* out);
-void encode(const float* x, const float* w, BlockIQ2_XS* out);
-void encode(const float* x, const float* w, BlockIQ2_S* out);
-void encode(const float* x, const float* w, BlockIQ3_XXS* out);
-void encode(const float* x, const float* w, BlockIQ3_S* out);
-void encode(const float* x, const float* w, BlockIQ1_S* out);
-void encode(const float* x, const float* w, BlockIQ1_M* out);
+/// One block of a row.
+using EncodeBlock = void (*)(const float* x, const float* w, void* block);
+
+/// What is compiled for one instruction set. All of them write the same bytes.
+struct Encoders {
+  const char* isa;  ///< "avx512", "avx2", "portable"
+  static constexpr int kTypeIds = 40;
+  EncodeBlock by_type[kTypeIds];  ///< by GGUF type id, null where it has no blocks
+  /// Largest magnitude of n floats; infinity where one is infinite, NaN where one is not a number.
+  float (*largest)(const float* x, int64_t n);
+};
+
+namespace portable {
+extern const Encoders encoders;
+}
+namespace avx2 {
+extern const Encoders encoders;
+}
+namespace avx512 {
+extern const Encoders encoders;
+}
+
+/// The sets that this machine runs, best first; there is always one. The list and what it points to live as long as the program.
+struct EncoderList {
+  const Encoders* sets[3];
+  int n;
+};
+const EncoderList& usable_encoders();
 
 /// A half-precision factor: its bits, and its value in the block's own units.
 struct HalfFactor {
@@ -41,10 +49,10 @@ struct HalfFactor {
 /// Brings a block to magnitudes in [1, 2) by an exact power of two, and factors back to what is stored.
 class BlockScale {
  public:
-  /// Copies x[n] * 2^-exponent to scaled[n]. is_zero() if no half-precision factor could reach the values.
-  BlockScale(const float* x, int n, float* scaled);
+  explicit BlockScale(float largest_magnitude);
+  /// No half-precision factor could reach the values.
   bool is_zero() const { return is_zero_; }
-  float max_magnitude() const { return max_magnitude_; }  ///< of scaled
+  float down() const { return down_; }  ///< x times this is scaled
 
   /// The half nearest to `factor` (given in scaled units), but never zero unless factor is. Throws Error{kModel} if it
   /// exceeds the largest half.
@@ -52,8 +60,16 @@ class BlockScale {
 
  private:
   int exponent_ = 0;
-  float max_magnitude_ = 0;
+  float down_ = 0;
   bool is_zero_ = false;
 };
+
+/// Nearest of kIQ4Values to t, found at floor(2 t) + kOffset.
+struct IQ4Nearest {
+  static constexpr int kOffset = 256;
+  float level[2 * kOffset];
+  uint8_t code[2 * kOffset];
+};
+extern const IQ4Nearest kIQ4Nearest;
 
 }  // namespace fathom::quant

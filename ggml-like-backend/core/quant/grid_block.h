@@ -4,19 +4,16 @@
 // the sums that tell which scale would suit those points best.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-
 #include "core/quant/encode.h"
 #include "core/quant/scale_search.h"
 
-namespace fathom::quant {
+namespace fathom::quant::FATHOM_ISA {
 
 /// The best scale of a run, between `low` and `high`, in `steps` geometric steps, settled by least squares.
 template <typename Run>
-ScaleFit search_run(const Run& run, float low, float high, int steps) {
+inline ScaleFit search_run(const Run& run, float low, float high, int steps) {
   ScaleFit best;
-  const float ratio = std::pow(high / low, 1 / static_cast<float>(steps - 1));
+  const float ratio = __builtin_powf(high / low, 1 / static_cast<float>(steps - 1));
   float s = low;
   for (int i = 0; i < steps; ++i, s *= ratio) {
     const ScaleFit fit = run.choose(s).fit;
@@ -45,7 +42,7 @@ struct GridBlock {
     for (int b = 0; b < kRuns; ++b) {
       if (high[b] > 0) fits[b] = search_run(runs[b], low[b], high[b], steps);
     }
-    float unit = search_block_factor(fits, kRuns, 1, 2 * kTop + 1, 2, 12);
+    float unit = search_block_factor<kRuns, 1, 2 * kTop + 1, 2, 12>(fits);
     for (int round = 0; round < 2; ++round) {
       d = scale.to_half(unit / unit_of_d);
       const float stored_unit = d.value * unit_of_d;
@@ -68,9 +65,9 @@ struct GridBlock {
  private:
   /// The best k near the run's optimum, with its points; returns 2k + 1.
   static float settle(const Run& run, float unit, ScaleFit* fit, int* k, typename Run::Choice* best) {
-    const int middle = nearest_step(fit->scale() / unit, 1, 2 * kTop + 1, 2);
-    float best_gain = -INFINITY;
-    for (int odd = std::max(1, middle - 2); odd <= std::min(2 * kTop + 1, middle + 2); odd += 2) {
+    const int middle = nearest_step<1, 2 * kTop + 1, 2>(fit->scale() / unit);
+    float best_gain = -__builtin_inff();
+    for (int odd = most_of(1, middle - 2); odd <= least_of(2 * kTop + 1, middle + 2); odd += 2) {
       const float s = unit * static_cast<float>(odd);
       const auto choice = run.choose(s);
       const float gain = choice.fit.gain_at(s);
@@ -93,12 +90,12 @@ inline void scale_range(const float* x, int n, float bell, float bottom, float t
   float sum = 0, largest = 0;
   for (int i = 0; i < n; ++i) {
     sum += x[i] * x[i];
-    largest = std::max(largest, std::abs(x[i]));
+    largest = most_of(largest, magnitude(x[i]));
   }
-  const float rms = std::sqrt(sum / static_cast<float>(n));
+  const float rms = __builtin_sqrtf(sum / static_cast<float>(n));
   *low = 0.65f * bell * rms;
-  *high = rms > 1e-12f ? std::max(1.05f * largest / top, 1.2f * bell * rms) : 0;
-  if (largest < 1.3f * rms) *high = std::max(*high, 1.05f * rms / bottom);
+  *high = rms > 1e-12f ? most_of(1.05f * largest / top, 1.2f * bell * rms) : 0;
+  if (largest < 1.3f * rms) *high = most_of(*high, 1.05f * rms / bottom);
 }
 
-}  // namespace fathom::quant
+}  // namespace fathom::quant::FATHOM_ISA

@@ -1,39 +1,36 @@
 #include "core/quant/grid_search.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
+#include <vector>
 
 #include "core/quant/codebooks.h"
 
 namespace fathom::quant {
 namespace {
 
-/// cost[p] = sum over the half's elements of cell[j][digit j of p], digit 0 the fastest.
-template <int kHalfDim, int kLevels, int kHalf>
-inline void half_costs(const float (*cell)[kLevels], float* cost) {
-  constexpr int kPair = kLevels * kLevels;
-  if constexpr (kHalfDim == 2) {
-    for (int b = 0; b < kLevels; ++b) {
-      for (int a = 0; a < kLevels; ++a) cost[a + kLevels * b] = cell[0][a] + cell[1][b];
-    }
-  } else {
-    float low[kPair], high[kPair];
-    half_costs<2, kLevels, kPair>(cell, low);
-    half_costs<2, kLevels, kPair>(cell + 2, high);
-    for (int b = 0; b < kPair; ++b) {
-      for (int a = 0; a < kPair; ++a) cost[a + kPair * b] = low[a] + high[b];
-    }
-  }
-}
+/// The memory of a grid. `points` are bytes of levels, as in codebooks.h; `neighbours` is the length of the lists.
+template <typename G>
+class GridMemory {
+ public:
+  template <typename Word>
+  GridMemory(const Word* points, int n_points, const std::array<float, G::kLevels>& levels, int neighbours);
 
-}  // namespace
+  const G& grid() const { return grid_; }
 
-template <int kDim, int kLevels>
+ private:
+  G grid_;
+  std::vector<float> values_;
+  std::vector<typename G::HalfCodes> codes_;
+  std::vector<uint16_t> lists_;
+};
+
+template <typename G>
 template <typename Word>
-GridSearch<kDim, kLevels>::GridSearch(const Word* points, int n_points, const std::array<float, kLevels>& levels,
-                                      int neighbours)
-    : levels_(levels), neighbours_(neighbours) {
-  for (int l = 0; l + 1 < kLevels; ++l) thresholds_[l] = 0.5f * (levels[l] + levels[l + 1]);
+GridMemory<G>::GridMemory(const Word* points, int n_points, const std::array<float, G::kLevels>& levels, int neighbours) {
+  constexpr int kDim = G::kDim, kLevels = G::kLevels, kHalfDim = G::kHalfDim, kHalf = G::kHalf;
+  for (int l = 0; l + 1 < kLevels; ++l) grid_.thresholds[l] = 0.5f * (levels[l] + levels[l + 1]);
   values_.resize(static_cast<size_t>(n_points * kDim));
   for (int i = 0; i < n_points; ++i) {
     int half[2] = {0, 0};
@@ -64,7 +61,7 @@ GridSearch<kDim, kLevels>::GridSearch(const Word* points, int n_points, const st
   for (int high = 0; high < kHalf; ++high) {
     for (int low = 0; low < kHalf; ++low) {
       for (int i = 0; i < n_points; ++i) {
-        const HalfCodes c = codes_[static_cast<size_t>(i)];
+        const typename G::HalfCodes c = codes_[static_cast<size_t>(i)];
         all[static_cast<size_t>(i)] = {
             distance[static_cast<size_t>(low * kHalf + c.low)] + distance[static_cast<size_t>(high * kHalf + c.high)],
             static_cast<uint16_t>(i)};
@@ -75,38 +72,12 @@ GridSearch<kDim, kLevels>::GridSearch(const Word* points, int n_points, const st
       }
     }
   }
+  std::copy(levels.begin(), levels.end(), grid_.levels);
+  grid_.neighbours = neighbours;
+  grid_.values = values_.data();
+  grid_.codes = codes_.data();
+  grid_.lists = lists_.data();
 }
-
-template <int kDim, int kLevels>
-auto GridSearch<kDim, kLevels>::nearest(const float* target, const float* w) const -> Choice {
-  float cell[kDim][kLevels];
-  int pattern = 0;
-  for (int j = kDim - 1; j >= 0; --j) {
-    int level = 0;
-    for (int l = 0; l < kLevels; ++l) {
-      const float e = target[j] - levels_[l];
-      cell[j][l] = w[j] * e * e;
-      if (l + 1 < kLevels) level += target[j] > thresholds_[l] ? 1 : 0;
-    }
-    pattern = pattern * kLevels + level;
-  }
-  float low[kHalf], high[kHalf];
-  half_costs<kHalfDim, kLevels, kHalf>(cell, low);
-  half_costs<kHalfDim, kLevels, kHalf>(cell + kHalfDim, high);
-  const uint16_t* list = lists_.data() + static_cast<size_t>(pattern) * static_cast<size_t>(neighbours_);
-  Choice best{0, 0};
-  for (int i = 0; i < neighbours_; ++i) {
-    const HalfCodes c = codes_[list[i]];
-    const float cost = low[c.low] + high[c.high];
-    if (i == 0 || cost < best.cost) best = {list[i], cost};
-  }
-  return best;
-}
-
-template class GridSearch<8, 3>;
-template class GridSearch<4, 8>;
-
-namespace {
 
 constexpr std::array<float, 3> kIQ2Levels = {8, 25, 43};
 constexpr std::array<float, 8> kIQ3XXSLevels = {4, 12, 20, 28, 36, 44, 52, 62};
@@ -118,28 +89,28 @@ constexpr std::array<float, 3> kIQ1Levels = {-1, 0, 1};
 // List lengths: lists of 64 lower the error on Gaussian rows by less than 0.1 percent, under strongly uneven importance
 // by less than 0.7 percent, and take twice the time.
 const Grid8& iq2_xxs_search() {
-  static const Grid8 grid(kIQ2XXSGrid, 256, kIQ2Levels, 24);
-  return grid;
+  static const GridMemory<Grid8> memory(kIQ2XXSGrid, 256, kIQ2Levels, 24);
+  return memory.grid();
 }
 const Grid8& iq2_xs_search() {
-  static const Grid8 grid(kIQ2XSGrid, 512, kIQ2Levels, 24);
-  return grid;
+  static const GridMemory<Grid8> memory(kIQ2XSGrid, 512, kIQ2Levels, 24);
+  return memory.grid();
 }
 const Grid8& iq2_s_search() {
-  static const Grid8 grid(kIQ2SGrid, 1024, kIQ2Levels, 24);
-  return grid;
+  static const GridMemory<Grid8> memory(kIQ2SGrid, 1024, kIQ2Levels, 24);
+  return memory.grid();
 }
 const Grid4& iq3_xxs_search() {
-  static const Grid4 grid(kIQ3XXSGrid, 256, kIQ3XXSLevels, 16);
-  return grid;
+  static const GridMemory<Grid4> memory(kIQ3XXSGrid, 256, kIQ3XXSLevels, 16);
+  return memory.grid();
 }
 const Grid4& iq3_s_search() {
-  static const Grid4 grid(kIQ3SGrid, 512, kIQ3SLevels, 16);
-  return grid;
+  static const GridMemory<Grid4> memory(kIQ3SGrid, 512, kIQ3SLevels, 16);
+  return memory.grid();
 }
 const Grid8& iq1_search() {
-  static const Grid8 grid(kIQ1SGrid, 2048, kIQ1Levels, 24);
-  return grid;
+  static const GridMemory<Grid8> memory(kIQ1SGrid, 2048, kIQ1Levels, 24);
+  return memory.grid();
 }
 
 }  // namespace fathom::quant

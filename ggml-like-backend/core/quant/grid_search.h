@@ -6,47 +6,33 @@
 // one per half, because a half has few patterns (3^4 or 8^2).
 #pragma once
 
-#include <array>
 #include <cstdint>
-#include <vector>
 
 namespace fathom::quant {
 
-template <int kDim, int kLevels>
-class GridSearch {
- public:
+/// One grid, made for searching. Views memory that lives as long as the program.
+template <int kGridDim, int kGridLevels>
+struct Grid {
+  static constexpr int kDim = kGridDim, kLevels = kGridLevels;
   static constexpr int kHalfDim = kDim / 2;
   static constexpr int kHalf = kLevels == 3 ? 81 : 64;  ///< patterns of a half: kLevels^kHalfDim
 
-  /// `points` are bytes of levels, as in codebooks.h; `neighbours` is the length of the lists.
-  template <typename Word>
-  GridSearch(const Word* points, int n_points, const std::array<float, kLevels>& levels, int neighbours);
-
-  struct Choice {
-    int index;
-    float cost;  ///< sum w * (target - level)^2
-  };
-
-  /// target[kDim] in units of the levels, any sign; w[kDim] positive.
-  Choice nearest(const float* target, const float* w) const;
-
-  /// kDim levels of a point.
-  const float* point(int index) const { return values_.data() + index * kDim; }
-
- private:
   struct HalfCodes {
     uint8_t low, high;
   };
-  std::array<float, kLevels> levels_;
-  std::array<float, kLevels - 1> thresholds_;
-  int neighbours_;
-  std::vector<float> values_;
-  std::vector<HalfCodes> codes_;
-  std::vector<uint16_t> lists_;  ///< [kHalf * kHalf][neighbours]
+  float levels[kLevels];
+  float thresholds[kLevels - 1];
+  int neighbours;           ///< length of a list
+  const float* values;      ///< [points][kDim]
+  const HalfCodes* codes;   ///< [points]
+  const uint16_t* lists;    ///< [kHalf * kHalf][neighbours]
+
+  /// kDim levels of a point.
+  const float* point(int index) const { return values + index * kDim; }
 };
 
-using Grid8 = GridSearch<8, 3>;
-using Grid4 = GridSearch<4, 8>;
+using Grid8 = Grid<8, 3>;
+using Grid4 = Grid<4, 8>;
 
 /// The grids, built on first use and kept.
 const Grid8& iq2_xxs_search();

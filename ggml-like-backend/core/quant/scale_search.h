@@ -2,14 +2,11 @@
 // for the small integer scales of many runs.
 #pragma once
 
-#include <algorithm>
-#include <cmath>
-
-#include "core/quant/blocks.h"
+#include "core/quant/codebooks.h"
 #include "core/quant/encode.h"
-#include "core/quant/vector8.h"
+#include "core/quant/lanes.h"
 
-namespace fathom::quant {
+namespace fathom::quant::FATHOM_ISA {
 
 /// Sums over a run of elements for chosen levels v: with them the squared error is a parabola in the scale,
 /// error(s) = const - 2 s xv + s^2 vv, lowest at s = xv / vv, where it has fallen by xv^2 / vv.
@@ -26,17 +23,37 @@ template <int kLow, int kHigh>
 struct IntegerLevels {
   static constexpr float kLowest = kLow;
   static constexpr float kHighest = kHigh;
-  static V8 nearest(V8 t) { return round_clamped8(t, kLow, kHigh); }
-  /// Stored code of a level.
-  static int code(float level) { return static_cast<int>(level) - kLow; }
+  template <typename V>
+  static V nearest(V t) {
+    return round_clamped(t, kLow, kHigh);
+  }
+  /// Stored codes of eight levels.
+  static void store_codes(uint8_t* codes, V8 levels) { store_bytes(codes, levels - splat8(kLow)); }
 };
 
 /// The 16 levels of kIQ4Values.
 struct IQ4Levels {
   static constexpr float kLowest = -127;
   static constexpr float kHighest = 113;
-  static V8 nearest(V8 t);
-  static int code(float level);
+
+  template <typename V>
+  static V nearest(V t) {
+    // Twice a midpoint between two of the levels is an integer, so the nearest level is a function of floor(2 t).
+    constexpr float kOffset = IQ4Nearest::kOffset;
+    const V u = least(most(t * splat<V>(2) + splat<V>(kOffset), splat<V>(0)), splat<V>(2 * kOffset - 1));
+#ifdef __AVX512F__
+    if constexpr (sizeof(V) == 64) return _mm512_i32gather_ps(_mm512_cvttps_epi32(u), kIQ4Nearest.level, 4);
+#endif
+#ifdef __AVX2__
+    if constexpr (sizeof(V) == 32) return _mm256_i32gather_ps(kIQ4Nearest.level, _mm256_cvttps_epi32(u), 4);
+#endif
+    V v;
+    for (unsigned j = 0; j < sizeof(V) / sizeof(float); ++j) v[j] = kIQ4Nearest.level[static_cast<int>(u[j])];
+    return v;
+  }
+  static void store_codes(uint8_t* codes, V8 levels) {
+    for (int j = 0; j < 8; ++j) codes[j] = kIQ4Nearest.code[static_cast<int>(2 * levels[j]) + IQ4Nearest::kOffset];
+  }
 };
 
 /// Chooses the nearest level for every x / scale.
@@ -53,20 +70,38 @@ inline ScaleFit fit_levels(const float* x, const float* w, float inverse_scale) 
   return {sum8(xv), sum8(vv)};
 }
 
-/// The best scale (of either sign) for a run. Tries scales that put the largest magnitude at `steps` places around
+/// The best scale (of either sign) for a run. Tries scales that put the largest magnitude at kSteps places around
 /// either end of the levels, from `from` to `to` times the end, then lets least squares settle.
-template <typename Levels, int kCount>
-inline ScaleFit search_scale(const float* x, const float* w, float from, float to, int steps) {
-  float extreme = 0;
-  for (int i = 0; i < kCount; ++i) extreme = std::abs(x[i]) > std::abs(extreme) ? x[i] : extreme;
+template <typename Levels, int kCount, int kSteps>
+inline ScaleFit search_scale(const float* x, const float* w, float from, float to) {
+  const float largest = largest_magnitude(x, kCount);
   ScaleFit best;
-  if (std::abs(extreme) < 1e-15f) return best;
-  for (int step = 0; step < steps; ++step) {
-    const float f = steps == 1 ? to : from + (to - from) * static_cast<float>(step) / static_cast<float>(steps - 1);
-    for (const float end : {Levels::kLowest, Levels::kHighest}) {
-      const ScaleFit fit = fit_levels<Levels, kCount>(x, w, f * end / extreme);
-      if (fit.gain() > best.gain()) best = fit;
+  if (largest < 1e-15f) return best;
+  float extreme = 0;
+  for (int i = kCount - 1; i >= 0; --i) extreme = magnitude(x[i]) == largest ? x[i] : extreme;  // the first of equals
+  alignas(64) float inverse[trial_room(2 * kSteps)], xv[trial_room(2 * kSteps)], vv[trial_room(2 * kSteps)];
+  for (int step = 0; step < kSteps; ++step) {
+    const float f = from + (to - from) * static_cast<float>(step) / static_cast<float>(kSteps - 1);
+    inverse[2 * step] = f * Levels::kLowest / extreme;
+    inverse[2 * step + 1] = f * Levels::kHighest / extreme;
+  }
+  for (int t = 2 * kSteps; t < whole_lanes(2 * kSteps); ++t) inverse[t] = inverse[2 * kSteps - 1];
+  for (int t = 0; t < 2 * kSteps; t += kTrialLanes) {
+    const VT inv = load<VT>(inverse + t);
+    VT sum_xv = splat<VT>(0), sum_vv = splat<VT>(0);
+    for (int i = 0; i < kCount; ++i) {
+      const VT xi = splat<VT>(x[i]);
+      const VT v = Levels::nearest(xi * inv);
+      const VT wv = splat<VT>(w[i]) * v;
+      sum_xv += wv * xi;
+      sum_vv += wv * v;
     }
+    store(xv + t, sum_xv);
+    store(vv + t, sum_vv);
+  }
+  for (int t = 0; t < 2 * kSteps; ++t) {
+    // best.gain() < gain, without dividing
+    if (xv[t] * xv[t] * (best.vv > 0 ? best.vv : 1) > best.xv * best.xv * vv[t]) best = {xv[t], vv[t]};
   }
   for (int round = 0; round < 3 && best.scale() != 0; ++round) {
     const ScaleFit fit = fit_levels<Levels, kCount>(x, w, 1 / best.scale());
@@ -93,22 +128,62 @@ inline float level_error(const float* x, const float* w, float scale) {
 template <typename Levels, int kCount>
 inline void level_codes(const float* x, float scale, uint8_t* codes) {
   const float inverse = scale != 0 ? 1 / scale : 0;
-  for (int i = 0; i < kCount; i += 8) {
-    const V8 v = Levels::nearest(load8(x + i) * splat8(inverse));
-    for (int j = 0; j < 8; ++j) codes[i + j] = static_cast<uint8_t>(Levels::code(v[j]));
-  }
+  for (int i = 0; i < kCount; i += 8) Levels::store_codes(codes + i, Levels::nearest(load8(x + i) * splat8(inverse)));
 }
 
-/// The block factor d and integers k in [low, high], stepping by `step`, so that d * k[b] come as near as possible, in
-/// squared error of the elements, to the best scales of the runs. `fits` are the runs' parabolas. Returns d.
-/// Candidates put the largest scale at `tries` places from the far end of k inwards.
-float search_block_factor(const ScaleFit* fits, int runs, int low, int high, int step, int tries);
+/// Nearest of kLow, kLow + kStep, ... kHigh.
+template <int kLow, int kHigh, int kStep>
+inline int nearest_step(float k) {
+  return kLow + kStep * static_cast<int>(round_clamped((k - kLow) * (1.0f / kStep), 0, (kHigh - kLow) / kStep));
+}
 
-/// Nearest of low, low + step, ... high.
-inline int nearest_step(float k, int low, int high, int step) {
-  const float steps = (k - static_cast<float>(low)) / static_cast<float>(step);
-  const float top = static_cast<float>((high - low) / step);
-  return low + step * static_cast<int>(std::lround(std::clamp(steps, 0.0f, top)));
+/// The block factor d and integers k in [kLow, kHigh], stepping by kStep, so that d * k[b] come as near as possible, in
+/// squared error of the elements, to the best scales of the runs. `fits` are the runs' parabolas. Returns d.
+/// Candidates put the largest scale at kTries places from the far end of k inwards.
+template <int kRuns, int kLow, int kHigh, int kStep, int kTries>
+inline float search_block_factor(const ScaleFit* fits) {
+  float scales[kRuns], extreme = 0;
+  for (int b = 0; b < kRuns; ++b) {
+    scales[b] = fits[b].scale();
+    extreme = magnitude(scales[b]) > magnitude(extreme) ? scales[b] : extreme;
+  }
+  if (extreme == 0) return 0;
+  alignas(64) float factor[trial_room(2 * kTries)], gain[trial_room(2 * kTries)];
+  int n = 0;
+  for (int i = 0; i < kTries; ++i) {
+    // From a quarter step beyond the end inwards, half a step at a time.
+    const float inwards = kStep * (0.5f * static_cast<float>(i) - 0.25f);
+    const float ends[2] = {kLow + inwards, kHigh - inwards};
+    for (const float end : ends) {
+      if (magnitude(end) < 0.5f * kStep || (kLow >= 0 && end < 0.5f * kHigh)) continue;
+      factor[n++] = extreme / end;
+    }
+  }
+  for (int t = n; t < whole_lanes(n); ++t) factor[t] = factor[n - 1];
+  float best_factor = 0, best_gain = 0;
+  for (int round = 0; round < 2; ++round) {
+    for (int t = 0; t < n; t += kTrialLanes) {
+      const VT inverse = 1.0f / load<VT>(factor + t);
+      VT kx = splat<VT>(0), kk = splat<VT>(0);
+      for (int b = 0; b < kRuns; ++b) {
+        const VT steps = (inverse * scales[b] - static_cast<float>(kLow)) * (1.0f / kStep);
+        const VT k = round_clamped(steps, 0, (kHigh - kLow) / kStep) * static_cast<float>(kStep) + static_cast<float>(kLow);
+        kx += k * fits[b].xv;
+        kk += k * k * fits[b].vv;
+      }
+      const VT zero = splat<VT>(0);
+      const auto is_good = (kk > zero) & (kx != zero);
+      store(gain + t, is_good ? kx * kx / kk : zero);
+      store(factor + t, is_good ? kx / kk : load<VT>(factor + t));
+    }
+    for (int t = 0; t < n; ++t) {
+      if (gain[t] > best_gain) {
+        best_gain = gain[t];
+        best_factor = factor[t];
+      }
+    }
+  }
+  return best_factor;
 }
 
 /// y = d * k * level: kRuns runs of kCount elements, each with an integer scale k in [kLow, kHigh].
@@ -119,12 +194,12 @@ struct ScaledRuns {
   int k[kRuns] = {};
   uint8_t codes[kSuperBlock];
 
-  /// x in the units of `scale`. The three numbers go to search_scale.
-  void search(const BlockScale& scale, const float* x, const float* w, float from, float to, int steps) {
+  /// x in the units of `scale`. kSteps and the two numbers go to search_scale.
+  template <int kSteps>
+  void search(const BlockScale& scale, const float* x, const float* w, float from, float to) {
     ScaleFit fits[kRuns];
-    for (int b = 0; b < kRuns; ++b)
-      fits[b] = search_scale<Levels, kCount>(x + b * kCount, w + b * kCount, from, to, steps);
-    float factor = search_block_factor(fits, kRuns, kLow, kHigh, 1, kHigh > 100 ? 4 : 16);
+    for (int b = 0; b < kRuns; ++b) fits[b] = search_scale<Levels, kCount, kSteps>(x + b * kCount, w + b * kCount, from, to);
+    float factor = search_block_factor<kRuns, kLow, kHigh, 1, kHigh >= 100 ? 4 : 16>(fits);
     // With d fixed, each run takes the best integer near its own optimum; then d follows, and once more.
     for (int round = 0; round < 3; ++round) {
       d = scale.to_half(factor);
@@ -147,10 +222,10 @@ struct ScaledRuns {
       *chosen = 0;
       return;
     }
-    const int middle = nearest_step(fit->scale() / d.value, kLow, kHigh, 1);
+    const int middle = nearest_step<kLow, kHigh, 1>(fit->scale() / d.value);
     ScaleFit best_fit;
     float best_gain = -1;
-    for (int candidate = std::max(kLow, middle - 1); candidate <= std::min(kHigh, middle + 1); ++candidate) {
+    for (int candidate = most_of(kLow, middle - 1); candidate <= least_of(kHigh, middle + 1); ++candidate) {
       const float s = d.value * static_cast<float>(candidate);
       const ScaleFit f = candidate != 0 ? fit_levels<Levels, kCount>(x, w, 1 / s) : ScaleFit{};
       const float gain = f.gain_at(s);
@@ -164,4 +239,4 @@ struct ScaledRuns {
   }
 };
 
-}  // namespace fathom::quant
+}  // namespace fathom::quant::FATHOM_ISA

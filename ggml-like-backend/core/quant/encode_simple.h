@@ -1,33 +1,34 @@
 // Encoders of the 32-element formats: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4.
-#include <algorithm>
-#include <cmath>
+#pragma once
 
 #include "core/quant/affine_search.h"
 #include "core/quant/encode.h"
 #include "core/quant/scale_search.h"
 
-namespace fathom::quant {
-namespace {
+namespace fathom::quant::FATHOM_ISA {
 
 constexpr int kN = kSmallBlock;
 
 /// Chooses d and the codes of a block with y = d * level: the better, after rounding d to half, of the plain choice
 /// (the largest magnitude at the end of the levels) and the searched one. The plain one keeps values that already lie
 /// on a grid.
-template <typename Levels>
-HalfFactor encode_levels(const float* x, const float* w, float plain_end, float from, float to, int steps,
-                         uint8_t* codes) {
+template <typename Levels, int kSteps>
+inline HalfFactor encode_levels(const float* x, const float* w, float plain_end, float from, float to, uint8_t* codes) {
   float scaled[kN];
-  const BlockScale scale(x, kN, scaled);
+  const BlockScale scale = scaled_block<kN>(x, scaled);
   HalfFactor best;
   if (!scale.is_zero()) {
     float extreme = 0;
-    for (const float v : scaled) extreme = std::abs(v) > std::abs(extreme) ? v : extreme;
-    if (plain_end > 0) extreme = std::abs(extreme);
+    for (const float v : scaled) extreme = magnitude(v) > magnitude(extreme) ? v : extreme;
+    if (plain_end > 0) extreme = magnitude(extreme);
     best = scale.to_half(extreme / plain_end);
     float best_error = level_error<Levels, kN>(scaled, w, best.value);
-    float next = steps > 0 ? search_scale<Levels, kN>(scaled, w, from, to, steps).scale()
-                           : fit_levels<Levels, kN>(scaled, w, 1 / best.value).scale();
+    float next = 0;
+    if constexpr (kSteps > 0) {
+      next = search_scale<Levels, kN, kSteps>(scaled, w, from, to).scale();
+    } else {
+      next = fit_levels<Levels, kN>(scaled, w, 1 / best.value).scale();
+    }
     for (int round = 0; round < 2 && best_error > 0; ++round) {
       const HalfFactor d = scale.to_half(next);
       const float error = level_error<Levels, kN>(scaled, w, d.value);
@@ -51,18 +52,21 @@ struct AffineBlock {
 
 /// The same for y = d * q + m.
 template <int kTop>
-AffineBlock encode_affine(const float* x, const float* w, int tries, float clip, uint8_t* codes) {
+inline AffineBlock encode_affine(const float* x, const float* w, float clip, uint8_t* codes) {
+  constexpr int kTries = 6;
   float scaled[kN];
-  const BlockScale scale(x, kN, scaled);
+  const BlockScale scale = scaled_block<kN>(x, scaled);
   if (scale.is_zero()) {
-    std::fill(codes, codes + kN, uint8_t{0});
+    __builtin_memset(codes, 0, kN);
     return {};
   }
-  const auto [low, high] = std::minmax_element(scaled, scaled + kN);
-  HalfFactor d = scale.to_half((*high - *low) / kTop);
-  HalfFactor m = scale.to_half(*low);
+  float low = scaled[0], high = scaled[0];
+  for (const float v : scaled) low = least_of(low, v), high = most_of(high, v);
+  HalfFactor d = scale.to_half((high - low) / kTop);
+  HalfFactor m = scale.to_half(low);
+  const AffineFit plain = plain_sums<kN>(scaled, w);
   float best_error = affine_error<kTop, kN>(scaled, w, d.value, -m.value);
-  AffineFit fit = search_affine<kTop, kN>(scaled, w, Shift::kAny, tries, clip);
+  AffineFit fit = search_affine<kTop, kN, kTries>(scaled, w, Shift::kAny, clip);
   for (int round = 0; round < 2 && best_error > 0; ++round) {
     const HalfFactor new_d = scale.to_half(fit.scale);
     // The rounding of d is made up for by m, that of m by the choice of q.
@@ -74,88 +78,87 @@ AffineBlock encode_affine(const float* x, const float* w, int tries, float clip,
       d = new_d;
       m = new_m;
     }
-    fit = fit_affine<kTop, kN>(scaled, w, new_d.value, -new_m.value);
+    fit = plain;
+    fit_affine<kTop, kN>(scaled, w, new_d.value, -new_m.value, &fit);
     solve(&fit, Shift::kAny);
   }
   affine_codes<kTop, kN>(scaled, d.value, -m.value, codes);
   return {d.bits, m.bits};
 }
 
-void pack_nibbles(const uint8_t* codes, uint8_t* qs) {
+inline void pack_nibbles(const uint8_t* codes, uint8_t* qs) {
   for (int j = 0; j < 16; ++j) qs[j] = static_cast<uint8_t>((codes[j] & 15) | (codes[j + 16] & 15) << 4);
 }
 
-uint32_t fifth_bits(const uint8_t* codes) {
+inline uint32_t fifth_bits(const uint8_t* codes) {
   uint32_t bits = 0;
   for (int i = 0; i < kN; ++i) bits |= static_cast<uint32_t>(codes[i] >> 4) << i;
   return bits;
 }
 
 /// Nearest doubled FP4 value: steps of 1 below 4, of 2 below 8, of 4 up to 12.
-V8 nearest_e2m1(V8 t) {
+inline V8 nearest_e2m1(V8 t) {
   const V8 magnitude = t < splat8(0) ? -t : t;
-  const V8 fine = round_clamped8(magnitude, 0, 4);
-  const V8 medium = round_clamped8(magnitude * splat8(0.5f), 0, 4) * splat8(2);
-  const V8 coarse = round_clamped8(magnitude * splat8(0.25f), 0, 3) * splat8(4);
+  const V8 fine = round_clamped(magnitude, 0, 4);
+  const V8 medium = round_clamped(magnitude * splat8(0.5f), 0, 4) * splat8(2);
+  const V8 coarse = round_clamped(magnitude * splat8(0.25f), 0, 3) * splat8(4);
   const V8 v = magnitude < splat8(4) ? fine : magnitude < splat8(8) ? medium : coarse;
   return t < splat8(0) ? -v : v;
 }
 
-}  // namespace
 
-void encode(const float* x, const float* w, BlockQ4_0* out) {
+inline void encode(const float* x, const float* w, BlockQ4_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-8, 7>>(x, w, -8, 0.75f, 1.15f, 17, codes).bits;
+  out->d = encode_levels<IntegerLevels<-8, 7>, 17>(x, w, -8, 0.75f, 1.15f, codes).bits;
   pack_nibbles(codes, out->qs);
 }
 
-void encode(const float* x, const float* w, BlockQ5_0* out) {
+inline void encode(const float* x, const float* w, BlockQ5_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-16, 15>>(x, w, -16, 0.85f, 1.1f, 17, codes).bits;
+  out->d = encode_levels<IntegerLevels<-16, 15>, 17>(x, w, -16, 0.85f, 1.1f, codes).bits;
   out->qh = fifth_bits(codes);
   pack_nibbles(codes, out->qs);
 }
 
-void encode(const float* x, const float* w, BlockQ8_0* out) {
+inline void encode(const float* x, const float* w, BlockQ8_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-127, 127>>(x, w, 127, 1, 1, 0, codes).bits;
+  out->d = encode_levels<IntegerLevels<-127, 127>, 0>(x, w, 127, 1, 1, codes).bits;
   for (int i = 0; i < kN; ++i) out->qs[i] = static_cast<int8_t>(codes[i] - 127);
 }
 
-void encode(const float* x, const float* w, BlockIQ4_NL* out) {
+inline void encode(const float* x, const float* w, BlockIQ4_NL* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IQ4Levels>(x, w, -127, 0.7f, 1.2f, 13, codes).bits;
+  out->d = encode_levels<IQ4Levels, 13>(x, w, -127, 0.7f, 1.2f, codes).bits;
   pack_nibbles(codes, out->qs);
 }
 
-void encode(const float* x, const float* w, BlockQ4_1* out) {
+inline void encode(const float* x, const float* w, BlockQ4_1* out) {
   uint8_t codes[kN];
-  const AffineBlock b = encode_affine<15>(x, w, 6, 1.5f, codes);
+  const AffineBlock b = encode_affine<15>(x, w, 1.5f, codes);
   out->d = b.d;
   out->m = b.m;
   pack_nibbles(codes, out->qs);
 }
 
-void encode(const float* x, const float* w, BlockQ5_1* out) {
+inline void encode(const float* x, const float* w, BlockQ5_1* out) {
   uint8_t codes[kN];
-  const AffineBlock b = encode_affine<31>(x, w, 6, 1.5f, codes);
+  const AffineBlock b = encode_affine<31>(x, w, 1.5f, codes);
   out->d = b.d;
   out->m = b.m;
   out->qh = fifth_bits(codes);
   pack_nibbles(codes, out->qs);
 }
 
-void encode(const float* x, const float* w, BlockMXFP4* out) {
-  float largest = 0;
-  for (int i = 0; i < kN; ++i) largest = std::max(largest, std::abs(x[i]));
-  std::fill(out->qs, out->qs + 16, uint8_t{0});
+inline void encode(const float* x, const float* w, BlockMXFP4* out) {
+  const float largest = largest_magnitude(x, kN);
+  __builtin_memset(out->qs, 0, 16);
   out->e = 0;
   if (largest == 0) return;
-  const int exponent = std::ilogb(largest);
+  const int exponent = __builtin_ilogbf(largest);
   float scaled[kN];  // magnitudes in [0, 2)
-  for (int i = 0; i < kN; ++i) scaled[i] = std::ldexp(x[i], -exponent);
+  for (int i = 0; i < kN; ++i) scaled[i] = __builtin_ldexpf(x[i], -exponent);
   // The largest level, 12, times 2^-3 is 1.5: that or a neighbouring power is best.
-  float best_error = INFINITY;
+  float best_error = __builtin_inff();
   int best_power = 0;
   for (int power = -4; power <= -2; ++power) {
     const int e = exponent + power + 128;
@@ -163,7 +166,7 @@ void encode(const float* x, const float* w, BlockMXFP4* out) {
     V8 sum = splat8(0);
     for (int i = 0; i < kN; i += 8) {
       const V8 xi = load8(scaled + i);
-      const V8 error = xi - nearest_e2m1(xi * splat8(std::ldexp(1.0f, -power))) * splat8(std::ldexp(1.0f, power));
+      const V8 error = xi - nearest_e2m1(xi * splat8(__builtin_ldexpf(1.0f, -power))) * splat8(__builtin_ldexpf(1.0f, power));
       sum += load8(w + i) * error * error;
     }
     if (sum8(sum) < best_error) {
@@ -171,17 +174,17 @@ void encode(const float* x, const float* w, BlockMXFP4* out) {
       best_power = power;
     }
   }
-  if (best_error == INFINITY) return;  // below the smallest scale
+  if (best_error == __builtin_inff()) return;  // below the smallest scale
   out->e = static_cast<uint8_t>(exponent + best_power + 128);
   constexpr uint8_t kCodeOfMagnitude[13] = {0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7};
   for (int i = 0; i < kN; i += 8) {
-    const V8 v = nearest_e2m1(load8(scaled + i) * splat8(std::ldexp(1.0f, -best_power)));
+    const V8 v = nearest_e2m1(load8(scaled + i) * splat8(__builtin_ldexpf(1.0f, -best_power)));
     for (int j = 0; j < 8; ++j) {
-      const int code = kCodeOfMagnitude[static_cast<int>(std::abs(v[j]))] | (v[j] < 0 ? 8 : 0);
+      const int code = kCodeOfMagnitude[static_cast<int>(magnitude(v[j]))] | (v[j] < 0 ? 8 : 0);
       const int place = i + j;
       out->qs[place % 16] |= static_cast<uint8_t>(place < 16 ? code : code << 4);
     }
   }
 }
 
-}  // namespace fathom::quant
+}  // namespace fathom::quant::FATHOM_ISA

@@ -1,14 +1,12 @@
 // Encoders of the 256-element formats with integer sub-scales: Q2_K to Q6_K and IQ4_XS.
-#include <algorithm>
-#include <cmath>
-#include <cstring>
+#pragma once
 
 #include "core/quant/affine_search.h"
+#include "core/quant/block_tools.h"
 #include "core/quant/encode.h"
 #include "core/quant/scale_search.h"
 
-namespace fathom::quant {
-namespace {
+namespace fathom::quant::FATHOM_ISA {
 
 /// y = d * k * q - dmin * m: kRuns runs of kCount elements, q in 0..kTop, k and m in 0..kMax.
 template <int kTop, int kCount, int kMax>
@@ -19,16 +17,17 @@ struct AffineRuns {
   int m[kRuns] = {};
   uint8_t codes[kSuperBlock] = {};
 
-  void search(const float* x, const float* w, int tries, float clip, int factor_tries) {
+  template <int kTries, int kFactorTries>
+  void search(const float* x, const float* w, float clip) {
     float scaled[kSuperBlock];
-    const BlockScale scale(x, kSuperBlock, scaled);
+    const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
     if (scale.is_zero()) return;
     AffineFit fits[kRuns];
     for (int b = 0; b < kRuns; ++b) {
-      fits[b] = search_affine<kTop, kCount>(scaled + b * kCount, w + b * kCount, Shift::kNotNegative, tries, clip);
+      fits[b] = search_affine<kTop, kCount, kTries>(scaled + b * kCount, w + b * kCount, Shift::kNotNegative, clip);
     }
     float factor = 0, min_factor = 0;
-    search_factors(fits, factor_tries, &factor, &min_factor);
+    search_factors<kFactorTries>(fits, &factor, &min_factor);
     for (int round = 0; round < 3; ++round) {
       d = scale.to_half(factor);
       dmin = scale.to_half(min_factor);
@@ -42,61 +41,64 @@ struct AffineRuns {
   }
 
  private:
-  static int clamp_k(float v) { return static_cast<int>(std::lround(std::clamp(v, 0.0f, static_cast<float>(kMax)))); }
-
-  static int nearest_k(const AffineFit& f, float factor) { return factor > 0 ? clamp_k(f.scale / factor) : 0; }
-
-  /// The best m once the scale is s, as long as q stays.
-  static int nearest_m(const AffineFit& f, float s, float min_factor) {
-    return min_factor > 0 ? clamp_k((s * f.wq - f.wx) / (f.w * min_factor)) : 0;
-  }
+  static float clamp_k(float v) { return round_clamped(v, 0, kMax); }
 
   /// d and dmin by trial: the largest scale at kMax or up to a few steps below, the largest shift likewise.
-  static void search_factors(const AffineFit* fits, int tries, float* factor, float* min_factor) {
+  template <int kTries>
+  static void search_factors(const AffineFit* fits, float* factor, float* min_factor) {
+    constexpr int kTrials = kTries * kTries;
     float largest_scale = 0, largest_shift = 0;
     for (int b = 0; b < kRuns; ++b) {
-      largest_scale = std::max(largest_scale, fits[b].scale);
-      largest_shift = std::max(largest_shift, fits[b].shift);
+      largest_scale = most_of(largest_scale, fits[b].scale);
+      largest_shift = most_of(largest_shift, fits[b].shift);
     }
-    float best_error = INFINITY;
-    for (int i = 0; i < tries; ++i) {
-      const float f = largest_scale / (static_cast<float>(kMax) + 0.25f - 0.5f * static_cast<float>(i));
-      for (int j = 0; j < (largest_shift > 0 ? tries : 1); ++j) {
-        const float g = largest_shift / (static_cast<float>(kMax) + 0.25f - 0.5f * static_cast<float>(j));
-        float error = 0;
-        for (int b = 0; b < kRuns; ++b) {
-          const float s = f * static_cast<float>(nearest_k(fits[b], f));
-          error += fits[b].error_at(s, g * static_cast<float>(nearest_m(fits[b], s, g)));
-        }
-        if (error < best_error) {
-          best_error = error;
-          *factor = f;
-          *min_factor = g;
-        }
+    if (largest_scale == 0 && largest_shift == 0) return;
+    alignas(64) float f[trial_room(kTrials)], g[trial_room(kTrials)], error[trial_room(kTrials)];
+    for (int t = 0; t < whole_lanes(kTrials); ++t) {
+      const int i = least_of(t, kTrials - 1) / kTries, j = least_of(t, kTrials - 1) % kTries;
+      f[t] = largest_scale / (kMax + 0.25f - 0.5f * static_cast<float>(i));
+      g[t] = largest_shift / (kMax + 0.25f - 0.5f * static_cast<float>(j));
+    }
+    for (int t = 0; t < kTrials; t += kTrialLanes) {
+      const VT ft = load<VT>(f + t), gt = load<VT>(g + t), zero = splat<VT>(0);
+      const VT f_inverse = ft > zero ? 1.0f / ft : zero, g_inverse = gt > zero ? 1.0f / gt : zero;
+      VT sum = zero;
+      for (int b = 0; b < kRuns; ++b) {
+        const AffineFit& r = fits[b];
+        const VT s = ft * round_clamped(f_inverse * r.scale, 0, kMax);
+        const VT m = gt * round_clamped((s * r.wq - r.wx) / r.w * g_inverse, 0, kMax);
+        sum += r.wxx + s * (s * r.wqq - 2.0f * r.wxq) + m * (2.0f * (r.wx - s * r.wq) + m * r.w);
       }
+      store(error + t, sum);
     }
+    int best = 0;
+    for (int t = 1; t < kTrials; ++t) best = error[t] < error[best] ? t : best;
+    *factor = f[best];
+    *min_factor = g[best];
   }
 
   /// With d and dmin fixed, the best integers near the run's optimum, q chosen anew for each pair.
   void settle(const float* x, const float* w, AffineFit* fit, int* best_k, int* best_m) const {
-    const int k0 = nearest_k(*fit, d.value);
-    float best_error = INFINITY;
-    AffineFit best = *fit;
-    for (int ki = std::max(0, k0 - 1); ki <= std::min(kMax, k0 + 1); ++ki) {
-      const float s = d.value * static_cast<float>(ki);
-      const int m0 = nearest_m(*fit, s, dmin.value);
-      for (int mi = std::max(0, m0 - 1); mi <= std::min(kMax, m0 + 1); ++mi) {
-        const float shift = dmin.value * static_cast<float>(mi);
-        const AffineFit f = fit_affine<kTop, kCount>(x, w, s, shift);
-        const float error = f.error_at(s, shift);
-        if (error < best_error) {
-          best_error = error;
-          best = f;
-          *best_k = ki;
-          *best_m = mi;
-        }
+    const float k0 = d.value > 0 ? clamp_k(fit->scale / d.value) : 0;
+    float ks[9], ms[9];
+    AffineTrials<9> trials;
+    for (int i = 0; i < 3; ++i) {
+      const float k_i = round_clamped(k0 + static_cast<float>(i - 1), 0, kMax), s = d.value * k_i;
+      const float m0 = dmin.value > 0 ? clamp_k((s * fit->wq - fit->wx) / (fit->w * dmin.value)) : 0;  // as long as q stays
+      for (int j = 0; j < 3; ++j) {
+        const int t = 3 * i + j;
+        ks[t] = k_i;
+        ms[t] = round_clamped(m0 + static_cast<float>(j - 1), 0, kMax);
+        trials.scale[t] = s;
+        trials.shift[t] = dmin.value * ms[t];
       }
     }
+    trials.template sum<kTop, kCount>(x, w);
+    trials.judge(*fit);
+    const int t = trials.best();
+    *best_k = static_cast<int>(ks[t]);
+    *best_m = static_cast<int>(ms[t]);
+    AffineFit best = trials.fit(t, *fit);
     solve(&best, Shift::kNotNegative);
     *fit = best;
   }
@@ -129,7 +131,7 @@ struct AffineRuns {
 };
 
 /// The 12 bytes that get_scale_min reads.
-void pack_scale_min(const int* k, const int* m, uint8_t* packed) {
+inline void pack_scale_min(const int* k, const int* m, uint8_t* packed) {
   for (int j = 0; j < 4; ++j) {
     packed[j] = static_cast<uint8_t>(k[j] | (k[j + 4] >> 4) << 6);
     packed[j + 4] = static_cast<uint8_t>(m[j] | (m[j + 4] >> 4) << 6);
@@ -138,7 +140,7 @@ void pack_scale_min(const int* k, const int* m, uint8_t* packed) {
 }
 
 /// Nibbles of 256 codes in the order of Q4_K and Q5_K.
-void pack_low_nibbles(const uint8_t* codes, uint8_t* qs) {
+inline void pack_low_nibbles(const uint8_t* codes, uint8_t* qs) {
   for (int g = 0; g < 4; ++g) {
     for (int l = 0; l < 32; ++l) {
       qs[32 * g + l] = static_cast<uint8_t>((codes[64 * g + l] & 15) | (codes[64 * g + 32 + l] & 15) << 4);
@@ -147,7 +149,7 @@ void pack_low_nibbles(const uint8_t* codes, uint8_t* qs) {
 }
 
 /// Two bits of 256 codes in the order of Q2_K and Q3_K.
-void pack_pairs(const uint8_t* codes, uint8_t* qs) {
+inline void pack_pairs(const uint8_t* codes, uint8_t* qs) {
   for (int half = 0; half < 2; ++half) {
     for (int l = 0; l < 32; ++l) {
       int byte = 0;
@@ -157,29 +159,28 @@ void pack_pairs(const uint8_t* codes, uint8_t* qs) {
   }
 }
 
-}  // namespace
 
-void encode(const float* x, const float* w, BlockQ2_K* out) {
+inline void encode(const float* x, const float* w, BlockQ2_K* out) {
   AffineRuns<3, 16, 15> runs;
-  runs.search(x, w, 5, 1.0f, 8);
+  runs.search<5, 8>(x, w, 1.0f);
   for (int b = 0; b < 16; ++b) out->scales[b] = static_cast<uint8_t>(runs.k[b] | runs.m[b] << 4);
   pack_pairs(runs.codes, out->qs);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
 }
 
-void encode(const float* x, const float* w, BlockQ4_K* out) {
+inline void encode(const float* x, const float* w, BlockQ4_K* out) {
   AffineRuns<15, 32, 63> runs;
-  runs.search(x, w, 6, 1.5f, 6);
+  runs.search<6, 6>(x, w, 1.5f);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
   pack_scale_min(runs.k, runs.m, out->scales);
   pack_low_nibbles(runs.codes, out->qs);
 }
 
-void encode(const float* x, const float* w, BlockQ5_K* out) {
+inline void encode(const float* x, const float* w, BlockQ5_K* out) {
   AffineRuns<31, 32, 63> runs;
-  runs.search(x, w, 5, 1.5f, 8);
+  runs.search<5, 8>(x, w, 1.5f);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
   pack_scale_min(runs.k, runs.m, out->scales);
@@ -191,12 +192,12 @@ void encode(const float* x, const float* w, BlockQ5_K* out) {
   }
 }
 
-void encode(const float* x, const float* w, BlockQ3_K* out) {
-  std::memset(out, 0, sizeof(*out));
+inline void encode(const float* x, const float* w, BlockQ3_K* out) {
+  __builtin_memset(out, 0, sizeof(*out));
   float scaled[kSuperBlock];
-  const BlockScale scale(x, kSuperBlock, scaled);
+  const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
   ScaledRuns<IntegerLevels<-4, 3>, 16, -32, 31> runs;
-  runs.search(scale, scaled, w, 0.6f, 1.15f, 16);
+  runs.search<16>(scale, scaled, w, 0.6f, 1.15f);
   pack_pairs(runs.codes, out->qs);
   for (int l = 0; l < 32; ++l) {
     int byte = 0;
@@ -211,12 +212,12 @@ void encode(const float* x, const float* w, BlockQ3_K* out) {
   out->d = runs.d.bits;
 }
 
-void encode(const float* x, const float* w, BlockQ6_K* out) {
-  std::memset(out, 0, sizeof(*out));
+inline void encode(const float* x, const float* w, BlockQ6_K* out) {
+  __builtin_memset(out, 0, sizeof(*out));
   float scaled[kSuperBlock];
-  const BlockScale scale(x, kSuperBlock, scaled);
+  const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
   ScaledRuns<IntegerLevels<-32, 31>, 16, -128, 127> runs;
-  runs.search(scale, scaled, w, 0.94f, 1.04f, 11);
+  runs.search<11>(scale, scaled, w, 0.94f, 1.04f);
   for (int i = 0; i < kSuperBlock; ++i) {
     const int half = i / 128, k = i % 128 / 32, l = i % 32;
     out->ql[half * 64 + (k & 1) * 32 + l] |= static_cast<uint8_t>((runs.codes[i] & 15) << (k < 2 ? 0 : 4));
@@ -226,12 +227,12 @@ void encode(const float* x, const float* w, BlockQ6_K* out) {
   out->d = runs.d.bits;
 }
 
-void encode(const float* x, const float* w, BlockIQ4_XS* out) {
-  std::memset(out, 0, sizeof(*out));
+inline void encode(const float* x, const float* w, BlockIQ4_XS* out) {
+  __builtin_memset(out, 0, sizeof(*out));
   float scaled[kSuperBlock];
-  const BlockScale scale(x, kSuperBlock, scaled);
+  const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
   ScaledRuns<IQ4Levels, 32, -32, 31> runs;
-  runs.search(scale, scaled, w, 0.7f, 1.2f, 13);
+  runs.search<13>(scale, scaled, w, 0.7f, 1.2f);
   for (int ib = 0; ib < 8; ++ib) {
     const int ls = runs.k[ib] + 32;
     out->scales_l[ib / 2] |= static_cast<uint8_t>((ls & 15) << (4 * (ib & 1)));
@@ -244,4 +245,4 @@ void encode(const float* x, const float* w, BlockIQ4_XS* out) {
   out->d = runs.d.bits;
 }
 
-}  // namespace fathom::quant
+}  // namespace fathom::quant::FATHOM_ISA

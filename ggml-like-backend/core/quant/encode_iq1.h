@@ -1,13 +1,12 @@
 // Encoders of the ternary codebook formats IQ1_S and IQ1_M: y = scale * (grid + delta), delta = +1/8 or -1/8.
-#include <cmath>
-#include <cstring>
+#pragma once
 
+#include "core/quant/block_tools.h"
 #include "core/quant/encode.h"
 #include "core/quant/grid_block.h"
-#include "core/quant/grid_search.h"
+#include "core/quant/grid_nearest.h"
 
-namespace fathom::quant {
-namespace {
+namespace fathom::quant::FATHOM_ISA {
 
 /// A run of kPoints groups of 8. The delta belongs to the whole run (IQ1_S) or to each group (IQ1_M).
 template <int kPoints, bool kDeltaPerPoint>
@@ -23,14 +22,14 @@ struct TernaryRun {
 
   Choice choose(float scale) const {
     const Grid8& grid = iq1_search();
-    Grid8::Choice found[2][kPoints];
+    GridChoice found[2][kPoints];
     float total[2] = {0, 0};
     for (int minus = 0; minus < 2; ++minus) {
       const float delta = minus != 0 ? -kIQ1Delta : kIQ1Delta;
       for (int p = 0; p < kPoints; ++p) {
         float t[8];
         for (int j = 0; j < 8; ++j) t[j] = x[8 * p + j] / scale - delta;
-        found[minus][p] = grid.nearest(t, w + 8 * p);
+        found[minus][p] = nearest(grid, t, w + 8 * p);
         total[minus] += found[minus][p].cost;
       }
     }
@@ -61,7 +60,7 @@ struct TernaryEncoder {
 
   void search(const float* x, const float* w, int steps) {
     float scaled[kSuperBlock];
-    const BlockScale scale(x, kSuperBlock, scaled);
+    const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
     if (scale.is_zero()) return;
     Run runs[kRuns];
     float low[kRuns], high[kRuns];
@@ -73,12 +72,11 @@ struct TernaryEncoder {
   }
 };
 
-}  // namespace
 
-void encode(const float* x, const float* w, BlockIQ1_S* out) {
+inline void encode(const float* x, const float* w, BlockIQ1_S* out) {
   TernaryEncoder<TernaryRun<4, false>, 32> e;
   e.search(x, w, 10);
-  std::memset(out, 0, sizeof(*out));
+  __builtin_memset(out, 0, sizeof(*out));
   out->d = e.block.d.bits;
   for (int ib = 0; ib < 8; ++ib) {
     const auto& choice = e.block.choices[ib];
@@ -92,10 +90,10 @@ void encode(const float* x, const float* w, BlockIQ1_S* out) {
   }
 }
 
-void encode(const float* x, const float* w, BlockIQ1_M* out) {
+inline void encode(const float* x, const float* w, BlockIQ1_M* out) {
   TernaryEncoder<TernaryRun<2, true>, 16> e;
   e.search(x, w, 10);
-  std::memset(out, 0, sizeof(*out));
+  __builtin_memset(out, 0, sizeof(*out));
   for (int run = 0; run < 16; ++run) {
     const auto& choice = e.block.choices[run];
     unsigned qh = 0;
@@ -114,4 +112,4 @@ void encode(const float* x, const float* w, BlockIQ1_M* out) {
   }
 }
 
-}  // namespace fathom::quant
+}  // namespace fathom::quant::FATHOM_ISA

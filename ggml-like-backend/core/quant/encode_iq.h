@@ -1,25 +1,22 @@
 // Encoders of the codebook formats: IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S and IQ1_S IQ1_M.
-#include <algorithm>
-#include <bit>
-#include <cmath>
-#include <cstring>
+#pragma once
 
+#include "core/quant/block_tools.h"
 #include "core/quant/encode.h"
 #include "core/quant/grid_block.h"
-#include "core/quant/grid_search.h"
+#include "core/quant/grid_nearest.h"
 
-namespace fathom::quant {
-namespace {
+namespace fathom::quant::FATHOM_ISA {
 
 /// Magnitudes and sign bits of eight elements. With `even`, the number of minus signs is made even by flipping the
 /// element where that costs least; its target becomes negative, so that the search gives it a small magnitude.
-uint8_t split_signs(const float* x, const float* w, bool even, float* magnitudes) {
+inline uint8_t split_signs(const float* x, const float* w, bool even, float* magnitudes) {
   unsigned signs = 0;
   for (int j = 0; j < 8; ++j) {
     signs |= static_cast<unsigned>(x[j] < 0) << j;
-    magnitudes[j] = std::abs(x[j]);
+    magnitudes[j] = magnitude(x[j]);
   }
-  if (even && std::popcount(signs) % 2 != 0) {
+  if (even && __builtin_popcount(signs) % 2 != 0) {
     int least = 0;
     for (int j = 1; j < 8; ++j) {
       if (w[j] * magnitudes[j] < w[least] * magnitudes[least]) least = j;
@@ -48,7 +45,7 @@ struct GridRun {
     for (int p = 0; p < kPoints; ++p) {
       float t[kDim];
       for (int j = 0; j < kDim; ++j) t[j] = target[p * kDim + j] * inverse;
-      choice.indices[p] = grid->nearest(t, w + p * kDim).index;
+      choice.indices[p] = nearest(*grid, t, w + p * kDim).index;
       const float* v = grid->point(choice.indices[p]);
       for (int j = 0; j < kDim; ++j) {
         const float wv = w[p * kDim + j] * v[j];
@@ -73,7 +70,7 @@ struct SignedGridEncoder {
   void search(const Grid& grid, bool even_signs, const float* x, const float* w, float bell, float bottom, float top,
               int steps, float unit_of_d) {
     float scaled[kSuperBlock], magnitudes[kSuperBlock];
-    const BlockScale scale(x, kSuperBlock, scaled);
+    const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
     if (scale.is_zero()) return;
     for (int g = 0; g < kSuperBlock / 8; ++g) {
       signs[g] = split_signs(scaled + 8 * g, w + 8 * g, even_signs, magnitudes + 8 * g);
@@ -96,9 +93,8 @@ constexpr float kIQ2Bell = 1.85f / 43;
 constexpr float kIQ3XXSBell = 2.1f / 62;
 constexpr float kIQ3SBell = 2.1f / 15;
 
-}  // namespace
 
-void encode(const float* x, const float* w, BlockIQ2_XXS* out) {
+inline void encode(const float* x, const float* w, BlockIQ2_XXS* out) {
   SignedGridEncoder<Grid8, 8, 32, 15> e;
   e.search(iq2_xxs_search(), true, x, w, kIQ2Bell, 8, 43, 12, 0.125f);
   out->d = e.block.d.bits;
@@ -115,7 +111,7 @@ void encode(const float* x, const float* w, BlockIQ2_XXS* out) {
   }
 }
 
-void encode(const float* x, const float* w, BlockIQ2_XS* out) {
+inline void encode(const float* x, const float* w, BlockIQ2_XS* out) {
   SignedGridEncoder<Grid8, 8, 16, 15> e;
   e.search(iq2_xs_search(), true, x, w, kIQ2Bell, 8, 43, 12, 0.125f);
   out->d = e.block.d.bits;
@@ -123,10 +119,10 @@ void encode(const float* x, const float* w, BlockIQ2_XS* out) {
   for (int ib = 0; ib < 8; ++ib) out->scales[ib] = static_cast<uint8_t>(e.k(2 * ib) | e.k(2 * ib + 1) << 4);
 }
 
-void encode(const float* x, const float* w, BlockIQ2_S* out) {
+inline void encode(const float* x, const float* w, BlockIQ2_S* out) {
   SignedGridEncoder<Grid8, 8, 16, 15> e;
   e.search(iq2_s_search(), false, x, w, kIQ2Bell, 8, 43, 12, 0.125f);
-  std::memset(out, 0, sizeof(*out));
+  __builtin_memset(out, 0, sizeof(*out));
   out->d = e.block.d.bits;
   for (int g = 0; g < 32; ++g) {
     out->qs[g] = static_cast<uint8_t>(e.index(g));
@@ -136,7 +132,7 @@ void encode(const float* x, const float* w, BlockIQ2_S* out) {
   for (int ib = 0; ib < 8; ++ib) out->scales[ib] = static_cast<uint8_t>(e.k(2 * ib) | e.k(2 * ib + 1) << 4);
 }
 
-void encode(const float* x, const float* w, BlockIQ3_XXS* out) {
+inline void encode(const float* x, const float* w, BlockIQ3_XXS* out) {
   SignedGridEncoder<Grid4, 4, 32, 15> e;
   e.search(iq3_xxs_search(), true, x, w, kIQ3XXSBell, 4, 62, 10, 0.25f);
   out->d = e.block.d.bits;
@@ -148,17 +144,17 @@ void encode(const float* x, const float* w, BlockIQ3_XXS* out) {
   }
 }
 
-void encode(const float* x, const float* w, BlockIQ3_S* out) {
+inline void encode(const float* x, const float* w, BlockIQ3_S* out) {
   SignedGridEncoder<Grid4, 4, 32, 15> e;
   e.search(iq3_s_search(), false, x, w, kIQ3SBell, 1, 15, 10, 1.0f);
-  std::memset(out, 0, sizeof(*out));
+  __builtin_memset(out, 0, sizeof(*out));
   out->d = e.block.d.bits;
   for (int p = 0; p < 64; ++p) {
     out->qs[p] = static_cast<uint8_t>(e.index(p));
     out->qh[p / 8] |= static_cast<uint8_t>((e.index(p) >> 8) << (p % 8));
   }
-  std::copy(e.signs, e.signs + 32, out->signs);
+  __builtin_memcpy(out->signs, e.signs, 32);
   for (int ib = 0; ib < 8; ++ib) out->scales[ib / 2] |= static_cast<uint8_t>(e.k(ib) << (4 * (ib & 1)));
 }
 
-}  // namespace fathom::quant
+}  // namespace fathom::quant::FATHOM_ISA

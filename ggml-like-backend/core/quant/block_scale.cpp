@@ -1,0 +1,51 @@
+#include <cmath>
+#include <cstdio>
+#include <string>
+
+#include "core/error.h"
+#include "core/float_convert.h"
+#include "core/quant/codebooks.h"
+#include "core/quant/encode.h"
+
+namespace fathom::quant {
+namespace {
+
+// Twice a midpoint between two of the levels is an integer, so the nearest level is a function of floor(2 t).
+constexpr IQ4Nearest make_iq4_nearest() {
+  IQ4Nearest table{};
+  for (int twice = -IQ4Nearest::kOffset; twice < IQ4Nearest::kOffset; ++twice) {
+    int code = 0;
+    while (code < 15 && twice >= kIQ4Values[code] + kIQ4Values[code + 1]) ++code;
+    table.code[twice + IQ4Nearest::kOffset] = static_cast<uint8_t>(code);
+    table.level[twice + IQ4Nearest::kOffset] = kIQ4Values[code];
+  }
+  return table;
+}
+
+}  // namespace
+
+constinit const IQ4Nearest kIQ4Nearest = make_iq4_nearest();
+
+BlockScale::BlockScale(float largest_magnitude) {
+  // Far below the smallest half, 2^-24, even with the longest ladder of levels (2^12) on top.
+  is_zero_ = largest_magnitude < 0x1p-60f;
+  if (is_zero_) return;
+  exponent_ = std::ilogb(largest_magnitude);
+  down_ = std::ldexp(1.0f, -exponent_);
+}
+
+HalfFactor BlockScale::to_half(float factor) const {
+  if (factor == 0) return {};
+  const float full = std::ldexp(factor, exponent_);
+  uint16_t bits = f32_to_f16(full);
+  if ((bits & 0x7fffu) >= 0x7c00u) {
+    char got[32];
+    std::snprintf(got, sizeof(got), "%g", static_cast<double>(full));
+    throw Error(ErrorCode::kModel, "quantize: a block's values are too large; expected a scale up to 65504, got " +
+                                       std::string(got) + "; try bf16 or f32 for this tensor");
+  }
+  if ((bits & 0x7fffu) == 0) bits |= 1;
+  return {bits, std::ldexp(f16_to_f32(bits), -exponent_)};
+}
+
+}  // namespace fathom::quant

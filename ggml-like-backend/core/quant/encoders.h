@@ -1,0 +1,61 @@
+// Every encoder, compiled for the instruction set that FATHOM_ISA names.
+#pragma once
+
+#include "core/quant/encode_iq.h"
+#include "core/quant/encode_iq1.h"
+#include "core/quant/encode_k.h"
+#include "core/quant/encode_simple.h"
+
+namespace fathom::quant::FATHOM_ISA {
+
+template <typename Block>
+void encode_as(const float* x, const float* w, void* block) {
+  encode(x, w, static_cast<Block*>(block));
+}
+
+inline float largest_of_row(const float* x, int64_t n) {
+  V8 largest = splat8(0), not_zero = splat8(0);  // x - x is zero for numbers and NaN for the rest
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    const V8 v = load8(x + i);
+    largest = most(largest, most(v, -v));
+    not_zero += v - v;
+  }
+  float out = 0, difference = sum8(not_zero);
+  for (int j = 0; j < 8; ++j) out = most_of(out, largest[j]);
+  for (; i < n; ++i) {
+    out = most_of(out, magnitude(x[i]));
+    difference += x[i] - x[i];
+  }
+  return out + difference;
+}
+
+constexpr Encoders make_encoders(const char* isa) {
+  Encoders e{};
+  e.isa = isa;
+  e.largest = largest_of_row;
+  // GGUF's type ids, as in core/dtype.h
+  e.by_type[2] = encode_as<BlockQ4_0>;
+  e.by_type[3] = encode_as<BlockQ4_1>;
+  e.by_type[6] = encode_as<BlockQ5_0>;
+  e.by_type[7] = encode_as<BlockQ5_1>;
+  e.by_type[8] = encode_as<BlockQ8_0>;
+  e.by_type[10] = encode_as<BlockQ2_K>;
+  e.by_type[11] = encode_as<BlockQ3_K>;
+  e.by_type[12] = encode_as<BlockQ4_K>;
+  e.by_type[13] = encode_as<BlockQ5_K>;
+  e.by_type[14] = encode_as<BlockQ6_K>;
+  e.by_type[16] = encode_as<BlockIQ2_XXS>;
+  e.by_type[17] = encode_as<BlockIQ2_XS>;
+  e.by_type[18] = encode_as<BlockIQ3_XXS>;
+  e.by_type[19] = encode_as<BlockIQ1_S>;
+  e.by_type[20] = encode_as<BlockIQ4_NL>;
+  e.by_type[21] = encode_as<BlockIQ3_S>;
+  e.by_type[22] = encode_as<BlockIQ2_S>;
+  e.by_type[23] = encode_as<BlockIQ4_XS>;
+  e.by_type[29] = encode_as<BlockIQ1_M>;
+  e.by_type[39] = encode_as<BlockMXFP4>;
+  return e;
+}
+
+}  // namespace fathom::quant::FATHOM_ISA
