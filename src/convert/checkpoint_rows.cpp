@@ -28,6 +28,7 @@ class StackedRows final : public RowSource {
     });
     return true;
   }
+  const std::byte* in_place(DType dtype) const override { return parts_.size() == 1 ? parts_.front().in_place(dtype) : nullptr; }
   void release() const override {
     for (const SourceMatrix& part : parts_) part.release();
   }

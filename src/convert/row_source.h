@@ -23,6 +23,9 @@ class RowSource {
   /// False, and nothing written, where it does.
   virtual bool store(DType /*dtype*/, int64_t /*first*/, int64_t /*count*/, std::byte* /*out*/) const { return false; }
 
+  /// All rows as `dtype`, one after the other, where a mapped file holds them so; else null.
+  virtual const std::byte* in_place(DType /*dtype*/) const { return nullptr; }
+
   /// Rows that are cheap to read together: reads should begin and end at multiples of it.
   virtual int64_t quantum() const { return 1; }
 

@@ -158,6 +158,11 @@ void SourceMatrix::copy(int64_t first, int64_t count, std::byte* out) const {
   }
 }
 
+const std::byte* SourceMatrix::in_place(DType dtype) const {
+  const bool is_plain = type_ == DType::kF32 || type_ == DType::kF16 || type_ == DType::kBF16;
+  return is_plain && dtype == type_ ? weight_->data : nullptr;
+}
+
 void SourceMatrix::release() const {
   weight_->file->advise(MappedFile::Access::kDontNeed, weight_->offset_bytes, weight_->size_bytes);
   if (scale_ != nullptr) scale_->file->advise(MappedFile::Access::kDontNeed, scale_->offset_bytes, scale_->size_bytes);

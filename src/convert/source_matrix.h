@@ -32,6 +32,8 @@ class SourceMatrix {
   void read(int64_t first, int64_t count, float* out) const;
   /// Rows as stored in type(), without rounding; FP4 in MXFP4's order of nibbles. Not for FP8.
   void copy(int64_t first, int64_t count, std::byte* out) const;
+  /// Its bytes in the mapped file, where they are rows of `dtype`; else null.
+  const std::byte* in_place(DType dtype) const;
   void release() const;
 
   /// Whether `name` belongs to another tensor as its factors.

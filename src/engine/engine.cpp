@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <filesystem>
 #include <fstream>
 #include <map>
 
+#include "convert/load_checkpoint.h"
 #include "core/error.h"
 #include "deepseek/deepseek.h"
 #include "engine/chat_choice.h"
@@ -262,6 +264,11 @@ Engine::Engine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Engine::~Engine() = default;
 
 std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
+  std::error_code ignored;
+  if (std::filesystem::is_directory(options.model_path, ignored)) {
+    LoadedCheckpoint c = load_checkpoint(options.model_path, options.n_threads, available_memory_bytes());
+    return from_source({std::move(c.metadata), std::move(c.tensors), options.model_path, c.size_bytes, std::move(c.owner), std::move(c.check_intact)}, options);
+  }
   auto file = std::make_shared<const GgufModel>(GgufModel::open(options.model_path));
   // Pages that are read from now on come in units of 2 MiB where the file system can: reading weights is a sixth faster.
   for (const GgufFile& shard : file->files()) shard.file->advise(MappedFile::Access::kHugePages);

@@ -101,6 +101,7 @@ struct ChosenBackend;
 /// One thread at a time. Sequences of its pool must not outlive it.
 class Engine {
  public:
+  /// A GGUF file, any shard of a split one, or the folder of a Hugging Face checkpoint (load_checkpoint.h).
   /// Throws Error{kModel} for unusable files, Error{kUsage} for impossible options, Error{kNoMemory} with the bytes needed
   /// and available.
   static std::unique_ptr<Engine> load(const EngineOptions& options);

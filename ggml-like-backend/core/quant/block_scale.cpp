@@ -30,13 +30,14 @@ BlockScale::BlockScale(float largest_magnitude) {
   // Far below the smallest half, 2^-24, even with the longest ladder of levels (2^12) on top.
   is_zero_ = largest_magnitude < 0x1p-60f;
   if (is_zero_) return;
-  exponent_ = std::ilogb(largest_magnitude);
-  down_ = std::ldexp(1.0f, -exponent_);
+  const int exponent = std::ilogb(largest_magnitude);
+  up_ = std::ldexp(1.0f, exponent);
+  down_ = std::ldexp(1.0f, -exponent);
 }
 
 HalfFactor BlockScale::to_half(float factor) const {
   if (factor == 0) return {};
-  const float full = std::ldexp(factor, exponent_);
+  const float full = factor * up_;
   uint16_t bits = f32_to_f16(full);
   if ((bits & 0x7fffu) >= 0x7c00u) {
     char got[32];
@@ -45,7 +46,7 @@ HalfFactor BlockScale::to_half(float factor) const {
                                        std::string(got) + "; try bf16 or f32 for this tensor");
   }
   if ((bits & 0x7fffu) == 0) bits |= 1;
-  return {bits, std::ldexp(f16_to_f32(bits), -exponent_)};
+  return {bits, f16_to_f32(bits) * down_};
 }
 
 }  // namespace fathom::quant

@@ -59,8 +59,7 @@ class BlockScale {
   HalfFactor to_half(float factor) const;
 
  private:
-  int exponent_ = 0;
-  float down_ = 0;
+  float up_ = 0, down_ = 0;
   bool is_zero_ = false;
 };
 

@@ -18,9 +18,10 @@ inline HalfFactor encode_levels(const float* x, const float* w, float plain_end,
   const BlockScale scale = scaled_block<kN>(x, scaled);
   HalfFactor best;
   if (!scale.is_zero()) {
-    float extreme = 0;
-    for (const float v : scaled) extreme = magnitude(v) > magnitude(extreme) ? v : extreme;
-    if (plain_end > 0) extreme = magnitude(extreme);
+    float extreme = largest_magnitude(scaled, kN);
+    if (plain_end < 0) {  // levels that reach further down than up: the sign counts
+      for (int i = kN - 1; i >= 0; --i) extreme = magnitude(scaled[i]) == magnitude(extreme) ? scaled[i] : extreme;
+    }
     best = scale.to_half(extreme / plain_end);
     float best_error = level_error<Levels, kN>(scaled, w, best.value);
     float next = 0;
@@ -31,16 +32,18 @@ inline HalfFactor encode_levels(const float* x, const float* w, float plain_end,
     }
     for (int round = 0; round < 2 && best_error > 0; ++round) {
       const HalfFactor d = scale.to_half(next);
+      if (d.bits == best.bits) break;
       const float error = level_error<Levels, kN>(scaled, w, d.value);
       if (error < best_error) {
         best_error = error;
         best = d;
       }
-      if (d.value == 0) break;
+      if (d.value == 0 || round == 1) break;
       next = fit_levels<Levels, kN>(scaled, w, 1 / d.value).scale();
     }
-    // Levels without a zero: even the smallest half may be too large a scale.
-    if (best_error > level_error<Levels, kN>(scaled, w, 0)) best = {};
+    if constexpr (!Levels::kHasZero) {  // even the smallest half may be too large a scale
+      if (best_error > level_error<Levels, kN>(scaled, w, 0)) best = {};
+    }
   }
   level_codes<Levels, kN>(scaled, best.value, codes);
   return best;
@@ -109,13 +112,13 @@ inline V8 nearest_e2m1(V8 t) {
 
 inline void encode(const float* x, const float* w, BlockQ4_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-8, 7>, 17>(x, w, -8, 0.75f, 1.15f, codes).bits;
+  out->d = encode_levels<IntegerLevels<-8, 7>, 8>(x, w, -8, 0.75f, 1.15f, codes).bits;
   pack_nibbles(codes, out->qs);
 }
 
 inline void encode(const float* x, const float* w, BlockQ5_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-16, 15>, 17>(x, w, -16, 0.85f, 1.1f, codes).bits;
+  out->d = encode_levels<IntegerLevels<-16, 15>, 8>(x, w, -16, 0.85f, 1.1f, codes).bits;
   out->qh = fifth_bits(codes);
   pack_nibbles(codes, out->qs);
 }

@@ -23,6 +23,7 @@ template <int kLow, int kHigh>
 struct IntegerLevels {
   static constexpr float kLowest = kLow;
   static constexpr float kHighest = kHigh;
+  static constexpr bool kHasZero = kLow <= 0 && kHigh >= 0;
   template <typename V>
   static V nearest(V t) {
     return round_clamped(t, kLow, kHigh);
@@ -35,6 +36,7 @@ struct IntegerLevels {
 struct IQ4Levels {
   static constexpr float kLowest = -127;
   static constexpr float kHighest = 113;
+  static constexpr bool kHasZero = false;
 
   template <typename V>
   static V nearest(V t) {
