@@ -31,7 +31,7 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
 
   ModelToWrite model;
   model.tensors = std::move(plan.tensors);
-  model.context = {config.n_layers + (plan.has_mtp ? config.n_mtp_layers : 0), config.n_experts, config.generation == Generation::kV1 ? config.n_heads / config.n_kv_heads : 1, false};
+  model.context = {config.n_layers + (plan.has_mtp ? config.n_mtp_layers : 0), config.n_experts, config.generation == HfGeneration::kV1 ? config.n_heads / config.n_kv_heads : 1, false};
   model.source_key = file_identity(config.path);
   for (const auto& file : checkpoint.files()) model.source_key += file_identity(file->path());
   model.set_metadata = [&keys](GgufWriter& writer) {

@@ -32,7 +32,7 @@ class Keys {
 
 void add_rope(const HfConfig& c, Keys& keys) {
   keys.f32("rope.freq_base", c.rope_theta);
-  keys.u32("rope.dimension_count", c.generation == Generation::kV1 ? c.head_dim : c.qk_rope_head_dim);
+  keys.u32("rope.dimension_count", c.generation == HfGeneration::kV1 ? c.head_dim : c.qk_rope_head_dim);
   if (!c.rope_scaling) {
     keys.text("rope.scaling.type", "none");
     return;
@@ -47,7 +47,7 @@ void add_rope(const HfConfig& c, Keys& keys) {
 }
 
 void add_experts(const HfConfig& c, Keys& keys) {
-  if (c.generation != Generation::kV4) {
+  if (c.generation != HfGeneration::kV4) {
     keys.u32("feed_forward_length", c.intermediate_size);
     keys.u32("leading_dense_block_count", c.n_dense_layers);
   }
@@ -115,15 +115,15 @@ std::vector<GgufKey> gguf_keys(const HfConfig& c, bool splits_kv_b, bool with_mt
   add_rope(c, keys);
   add_experts(c, keys);
   switch (c.generation) {
-    case Generation::kV1:
+    case HfGeneration::kV1:
       keys.u32("attention.head_count_kv", c.n_kv_heads);
       break;
-    case Generation::kV2:
-    case Generation::kV3:
-    case Generation::kV32:
+    case HfGeneration::kV2:
+    case HfGeneration::kV3:
+    case HfGeneration::kV32:
       add_latent_attention(c, splits_kv_b, keys);
       break;
-    case Generation::kV4:
+    case HfGeneration::kV4:
       add_v4(c, with_mtp, keys);
       break;
   }
@@ -156,8 +156,8 @@ std::vector<GgufKey> sampling_keys(const std::string& folder) {
 std::vector<GgufKey> tokenizer_keys(const std::string& folder, const HfConfig& config) {
   Metadata metadata = read_tokenizer_folder(folder, config.vocab_size);
   // Two facts that the tokenizer's files do not tell: V4's rules bear another name, and llama.cpp wants V3.2 to have a BOS.
-  if (config.generation == Generation::kV4) metadata.set("tokenizer.ggml.pre", std::string("joyai-llm"));
-  if (config.generation == Generation::kV32) metadata.set("tokenizer.ggml.add_bos_token", true);
+  if (config.generation == HfGeneration::kV4) metadata.set("tokenizer.ggml.pre", std::string("joyai-llm"));
+  if (config.generation == HfGeneration::kV32) metadata.set("tokenizer.ggml.add_bos_token", true);
   std::vector<GgufKey> keys;
   for (const auto& [name, value] : metadata.all()) {
     GgufKey key{name, value, GgufValueType::kString};

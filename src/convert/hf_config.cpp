@@ -132,12 +132,12 @@ std::string model_name(const std::string& folder) {
 
 struct Kind {
   const char* model_type;
-  Generation generation;
+  HfGeneration generation;
   const char* architecture;
 };
 constexpr Kind kKinds[] = {
-    {"deepseek", Generation::kV1, "deepseek"},       {"deepseek_v2", Generation::kV2, "deepseek2"},   {"deepseek_v3", Generation::kV3, "deepseek2"},
-    {"deepseek_v32", Generation::kV32, "deepseek32"}, {"deepseek_v4", Generation::kV4, "deepseek4"},
+    {"deepseek", HfGeneration::kV1, "deepseek"},       {"deepseek_v2", HfGeneration::kV2, "deepseek2"},   {"deepseek_v3", HfGeneration::kV3, "deepseek2"},
+    {"deepseek_v32", HfGeneration::kV32, "deepseek32"}, {"deepseek_v4", HfGeneration::kV4, "deepseek4"},
 };
 
 void read_rope(const Fields& f, HfConfig& c) {
@@ -160,7 +160,7 @@ void read_rope(const Fields& f, HfConfig& c) {
 }
 
 void read_experts(const Fields& f, HfConfig& c) {
-  if (c.generation != Generation::kV4) {
+  if (c.generation != HfGeneration::kV4) {
     c.intermediate_size = f.required_int("intermediate_size", 1, kMaxWidth);
     c.n_dense_layers = f.optional_int("first_k_dense_replace", 0, kMaxLayers).value_or(0);
     if (f.optional_int("moe_layer_freq", 1, kMaxLayers).value_or(1) != 1) f.refuse("moe_layer_freq", "1", Fields::shown(f.find("moe_layer_freq")));
@@ -171,10 +171,10 @@ void read_experts(const Fields& f, HfConfig& c) {
   c.moe_intermediate_size = f.required_int("moe_intermediate_size", 1, kMaxWidth);
   c.routed_scaling_factor = f.optional_number("routed_scaling_factor", 1e-6, 1e6).value_or(1.0);
   c.norm_topk_prob = f.bool_or("norm_topk_prob", false);
-  const std::string score = f.text_or("scoring_func", c.generation == Generation::kV4 ? "sqrtsoftplus" : c.generation == Generation::kV3 || c.generation == Generation::kV32 ? "sigmoid" : "softmax");
+  const std::string score = f.text_or("scoring_func", c.generation == HfGeneration::kV4 ? "sqrtsoftplus" : c.generation == HfGeneration::kV3 || c.generation == HfGeneration::kV32 ? "sigmoid" : "softmax");
   c.gating_func = score == "softmax" ? 1 : score == "sigmoid" ? 2 : score == "sqrtsoftplus" ? 4 : 0;
   if (c.gating_func == 0) f.refuse("scoring_func", "softmax, sigmoid or sqrtsoftplus", in_quotes(score));
-  const bool is_biased = c.generation == Generation::kV3 || c.generation == Generation::kV32;
+  const bool is_biased = c.generation == HfGeneration::kV3 || c.generation == HfGeneration::kV32;
   c.has_router_bias = f.text_or("topk_method", is_biased ? "noaux_tc" : "greedy") == "noaux_tc";
   if (const auto groups = f.optional_int("n_group", 0, kMaxExperts); groups && c.is_mla()) {
     c.n_group = *groups;
@@ -206,9 +206,9 @@ void read_attention(const Fields& f, HfConfig& c) {
   c.n_heads = f.required_int("num_attention_heads", 1, kMaxHeads);
   c.n_kv_heads = f.optional_int("num_key_value_heads", 1, kMaxHeads).value_or(c.n_heads);
   if (f.bool_or("attention_bias", false)) f.refuse("attention_bias", "false", "true");
-  if (c.generation == Generation::kV4) {
+  if (c.generation == HfGeneration::kV4) {
     read_v4(f, c);
-  } else if (c.generation == Generation::kV1) {
+  } else if (c.generation == HfGeneration::kV1) {
     c.head_dim = f.optional_int("head_dim", 2, kMaxWidth).value_or(c.hidden_size / c.n_heads);
     if (c.head_dim < 2 || c.head_dim % 2 != 0) f.refuse("num_attention_heads", "heads of an even number of dimensions", Fields::shown(f.find("num_attention_heads")));
   } else {
@@ -218,7 +218,7 @@ void read_attention(const Fields& f, HfConfig& c) {
     c.qk_rope_head_dim = f.required_int("qk_rope_head_dim", 2, kMaxWidth);
     c.v_head_dim = f.required_int("v_head_dim", 1, kMaxWidth);
   }
-  if (c.generation == Generation::kV32 || c.generation == Generation::kV4) {
+  if (c.generation == HfGeneration::kV32 || c.generation == HfGeneration::kV4) {
     c.index_n_heads = f.required_int("index_n_heads", 1, kMaxHeads);
     c.index_head_dim = f.required_int("index_head_dim", 1, kMaxWidth);
     c.index_topk = f.required_int("index_topk", 1, kMaxContext);

@@ -11,7 +11,7 @@
 
 namespace fathom {
 
-enum class Generation { kV1, kV2, kV3, kV32, kV4 };
+enum class HfGeneration { kV1, kV2, kV3, kV32, kV4 };
 
 /// Whether MTP layers become blocks with nextn tensors, where the checkpoint has them. llama.cpp reads such files of V3 and V3.2
 /// and refuses those of V4, so kAuto keeps the former and leaves out the latter.
@@ -31,7 +31,7 @@ struct HfRopeScaling {
 
 /// Names are config.json's; the legend of shapes is models/README.md's. Fields of other generations are 0.
 struct HfConfig {
-  Generation generation = Generation::kV3;
+  HfGeneration generation = HfGeneration::kV3;
   std::string path;          ///< of config.json, for messages
   std::string architecture;  ///< general.architecture
   std::string name;          ///< of the model's folder
@@ -56,7 +56,7 @@ struct HfConfig {
   // Weights
   std::optional<ScaleBlock> fp8_block;  ///< quantization_config.weight_block_size
 
-  bool is_mla() const { return generation == Generation::kV2 || generation == Generation::kV3 || generation == Generation::kV32; }
+  bool is_mla() const { return generation == HfGeneration::kV2 || generation == HfGeneration::kV3 || generation == HfGeneration::kV32; }
   bool is_moe_layer(int64_t layer) const { return n_experts > 0 && layer >= n_dense_layers; }
 };
 

@@ -18,7 +18,7 @@ class Planner {
   Planner(const HfConfig& config, const SafetensorsModel& model, const PlanOptions& options) : c_(config), model_(model), options_(options) {}
 
   TensorPlan plan() {
-    const bool is_v4 = c_.generation == Generation::kV4;
+    const bool is_v4 = c_.generation == HfGeneration::kV4;
     plan_.has_mtp = wants_mtp();
     matrix("token_embd.weight", is_v4 ? "embed.weight" : "model.embed_tokens.weight", c_.vocab_size, c_.hidden_size);
     for (int64_t i = 0; i < c_.n_layers; ++i) {
@@ -41,7 +41,7 @@ class Planner {
  private:
   bool wants_mtp() {
     if (c_.n_mtp_layers == 0) return false;
-    const bool is_v4 = c_.generation == Generation::kV4;
+    const bool is_v4 = c_.generation == HfGeneration::kV4;
     const std::string mark = is_v4 ? "mtp.0.e_proj.weight" : numbered("model.layers.", c_.n_layers) + "eh_proj.weight";
     if (model_.find(mark) == nullptr) {
       plan_.notes.push_back("config.json announces " + std::to_string(c_.n_mtp_layers) + " MTP layer(s), the checkpoint has none");
@@ -123,7 +123,7 @@ class Planner {
       matrix(to + "attn_kv_b.weight", kv_b_name, kv_b_rows, c_.kv_lora_rank);
     }
     matrix(to + "attn_output.weight", from + "o_proj.weight", c_.hidden_size, c_.n_heads * c_.v_head_dim);
-    if (c_.generation != Generation::kV32) return;
+    if (c_.generation != HfGeneration::kV32) return;
     matrix(to + "indexer.attn_q_b.weight", from + "indexer.wq_b.weight", c_.index_n_heads * c_.index_head_dim, c_.q_lora_rank);
     matrix(to + "indexer.attn_k.weight", from + "indexer.wk.weight", c_.index_head_dim, c_.hidden_size);
     vector(to + "indexer.k_norm.weight", from + "indexer.k_norm.weight", c_.index_head_dim);
@@ -133,7 +133,7 @@ class Planner {
 
   void block(const std::string& to, const std::string& from, bool is_moe) {
     vector(to + "attn_norm.weight", from + "input_layernorm.weight", c_.hidden_size);
-    c_.generation == Generation::kV1 ? attention_mha(to, from + "self_attn.") : attention_mla(to, from + "self_attn.");
+    c_.generation == HfGeneration::kV1 ? attention_mha(to, from + "self_attn.") : attention_mla(to, from + "self_attn.");
     vector(to + "ffn_norm.weight", from + "post_attention_layernorm.weight", c_.hidden_size);
     const auto dense = [&](const std::string& suffix, const std::string& p, int64_t width) {
       gated_ffn(to, suffix, p + "gate_proj.weight", p + "up_proj.weight", p + "down_proj.weight", width);
@@ -247,7 +247,7 @@ class Planner {
   }
 
   bool is_of_mtp(const std::string& name) const {
-    if (c_.generation == Generation::kV4) return name.starts_with("mtp.");
+    if (c_.generation == HfGeneration::kV4) return name.starts_with("mtp.");
     for (int64_t k = 0; k < c_.n_mtp_layers; ++k) {
       if (name.starts_with(numbered("model.layers.", c_.n_layers + k))) return true;
     }

@@ -6,7 +6,7 @@ import unittest
 
 from fathom_program import PROGRAM, TINY, VOCAB, ProgramTest, environment
 
-COMMANDS = ("run", "chat", "inspect", "tokenize", "detokenize", "render", "parse", "logits", "perplexity", "bench", "fit", "doctor")
+COMMANDS = ("run", "chat", "inspect", "tokenize", "detokenize", "render", "parse", "logits", "perplexity", "bench", "fit", "doctor", "convert", "quantize", "imatrix", "prune")
 
 
 class Program(ProgramTest):
