@@ -311,8 +311,9 @@ class Perplexity(ProgramTest):
 
     def test_it_is_the_mean_over_the_second_halves(self):
         """Against the definition, from `fathom logits` of one window."""
-        ids = [int(x) for x in self.run_ok("tokenize", "-m", TINY, "-", stdin=pathlib.Path(self.text).read_bytes()).text.split()]
-        window = [0] + ids[1:64]
+        text = self.run_ok("tokenize", "-m", TINY, "-", stdin=pathlib.Path(self.text).read_bytes()).text
+        ids = [0] + [int(x) for x in text.split()]
+        window = ids[:64]
         out = self.folder / "w.safetensors"
         self.run_ok("logits", "-m", TINY, "--ids", ",".join(map(str, window)), "-o", out)
         flat = safetensors(out)["logits"][2]
