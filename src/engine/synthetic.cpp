@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <fstream>
 #include <random>
 #include <thread>
 
@@ -118,16 +117,6 @@ void fill(ModelSource& source) {
   source.owner = buffer;
 }
 
-uint64_t available_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  uint64_t kib = 0;
-  while (file >> key >> kib >> unit) {
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return UINT64_MAX;
-}
-
 }  // namespace
 
 std::vector<std::string> synthetic_shapes() {
@@ -204,9 +193,10 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
     b.add_weight(p + "ffn_down_shexp.weight", types.attention == types.main ? down : types.attention, {s.hidden, s.shared * s.expert_ffn});
   }
   if (options.only_shapes) return source;
-  if (source.size_bytes > available_bytes()) {
+  const uint64_t available = available_memory_bytes().value_or(UINT64_MAX);
+  if (source.size_bytes > available) {
     throw Error(ErrorCode::kNoMemory, "--shape: " + std::to_string(layers) + " layers do not fit in memory; expected " + std::to_string(source.size_bytes >> 20) + " MiB free, got " +
-                                          std::to_string(available_bytes() >> 20) + " MiB; try --layers " + std::to_string(std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(layers) * 0.8 * static_cast<double>(available_bytes()) / static_cast<double>(source.size_bytes)))));
+                                          std::to_string(available >> 20) + " MiB; try --layers " + std::to_string(std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(layers) * 0.8 * static_cast<double>(available) / static_cast<double>(source.size_bytes)))));
   }
   fill(source);
   return source;
