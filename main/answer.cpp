@@ -28,7 +28,8 @@ std::string Answer::finish_reason() const {
   return is_chat && !parsed.finish_reason.empty() ? parsed.finish_reason : std::string(name_of(generation.finish));
 }
 
-Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt, GenerateOptions options, const AnswerSink& sink, const Console& console) {
+Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt, GenerateOptions options,
+                       const AnswerSink& sink, const Console& console) {
   Answer answer;
   answer.is_chat = prompt.is_chat;
   // Calls are written with control tokens, which are otherwise no part of an answer.
@@ -37,12 +38,16 @@ Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt,
   ChatParser parser(engine.chat_generation(), prompt.parser);
   GenerateCallbacks callbacks;
   callbacks.on_prefill = [&](uint64_t done, uint64_t total) {
-    if (done == total) progress.clear();
-    else progress.update(done, total);
+    if (done == total)
+      progress.clear();
+    else
+      progress.update(done, total);
   };
   callbacks.on_text = [&](std::string_view text) {
-    if (prompt.is_chat) give(parser.feed(text), sink);
-    else if (sink.content) sink.content(text);
+    if (prompt.is_chat)
+      give(parser.feed(text), sink);
+    else if (sink.content)
+      sink.content(text);
   };
   callbacks.interrupted = [] { return interrupted(); };
   answer.generation = generate(engine, timeline, prompt.token_ids, options, callbacks);
@@ -63,12 +68,14 @@ std::vector<int32_t> encode_raw(const Engine& engine, std::string_view text) {
   return ids;
 }
 
-nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, const Answer& answer, uint64_t seed, double load_ms) {
+nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, const Answer& answer, uint64_t seed,
+                                   double load_ms) {
   const Generation& g = answer.generation;
   const ModelInfo& info = engine.info();
   nlohmann::ordered_json json;
   json["text"] = answer.parsed.content;
-  json["reasoning"] = answer.parsed.reasoning_content.empty() ? nlohmann::ordered_json(nullptr) : nlohmann::ordered_json(answer.parsed.reasoning_content);
+  json["reasoning"] = answer.parsed.reasoning_content.empty() ? nlohmann::ordered_json(nullptr)
+                                                              : nlohmann::ordered_json(answer.parsed.reasoning_content);
   if (!answer.parsed.tool_calls.empty()) json["tool_calls"] = answer.parsed.to_json()["tool_calls"];
   json["tokens"] = g.token_ids;
   json["finish_reason"] = answer.finish_reason();
@@ -77,24 +84,38 @@ nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, con
   json["completion_tokens"] = g.token_ids.size();
   json["cached_tokens"] = g.cached_tokens;
   json["seed"] = seed;
-  json["timings"] = {{"load_ms", load_ms},           {"prompt_ms", g.prompt_ms}, {"prompt_tok_s", g.prompt_tok_s()},
-                     {"first_token_ms", g.first_token_ms}, {"decode_ms", g.decode_ms}, {"decode_tok_s", g.decode_tok_s()}};
-  json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()}, {"model_bytes", engine.model_bytes()}, {"cache_bytes", engine.cache_bytes()}, {"device_bytes", engine.device_bytes()}};
-  json["model"] = {{"path", info.path}, {"architecture", info.architecture}, {"name", info.name}, {"size_bytes", info.size_bytes}, {"type", info.type}};
+  json["timings"] = {{"load_ms", load_ms},
+                     {"prompt_ms", g.prompt_ms},
+                     {"prompt_tok_s", g.prompt_tok_s()},
+                     {"first_token_ms", g.first_token_ms},
+                     {"decode_ms", g.decode_ms},
+                     {"decode_tok_s", g.decode_tok_s()}};
+  json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()},
+                    {"model_bytes", engine.model_bytes()},
+                    {"cache_bytes", engine.cache_bytes()},
+                    {"device_bytes", engine.device_bytes()}};
+  json["model"] = {{"path", info.path},
+                   {"architecture", info.architecture},
+                   {"name", info.name},
+                   {"size_bytes", info.size_bytes},
+                   {"type", info.type}};
   json["system_fingerprint"] = system_fingerprint(engine, flags);
   return json;
 }
 
 std::string answer_statistics(const Answer& answer) {
   const Generation& g = answer.generation;
-  return "prompt: " + std::to_string(g.prompt_tokens) + " tokens, " + std::to_string(g.cached_tokens) + " cached, " + std::to_string(g.prompt_tokens - g.cached_tokens) + " evaluated at " +
-         fixed(g.prompt_tok_s(), 1) + " tok/s; answer: " + std::to_string(g.token_ids.size()) + " tokens at " + fixed(g.decode_tok_s(), 1) + " tok/s, first after " +
-         fixed(g.first_token_ms / 1000, 2) + " s; " + answer.finish_reason() + (g.context_full ? " (context full)" : "");
+  return "prompt: " + std::to_string(g.prompt_tokens) + " tokens, " + std::to_string(g.cached_tokens) + " cached, " +
+         std::to_string(g.prompt_tokens - g.cached_tokens) + " evaluated at " + fixed(g.prompt_tok_s(), 1) +
+         " tok/s; answer: " + std::to_string(g.token_ids.size()) + " tokens at " + fixed(g.decode_tok_s(), 1) +
+         " tok/s, first after " + fixed(g.first_token_ms / 1000, 2) + " s; " + answer.finish_reason() +
+         (g.context_full ? " (context full)" : "");
 }
 
 std::string system_fingerprint(const Engine& engine, const EngineFlags& flags) {
   const ModelInfo& info = engine.info();
-  const std::string facts = std::string(FATHOM_VERSION) + "|" + FATHOM_COMMIT + "|" + info.architecture + "|" + info.name + "|" + info.type + "|" + std::to_string(info.size_bytes) + "|" +
+  const std::string facts = std::string(FATHOM_VERSION) + "|" + FATHOM_COMMIT + "|" + info.architecture + "|" +
+                            info.name + "|" + info.type + "|" + std::to_string(info.size_bytes) + "|" +
                             engine.backend_description() + "|" + flags.cache_type + "|" + flags.attention;
   uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, 64 bits
   for (const char c : facts) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;

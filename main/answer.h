@@ -18,8 +18,8 @@ namespace fathom {
 /// What is generated after: token ids, and how to read what comes.
 struct Prompt {
   std::vector<int32_t> token_ids;
-  bool is_chat = false;              ///< else the answer is plain text
-  ChatParserOptions parser;          ///< of a chat
+  bool is_chat = false;      ///< else the answer is plain text
+  ChatParserOptions parser;  ///< of a chat
 };
 
 /// Pieces of an answer as they become certain.
@@ -37,13 +37,15 @@ struct Answer {
 };
 
 /// Generates on `timeline` until an end or SIGINT, with progress of the prompt on `console`.
-Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt, GenerateOptions options, const AnswerSink& sink, const Console& console);
+Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt, GenerateOptions options,
+                       const AnswerSink& sink, const Console& console);
 
 /// The ids of `text` taken as it is: added tokens spelled in it count, BOS once in front as the file says.
 std::vector<int32_t> encode_raw(const Engine& engine, std::string_view text);
 
 /// The object that --json prints.
-nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, const Answer& answer, uint64_t seed, double load_ms);
+nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, const Answer& answer, uint64_t seed,
+                                   double load_ms);
 
 /// One line: how many tokens, from the cache or evaluated, at what speed.
 std::string answer_statistics(const Answer& answer);

@@ -43,28 +43,50 @@ std::string format(const char* pattern, double a) {
 }
 
 nlohmann::ordered_json to_json(const MachineFigures& m) {
-  return {{"threads", m.n_threads}, {"isa", m.isa}, {"read_gb_s", m.read_gb_s}, {"read_one_thread_gb_s", m.read_one_gb_s}, {"copy_gb_s", m.copy_gb_s},
-          {"int8_gop_s", m.int8_gop_s}, {"f32_gflop_s", m.f32_gflop_s}, {"f32_one_thread_gflop_s", m.f32_one_gflop_s}};
+  return {{"threads", m.n_threads},       {"isa", m.isa},
+          {"read_gb_s", m.read_gb_s},     {"read_one_thread_gb_s", m.read_one_gb_s},
+          {"copy_gb_s", m.copy_gb_s},     {"int8_gop_s", m.int8_gop_s},
+          {"f32_gflop_s", m.f32_gflop_s}, {"f32_one_thread_gflop_s", m.f32_one_gflop_s}};
 }
 
 nlohmann::ordered_json to_json(const BenchRow& r) {
-  return {{"test", r.test}, {"tokens", r.tokens}, {"depth", r.depth}, {"batch", r.batch}, {"tok_s_median", r.tok_s_median}, {"tok_s_min", r.tok_s_min},
-          {"tok_s_max", r.tok_s_max}, {"gb_s", r.gb_s}, {"gop_s", r.gop_s}, {"percent_of_bound", r.percent_of_bound}};
+  return {{"test", r.test},
+          {"tokens", r.tokens},
+          {"depth", r.depth},
+          {"batch", r.batch},
+          {"tok_s_median", r.tok_s_median},
+          {"tok_s_min", r.tok_s_min},
+          {"tok_s_max", r.tok_s_max},
+          {"gb_s", r.gb_s},
+          {"gop_s", r.gop_s},
+          {"percent_of_bound", r.percent_of_bound}};
 }
 
 nlohmann::ordered_json to_json(const CudaDevice& d, const CudaFigures& f) {
-  return {{"index", d.index}, {"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.n_multiprocessors}, {"memory_bytes", d.memory_bytes}, {"read_gb_s", f.read_gb_s},
-          {"copy_gb_s", f.copy_gb_s}, {"upload_gb_s", f.upload_gb_s}, {"download_gb_s", f.download_gb_s}, {"bf16_gop_s", f.bf16_gop_s}, {"step_us", f.step_us}};
+  return {{"index", d.index},
+          {"name", d.name},
+          {"capability", d.capability},
+          {"multiprocessors", d.n_multiprocessors},
+          {"memory_bytes", d.memory_bytes},
+          {"read_gb_s", f.read_gb_s},
+          {"copy_gb_s", f.copy_gb_s},
+          {"upload_gb_s", f.upload_gb_s},
+          {"download_gb_s", f.download_gb_s},
+          {"bf16_gop_s", f.bf16_gop_s},
+          {"step_us", f.step_us}};
 }
 
 std::string device_text(const CudaDevice& d, const CudaFigures& f) {
-  return "cuda " + std::to_string(d.index) + ": " + d.name + ", read " + format("%.0f", f.read_gb_s) + " GB/s, copy " + format("%.0f", f.copy_gb_s) + " GB/s, from the host " + format("%.1f", f.upload_gb_s) +
-         " GB/s, to it " + format("%.1f", f.download_gb_s) + " GB/s, bf16 " + format("%.0f", f.bf16_gop_s / 1e3) + " TFLOP/s, shortest step " + format("%.1f", f.step_us) + " us";
+  return "cuda " + std::to_string(d.index) + ": " + d.name + ", read " + format("%.0f", f.read_gb_s) + " GB/s, copy " +
+         format("%.0f", f.copy_gb_s) + " GB/s, from the host " + format("%.1f", f.upload_gb_s) + " GB/s, to it " +
+         format("%.1f", f.download_gb_s) + " GB/s, bf16 " + format("%.0f", f.bf16_gop_s / 1e3) +
+         " TFLOP/s, shortest step " + format("%.1f", f.step_us) + " us";
 }
 
 std::string machine_text(const MachineFigures& m) {
-  return "read " + format("%.1f", m.read_gb_s) + " GB/s (one thread " + format("%.1f", m.read_one_gb_s) + "), copy " + format("%.1f", m.copy_gb_s) + " GB/s, int8 " +
-         format("%.0f", m.int8_gop_s) + " GOP/s, f32 " + format("%.0f", m.f32_gflop_s) + " GFLOP/s (one thread " + format("%.0f", m.f32_one_gflop_s) + "), " +
+  return "read " + format("%.1f", m.read_gb_s) + " GB/s (one thread " + format("%.1f", m.read_one_gb_s) + "), copy " +
+         format("%.1f", m.copy_gb_s) + " GB/s, int8 " + format("%.0f", m.int8_gop_s) + " GOP/s, f32 " +
+         format("%.0f", m.f32_gflop_s) + " GFLOP/s (one thread " + format("%.0f", m.f32_one_gflop_s) + "), " +
          std::to_string(m.n_threads) + " threads, " + m.isa;
 }
 
@@ -73,9 +95,14 @@ class Table {
   explicit Table(const BenchFlags& flags) : flags_(flags) {}
 
   void header() const {
-    if (flags_.csv) write_answer("test,tokens,depth,batch,tok_s_median,tok_s_min,tok_s_max,gb_s,gop_s,percent_of_bound\n");
-    if (flags_.markdown) write_answer("| test | tokens | depth | batch | tok/s | min | max | GB/s | GOP/s | % of bound |\n|---|---|---|---|---|---|---|---|---|---|\n");
-    if (!flags_.csv && !flags_.markdown && !flags_.json) write_answer("test     tokens   depth  batch      tok/s (min .. max)            GB/s    GOP/s   % of bound\n");
+    if (flags_.csv)
+      write_answer("test,tokens,depth,batch,tok_s_median,tok_s_min,tok_s_max,gb_s,gop_s,percent_of_bound\n");
+    if (flags_.markdown)
+      write_answer(
+          "| test | tokens | depth | batch | tok/s | min | max | GB/s | GOP/s | % of bound "
+          "|\n|---|---|---|---|---|---|---|---|---|---|\n");
+    if (!flags_.csv && !flags_.markdown && !flags_.json)
+      write_answer("test     tokens   depth  batch      tok/s (min .. max)            GB/s    GOP/s   % of bound\n");
   }
 
   void row(const BenchRow& r) const {
@@ -84,8 +111,9 @@ class Table {
     const char* pattern = flags_.csv        ? "%s,%lld,%lld,%lld,%.3f,%.3f,%.3f,%.3f,%.1f,%.2f\n"
                           : flags_.markdown ? "| %s | %lld | %lld | %lld | %.2f | %.2f | %.2f | %.2f | %.0f | %.1f |\n"
                                             : "%-8s %6lld  %6lld  %5lld  %9.2f (%.2f .. %.2f)  %8.2f  %7.0f  %10.1f\n";
-    std::snprintf(text, sizeof(text), pattern, r.test.c_str(), static_cast<long long>(r.tokens), static_cast<long long>(r.depth), static_cast<long long>(r.batch), r.tok_s_median,
-                  r.tok_s_min, r.tok_s_max, r.gb_s, r.gop_s, r.percent_of_bound);
+    std::snprintf(text, sizeof(text), pattern, r.test.c_str(), static_cast<long long>(r.tokens),
+                  static_cast<long long>(r.depth), static_cast<long long>(r.batch), r.tok_s_median, r.tok_s_min,
+                  r.tok_s_max, r.gb_s, r.gop_s, r.percent_of_bound);
     write_answer(text);
   }
 
@@ -93,17 +121,21 @@ class Table {
   const BenchFlags& flags_;
 };
 
-/// tok/s of the whole model from those of a part: time grows with the bytes (decode) or operations (prefill) of the step.
+/// tok/s of the whole model from those of a part: time grows with the bytes (decode) or operations (prefill) of the
+/// step.
 double whole_model_tok_s(const BenchRow& r, const StepCost& part, const StepCost& whole) {
-  const double ratio = r.test == "decode" ? (part.weight_bytes + part.cache_bytes) / (whole.weight_bytes + whole.cache_bytes)
-                                          : (part.matmul_ops + part.attention_ops) / (whole.matmul_ops + whole.attention_ops);
+  const double ratio = r.test == "decode"
+                           ? (part.weight_bytes + part.cache_bytes) / (whole.weight_bytes + whole.cache_bytes)
+                           : (part.matmul_ops + part.attention_ops) / (whole.matmul_ops + whole.attention_ops);
   return r.tok_s_median * ratio;
 }
 
 int run_bench(BenchFlags& f) {
   const Console console = f.common.console();
   const int n_threads = f.common.threads > 0 ? f.common.threads : usable_physical_cores();
-  if (f.bench.repetitions < 1) throw Error(ErrorCode::kUsage, "--repetitions: out of range; expected 1 or more, got " + std::to_string(f.bench.repetitions));
+  if (f.bench.repetitions < 1)
+    throw Error(ErrorCode::kUsage,
+                "--repetitions: out of range; expected 1 or more, got " + std::to_string(f.bench.repetitions));
   const int64_t pool_tokens = f.bench.pool_tokens();
   if (!f.machine_only) console.detail("measuring the machine");
   const MachineFigures machine = measure_machine(n_threads);
@@ -137,15 +169,20 @@ int run_bench(BenchFlags& f) {
   if (engine->on_device()) {
     const CudaFigures figures = measure_cuda_device(f.engine.device);
     bounds = {figures.read_gb_s, figures.bf16_gop_s};
-    bounded_by = "device: " + device_text(find_cuda_devices().devices.at(static_cast<size_t>(f.engine.device)), figures);
+    bounded_by =
+        "device: " + device_text(find_cuda_devices().devices.at(static_cast<size_t>(f.engine.device)), figures);
   }
   const Table table(f);
   if (!f.json && !f.csv) {
     console.note(bounded_by);
-    console.note("model: " + engine->info().path + ", " + format("%.2f", static_cast<double>(engine->info().size_bytes) / 1e9) + " GB, " + engine->backend_description());
+    console.note("model: " + engine->info().path + ", " +
+                 format("%.2f", static_cast<double>(engine->info().size_bytes) / 1e9) + " GB, " +
+                 engine->backend_description());
   }
   table.header();
-  const std::vector<BenchRow> rows = run_benchmark(*engine, f.bench, bounds, [&](const BenchRow& r) { table.row(r); }, [&](const std::string& text) { console.debug(text); });
+  const std::vector<BenchRow> rows = run_benchmark(
+      *engine, f.bench, bounds, [&](const BenchRow& r) { table.row(r); },
+      [&](const std::string& text) { console.debug(text); });
 
   // A part of a shape also says what the whole would do.
   std::vector<double> whole;
@@ -158,19 +195,27 @@ int run_bench(BenchFlags& f) {
     const std::unique_ptr<Engine> shape_only = Engine::from_source(synthetic_model(all), options);
     for (const BenchRow& r : rows) {
       const int64_t each = r.test == "decode" ? 1 : r.tokens;
-      whole.push_back(whole_model_tok_s(r, engine->cost(r.batch, each, r.depth), shape_only->cost(r.batch, each, r.depth)));
+      whole.push_back(
+          whole_model_tok_s(r, engine->cost(r.batch, each, r.depth), shape_only->cost(r.batch, each, r.depth)));
     }
     if (!f.json) {
       for (size_t i = 0; i < rows.size(); ++i) {
-        console.note("all layers, extrapolated: " + rows[i].test + " " + std::to_string(rows[i].tokens) + " at depth " + std::to_string(rows[i].depth) + ", batch " +
-                     std::to_string(rows[i].batch) + ": " + format("%.2f", whole[i]) + " tok/s");
+        console.note("all layers, extrapolated: " + rows[i].test + " " + std::to_string(rows[i].tokens) + " at depth " +
+                     std::to_string(rows[i].depth) + ", batch " + std::to_string(rows[i].batch) + ": " +
+                     format("%.2f", whole[i]) + " tok/s");
       }
     }
   }
   const uint64_t peak = peak_rss_bytes();
   if (f.json) {
-    nlohmann::ordered_json out{{"machine", to_json(machine)}, {"backend", engine->backend_description()}, {"model", engine->info().path}, {"model_bytes", engine->info().size_bytes},
-                               {"load_ms", load_ms}, {"peak_rss_bytes", peak}, {"device_bytes", engine->device_bytes()}, {"rows", nlohmann::ordered_json::array()}};
+    nlohmann::ordered_json out{{"machine", to_json(machine)},
+                               {"backend", engine->backend_description()},
+                               {"model", engine->info().path},
+                               {"model_bytes", engine->info().size_bytes},
+                               {"load_ms", load_ms},
+                               {"peak_rss_bytes", peak},
+                               {"device_bytes", engine->device_bytes()},
+                               {"rows", nlohmann::ordered_json::array()}};
     for (size_t i = 0; i < rows.size(); ++i) {
       nlohmann::ordered_json row = to_json(rows[i]);
       if (!whole.empty()) row["whole_model_tok_s"] = whole[i];
@@ -178,7 +223,8 @@ int run_bench(BenchFlags& f) {
     }
     write_answer(out.dump(2) + "\n");
   } else {
-    console.note("load " + format("%.0f", load_ms) + " ms, peak memory " + format("%.2f", static_cast<double>(peak) / 1e9) + " GB");
+    console.note("load " + format("%.0f", load_ms) + " ms, peak memory " +
+                 format("%.2f", static_cast<double>(peak) / 1e9) + " GB");
   }
   return 0;
 }
@@ -187,18 +233,28 @@ int run_bench(BenchFlags& f) {
 
 Command add_bench(CLI::App& root) {
   auto f = std::make_shared<BenchFlags>();
-  CLI::App* app = root.add_subcommand("bench", "Measures prefill and decode, and how near they come to what the machine can do");
+  CLI::App* app =
+      root.add_subcommand("bench", "Measures prefill and decode, and how near they come to what the machine can do");
   f->common.declare(*app);
   f->model.declare(*app);
   f->engine.declare(*app, "--ctx");
   app->add_flag("--machine", f->machine_only, "Measure the machine alone: memory, integer and float peak");
-  app->add_option("--shape", f->shape.shape, "Random weights of a released shape in memory: v2-lite, v2, v3")->check(one_of(synthetic_shapes()));
-  app->add_option("--type", f->shape.type, "Weight type for --shape: q4_k_m, q8_0, q6_k, iq4_xs, mxfp4, bf16 ...")->capture_default_str();
-  app->add_option("--layers", f->shape.n_layers, "Only so many layers of --shape; the whole is extrapolated")->check(at_least(1));
-  app->add_option("-p,--prefill", f->bench.prefill_tokens, "Prefill lengths; 0: none")->delimiter(',')->capture_default_str();
-  app->add_option("-n,--decode", f->bench.decode_tokens, "Decode lengths; 0: none")->delimiter(',')->capture_default_str();
+  app->add_option("--shape", f->shape.shape, "Random weights of a released shape in memory: v2-lite, v2, v3")
+      ->check(one_of(synthetic_shapes()));
+  app->add_option("--type", f->shape.type, "Weight type for --shape: q4_k_m, q8_0, q6_k, iq4_xs, mxfp4, bf16 ...")
+      ->capture_default_str();
+  app->add_option("--layers", f->shape.n_layers, "Only so many layers of --shape; the whole is extrapolated")
+      ->check(at_least(1));
+  app->add_option("-p,--prefill", f->bench.prefill_tokens, "Prefill lengths; 0: none")
+      ->delimiter(',')
+      ->capture_default_str();
+  app->add_option("-n,--decode", f->bench.decode_tokens, "Decode lengths; 0: none")
+      ->delimiter(',')
+      ->capture_default_str();
   app->add_option("-d,--depth", f->bench.depths, "Tokens already in the cache")->delimiter(',')->capture_default_str();
-  app->add_option("-b,--batch-size", f->bench.batches, "Sequences decoded together")->delimiter(',')->capture_default_str();
+  app->add_option("-b,--batch-size", f->bench.batches, "Sequences decoded together")
+      ->delimiter(',')
+      ->capture_default_str();
   app->add_option("-r,--repetitions", f->bench.repetitions, "Runs of each row")->capture_default_str();
   CLI::Option* json = app->add_flag("--json", f->json, "One JSON object");
   CLI::Option* csv = app->add_flag("--csv", f->csv, "Comma-separated rows")->excludes(json);

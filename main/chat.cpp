@@ -37,7 +37,8 @@ constexpr const char* kHelp =
     "/help             this list                      /regen            another answer to the last question\n"
     "/exit             leave, as Ctrl-D does          /undo             take the last question back\n"
     "/clear            begin anew                     /think [on|off]   reason before answering\n"
-    "/system [TEXT]    show or set the system text    /set NAME VALUE   temp, top-k, top-p, min-p, seed, max-tokens ...\n"
+    "/system [TEXT]    show or set the system text    /set NAME VALUE   temp, top-k, top-p, min-p, seed, max-tokens "
+    "...\n"
     "/show             model and settings             /ctx              how full the context is\n"
     "/stats            the last answer in numbers     /save FILE        write the conversation\n"
     "/load FILE        go on with a saved one         /read FILE        put a file before your next message\n"
@@ -84,7 +85,8 @@ std::string edited(const std::string& text) {
   while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
   }
   clear_interrupt();  // Ctrl-C in the editor was meant for it
-  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) throw Error(ErrorCode::kRuntime, std::string("/edit: ") + editor + " failed; set EDITOR to one that works");
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+    throw Error(ErrorCode::kRuntime, std::string("/edit: ") + editor + " failed; set EDITOR to one that works");
   return without_last_newline(read_input(file.path(), "/edit"));
 }
 
@@ -96,8 +98,11 @@ std::string trimmed(const std::string& text) {
 class Chat {
  public:
   Chat(const Options& options, const Console& console)
-      : options_(options), console_(console), state_folder_(options.no_history ? "" : state_folder()),
-        history_(state_folder_.empty() ? "" : state_folder_ + "/history"), editor_(history_, command_names()) {}
+      : options_(options),
+        console_(console),
+        state_folder_(options.no_history ? "" : state_folder()),
+        history_(state_folder_.empty() ? "" : state_folder_ + "/history"),
+        editor_(history_, command_names()) {}
 
   int run() {
     start();
@@ -137,7 +142,10 @@ class Chat {
     if (!options_.session_file.empty()) {
       if (std::filesystem::exists(options_.session_file, ignored)) session_ = ChatSession::load(options_.session_file);
     } else if (options_.continue_last) {
-      if (last.empty() || !std::filesystem::exists(last, ignored)) throw Error(ErrorCode::kUsage, "chat: --continue: there is no conversation to continue; expected one left by an earlier chat; try fathom chat");
+      if (last.empty() || !std::filesystem::exists(last, ignored))
+        throw Error(ErrorCode::kUsage,
+                    "chat: --continue: there is no conversation to continue; expected one left by an earlier chat; try "
+                    "fathom chat");
       session_ = ChatSession::load(last);
     }
     if (!options_.system.empty()) session_.system = to_valid_utf8(options_.system);
@@ -152,16 +160,16 @@ class Chat {
     for (;;) {
       switch (editor_.read(block_ ? "... " : ">>> ", "... ", text)) {
         case LineEditor::Outcome::kEnd: return std::nullopt;
-        case LineEditor::Outcome::kOpenEditor:
-          try {
-            text = edited(text);
+        case LineEditor::Outcome::kOpenEditor: try { text = edited(text);
           } catch (const Error& error) {
             tell(error.what());
           }
           continue;
         case LineEditor::Outcome::kInterrupted:
-          if (block_) tell("the block is dropped");
-          else if (text.empty()) tell("Ctrl-D or /exit leaves");
+          if (block_)
+            tell("the block is dropped");
+          else if (text.empty())
+            tell("Ctrl-D or /exit leaves");
           block_.reset();
           text.clear();
           continue;
@@ -192,11 +200,14 @@ class Chat {
     return whole.starts_with("/") ? " " + whole : whole;
   }
 
-  static bool is_command(const std::string& entry) { return entry.starts_with("/") && entry.find('\n') == std::string::npos; }
+  static bool is_command(const std::string& entry) {
+    return entry.starts_with("/") && entry.find('\n') == std::string::npos;
+  }
 
   bool obey(const std::string& entry) {
     const size_t space = entry.find_first_of(" \t");
-    const std::string name = entry.substr(0, space), argument = space == std::string::npos ? "" : trimmed(entry.substr(space));
+    const std::string name = entry.substr(0, space),
+                      argument = space == std::string::npos ? "" : trimmed(entry.substr(space));
     const auto command = commands().find(name);
     if (command == commands().end()) {
       tell("unknown command " + in_quotes(name) + "; /help lists them; to send it as a message begin with a space");
@@ -220,7 +231,8 @@ class Chat {
   void answer_last() {
     ChatOptions chat_options;
     chat_options.thinking = settings_.thinking;
-    const std::vector<PromptPart> parts = render_chat(engine_->chat_generation(), session_.messages(), {}, chat_options);
+    const std::vector<PromptPart> parts =
+        render_chat(engine_->chat_generation(), session_.messages(), {}, chat_options);
     Prompt prompt;
     prompt.is_chat = true;
     prompt.token_ids = memory_.encode(engine_->tokenizer(), parts);
@@ -254,7 +266,8 @@ class Chat {
     memory_.remember(engine_->tokenizer(), parts, std::move(prompt.token_ids), last_answer_->generation);
     const Generation& generation = last_answer_->generation;
     if (generation.finish == FinishReason::kInterrupted) tell("stopped");
-    if (generation.context_full) tell("the context of " + std::to_string(engine_->context()) + " tokens is full; /clear or /undo makes room");
+    if (generation.context_full)
+      tell("the context of " + std::to_string(engine_->context()) + " tokens is full; /clear or /undo makes room");
     session_.answer(last_answer_->parsed);
     keep();
   }
@@ -278,7 +291,9 @@ class Chat {
   }
 
   std::string last_session_path() const { return state_folder_.empty() ? "" : state_folder_ + "/last.json"; }
-  std::string color(const std::string& text, const char* code) const { return console_.color_out() ? code + text + "\x1b[0m" : text; }
+  std::string color(const std::string& text, const char* code) const {
+    return console_.color_out() ? code + text + "\x1b[0m" : text;
+  }
   void tell(const std::string& text) const { write_answer(color(visible_text(text), "\x1b[2m") + "\n"); }
 
   // ---- commands; false: leave ----
@@ -314,16 +329,22 @@ class Chat {
   }
   bool undo(const std::string&) {
     std::optional<std::string> question = session_.undo();
-    if (question) unsent_ = *std::move(question);
-    else tell("there is no question yet");
+    if (question)
+      unsent_ = *std::move(question);
+    else
+      tell("there is no question yet");
     keep();
     return true;
   }
   bool think(const std::string& argument) {
-    if (!can_reason(engine_->chat_generation())) tell("this model's chat format has no reasoning");
-    else if (argument.empty()) settings_.thinking = !settings_.thinking.value_or(reasons_by_default(engine_->chat_generation()));
-    else if (argument == "on" || argument == "off") settings_.thinking = argument == "on";
-    else throw Error(ErrorCode::kUsage, "/think: unknown value; expected on or off, got " + in_quotes(argument));
+    if (!can_reason(engine_->chat_generation()))
+      tell("this model's chat format has no reasoning");
+    else if (argument.empty())
+      settings_.thinking = !settings_.thinking.value_or(reasons_by_default(engine_->chat_generation()));
+    else if (argument == "on" || argument == "off")
+      settings_.thinking = argument == "on";
+    else
+      throw Error(ErrorCode::kUsage, "/think: unknown value; expected on or off, got " + in_quotes(argument));
     if (settings_.thinking) tell(std::string("thinking is ") + (*settings_.thinking ? "on" : "off"));
     return true;
   }
@@ -335,20 +356,23 @@ class Chat {
   bool set(const std::string& argument) {
     const size_t space = argument.find(' ');
     if (argument.empty()) throw Error(ErrorCode::kUsage, "/set: expected NAME VALUE, as in /set temp 0.7");
-    settings_.set(argument.substr(0, space), space == std::string::npos ? "" : trimmed(argument.substr(space)), engine_->info().vocab_size);
+    settings_.set(argument.substr(0, space), space == std::string::npos ? "" : trimmed(argument.substr(space)),
+                  engine_->info().vocab_size);
     tell(settings_.describe());
     return true;
   }
   bool show(const std::string&) {
     const ModelInfo& info = engine_->info();
-    tell("model: " + (info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " + info.type + ", chat format " + std::string(name_of(engine_->chat_generation())) + ", " + info.path);
+    tell("model: " + (info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " +
+         info.type + ", chat format " + std::string(name_of(engine_->chat_generation())) + ", " + info.path);
     tell("runs on: " + engine_->backend_description());
     tell(settings_.describe());
     if (!session_.system.empty()) tell("system: " + session_.system);
     return true;
   }
   bool ctx(const std::string&) {
-    tell(std::to_string(timeline_->sequence.length()) + " of " + std::to_string(engine_->context()) + " tokens in the cache, " + human_bytes(engine_->cache_bytes()));
+    tell(std::to_string(timeline_->sequence.length()) + " of " + std::to_string(engine_->context()) +
+         " tokens in the cache, " + human_bytes(engine_->cache_bytes()));
     return true;
   }
   bool stats(const std::string&) {
@@ -397,16 +421,19 @@ class Chat {
 
 const std::map<std::string, Chat::Handler>& Chat::commands() {
   static const std::map<std::string, Handler> table = {
-      {"/help", &Chat::help}, {"/exit", &Chat::exit},     {"/clear", &Chat::clear}, {"/regen", &Chat::regen}, {"/undo", &Chat::undo},   {"/think", &Chat::think},
-      {"/system", &Chat::system}, {"/set", &Chat::set},   {"/show", &Chat::show},   {"/ctx", &Chat::ctx},     {"/stats", &Chat::stats}, {"/save", &Chat::save},
-      {"/load", &Chat::load}, {"/read", &Chat::read},     {"/edit", &Chat::edit},
+      {"/help", &Chat::help}, {"/exit", &Chat::exit},   {"/clear", &Chat::clear},   {"/regen", &Chat::regen},
+      {"/undo", &Chat::undo}, {"/think", &Chat::think}, {"/system", &Chat::system}, {"/set", &Chat::set},
+      {"/show", &Chat::show}, {"/ctx", &Chat::ctx},     {"/stats", &Chat::stats},   {"/save", &Chat::save},
+      {"/load", &Chat::load}, {"/read", &Chat::read},   {"/edit", &Chat::edit},
   };
   return table;
 }
 
 int run(const Options& options) {
   if (!is_terminal(STDIN_FILENO) || !is_terminal(STDOUT_FILENO)) {
-    throw Error(ErrorCode::kUsage, "chat: needs a terminal; expected one as standard input and output, got a pipe or file; try fathom run");
+    throw Error(
+        ErrorCode::kUsage,
+        "chat: needs a terminal; expected one as standard input and output, got a pipe or file; try fathom run");
   }
   options.sampling.check();
   const Console console = options.common.console();
@@ -422,11 +449,15 @@ Command add_chat(CLI::App& root) {
   o.model.declare(*app);
   app->add_option("--system", o.system, "System message")->type_name("TEXT");
   app->add_flag("-c,--continue", o.continue_last, "Go on with the last conversation");
-  app->add_option("--session", o.session_file, "Keep the conversation in this file, and go on with what it holds")->type_name("FILE");
-  app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")->check(one_of({"on", "off", "auto"}));
+  app->add_option("--session", o.session_file, "Keep the conversation in this file, and go on with what it holds")
+      ->type_name("FILE");
+  app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")
+      ->check(one_of({"on", "off", "auto"}));
   app->add_flag("--hide-thinking", o.hide_thinking, "Do not show the reasoning");
   app->add_flag("--no-history", o.no_history, "Keep neither what was typed nor the conversation on disk");
-  app->add_option("-n,--max-tokens", o.max_tokens, "Most tokens of an answer (default: 0, what the context holds)")->check(at_least(0))->type_name("N");
+  app->add_option("-n,--max-tokens", o.max_tokens, "Most tokens of an answer (default: 0, what the context holds)")
+      ->check(at_least(0))
+      ->type_name("N");
   o.sampling.declare(*app);
   o.engine.declare(*app, "--ctx");
   o.common.declare(*app);

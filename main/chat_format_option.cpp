@@ -8,7 +8,8 @@ namespace fathom {
 void ChatFormatOption::declare(CLI::App& app) {
   model.declare(app);
   std::string names;
-  for (const ChatGeneration generation : kChatGenerations) names += (names.empty() ? "" : ", ") + std::string(name_of(generation));
+  for (const ChatGeneration generation : kChatGenerations)
+    names += (names.empty() ? "" : ", ") + std::string(name_of(generation));
   app.add_option("--format", format, "The format by name instead: " + names)->type_name("GEN");
 }
 
@@ -18,6 +19,8 @@ ChatGeneration ChatFormatOption::choose(const Console& console) const {
   return choose_chat_generation(metadata, Vocab(metadata));
 }
 
-std::optional<bool> thinking_of(const std::string& think) { return think == "auto" ? std::nullopt : std::optional<bool>(think == "on"); }
+std::optional<bool> thinking_of(const std::string& think) {
+  return think == "auto" ? std::nullopt : std::optional<bool>(think == "on");
+}
 
 }  // namespace fathom

@@ -14,7 +14,8 @@ struct ChatFormatOption {
   std::string format;
 
   void declare(CLI::App& app);
-  /// The format named, whatever the model; else the model's, from its header alone. Throws Error{kUsage} for an unknown name.
+  /// The format named, whatever the model; else the model's, from its header alone. Throws Error{kUsage} for an unknown
+  /// name.
   ChatGeneration choose(const Console& console) const;
 };
 

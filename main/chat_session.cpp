@@ -14,11 +14,11 @@
 namespace fathom {
 namespace {
 
-template <typename T>
-T number_of(const std::string& name, const std::string& value) {
+template <typename T> T number_of(const std::string& name, const std::string& value) {
   T number{};
   const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
-  if (error != std::errc{} || end != value.data() + value.size()) throw Error(ErrorCode::kUsage, "/set " + name + ": not a number; expected one as in 0.7, got " + in_quotes(value));
+  if (error != std::errc{} || end != value.data() + value.size())
+    throw Error(ErrorCode::kUsage, "/set " + name + ": not a number; expected one as in 0.7, got " + in_quotes(value));
   return number;
 }
 
@@ -29,17 +29,26 @@ constexpr uint64_t kMaxSessionBytes = uint64_t{256} << 20;
 
 void ChatSettings::set(const std::string& name, const std::string& value, int64_t vocab_size) {
   SamplingParams next = sampling;
-  if (name == "temp") next.temperature = number_of<float>(name, value);
-  else if (name == "top-k") next.top_k = number_of<int32_t>(name, value);
-  else if (name == "top-p") next.top_p = number_of<float>(name, value);
-  else if (name == "min-p") next.min_p = number_of<float>(name, value);
-  else if (name == "repeat-penalty") next.repeat_penalty = number_of<float>(name, value);
-  else if (name == "frequency-penalty") next.frequency_penalty = number_of<float>(name, value);
-  else if (name == "presence-penalty") next.presence_penalty = number_of<float>(name, value);
-  else if (name == "seed") next.seed = number_of<uint64_t>(name, value);
+  if (name == "temp")
+    next.temperature = number_of<float>(name, value);
+  else if (name == "top-k")
+    next.top_k = number_of<int32_t>(name, value);
+  else if (name == "top-p")
+    next.top_p = number_of<float>(name, value);
+  else if (name == "min-p")
+    next.min_p = number_of<float>(name, value);
+  else if (name == "repeat-penalty")
+    next.repeat_penalty = number_of<float>(name, value);
+  else if (name == "frequency-penalty")
+    next.frequency_penalty = number_of<float>(name, value);
+  else if (name == "presence-penalty")
+    next.presence_penalty = number_of<float>(name, value);
+  else if (name == "seed")
+    next.seed = number_of<uint64_t>(name, value);
   else if (name == "max-tokens") {
     const int64_t n = number_of<int64_t>(name, value);
-    if (n < 0) throw Error(ErrorCode::kUsage, "/set max-tokens: out of range; expected 0 (no limit) or more, got " + value);
+    if (n < 0)
+      throw Error(ErrorCode::kUsage, "/set max-tokens: out of range; expected 0 (no limit) or more, got " + value);
     max_tokens = n;
   } else if (name == "stop") {
     std::vector<std::string> strings;
@@ -47,16 +56,24 @@ void ChatSettings::set(const std::string& name, const std::string& value, int64_
     validate_stop_strings(strings);
     stop = strings;
   } else {
-    throw Error(ErrorCode::kUsage, "/set: unknown name; expected temp, top-k, top-p, min-p, repeat-penalty, frequency-penalty, presence-penalty, seed, max-tokens or stop, got " + in_quotes(name));
+    throw Error(ErrorCode::kUsage,
+                "/set: unknown name; expected temp, top-k, top-p, min-p, repeat-penalty, frequency-penalty, "
+                "presence-penalty, seed, max-tokens or stop, got " +
+                    in_quotes(name));
   }
   next.validate(vocab_size);
   sampling = next;
 }
 
 std::string ChatSettings::describe() const {
-  return "temp " + fixed(sampling.temperature, 2) + ", top-k " + std::to_string(sampling.top_k) + ", top-p " + fixed(sampling.top_p, 2) + ", min-p " + fixed(sampling.min_p, 2) + ", repeat-penalty " +
-         fixed(sampling.repeat_penalty, 2) + ", frequency-penalty " + fixed(sampling.frequency_penalty, 2) + ", presence-penalty " + fixed(sampling.presence_penalty, 2) + ", seed " +
-         std::to_string(sampling.seed) + ", max-tokens " + (max_tokens == 0 ? "none" : std::to_string(max_tokens)) + ", think " + (!thinking ? "auto" : *thinking ? "on" : "off") +
+  return "temp " + fixed(sampling.temperature, 2) + ", top-k " + std::to_string(sampling.top_k) + ", top-p " +
+         fixed(sampling.top_p, 2) + ", min-p " + fixed(sampling.min_p, 2) + ", repeat-penalty " +
+         fixed(sampling.repeat_penalty, 2) + ", frequency-penalty " + fixed(sampling.frequency_penalty, 2) +
+         ", presence-penalty " + fixed(sampling.presence_penalty, 2) + ", seed " + std::to_string(sampling.seed) +
+         ", max-tokens " + (max_tokens == 0 ? "none" : std::to_string(max_tokens)) + ", think " +
+         (!thinking   ? "auto"
+          : *thinking ? "on"
+                      : "off") +
          (stop.empty() ? "" : ", stop " + in_quotes(stop[0]));
 }
 
@@ -110,9 +127,12 @@ ChatSession ChatSession::from_json(std::string_view text, const std::string& whe
   const ChatJson* list = &json;
   if (json.is_object()) {
     const auto version = json.find("fathom_session");
-    if (version != json.end() && *version != 1) throw Error(ErrorCode::kUsage, where + ": made by another version; expected fathom_session 1, got " + version->dump());
+    if (version != json.end() && *version != 1)
+      throw Error(ErrorCode::kUsage,
+                  where + ": made by another version; expected fathom_session 1, got " + version->dump());
     const auto messages = json.find("messages");
-    if (messages == json.end()) throw Error(ErrorCode::kUsage, where + ": no conversation; expected an object with messages or a list of them");
+    if (messages == json.end())
+      throw Error(ErrorCode::kUsage, where + ": no conversation; expected an object with messages or a list of them");
     list = &*messages;
   }
   ChatSession session;
@@ -137,7 +157,9 @@ void ChatSession::save(const std::string& path, const std::string& model) const 
 ChatSession ChatSession::load(const std::string& path) {
   std::error_code ignored;
   const uint64_t size = std::filesystem::file_size(path, ignored);
-  if (!ignored && size > kMaxSessionBytes) throw Error(ErrorCode::kModel, "session: " + in_quotes(path) + ": too large; expected at most " + human_bytes(kMaxSessionBytes) + ", got " + human_bytes(size));
+  if (!ignored && size > kMaxSessionBytes)
+    throw Error(ErrorCode::kModel, "session: " + in_quotes(path) + ": too large; expected at most " +
+                                       human_bytes(kMaxSessionBytes) + ", got " + human_bytes(size));
   const std::string text = read_input(path, "session");
   try {
     return from_json(text, "session: " + in_quotes(path));
@@ -161,7 +183,8 @@ std::vector<int32_t> PromptMemory::encode(const Tokenizer& tokenizer, const std:
   return tokenizer.encode(parts);
 }
 
-void PromptMemory::remember(const Tokenizer& tokenizer, const std::vector<PromptPart>& parts, std::vector<int32_t> prompt, const Generation& generation) {
+void PromptMemory::remember(const Tokenizer& tokenizer, const std::vector<PromptPart>& parts,
+                            std::vector<int32_t> prompt, const Generation& generation) {
   std::span<const int32_t> answer = generation.token_ids;
   if (!answer.empty() && tokenizer.vocab().is_end(answer.back())) answer = answer.first(answer.size() - 1);
   text_ = join_parts(parts) + tokenizer.decode(answer);

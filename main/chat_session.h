@@ -14,8 +14,8 @@ namespace fathom {
 /// What can be changed while chatting.
 struct ChatSettings {
   SamplingParams sampling;
-  int64_t max_tokens = 0;            ///< 0: until the model or the context ends it
-  std::optional<bool> thinking;      ///< empty: as the model does
+  int64_t max_tokens = 0;        ///< 0: until the model or the context ends it
+  std::optional<bool> thinking;  ///< empty: as the model does
   bool show_thinking = true;
   std::vector<std::string> stop;
 
@@ -52,14 +52,15 @@ class ChatSession {
   std::vector<ChatMessage> turns_;
 };
 
-/// Token ids of growing conversations, so that what the model wrote keeps the tokens it wrote: text encoded anew can be cut
-/// into other tokens, and then the cache would not fit.
+/// Token ids of growing conversations, so that what the model wrote keeps the tokens it wrote: text encoded anew can be
+/// cut into other tokens, and then the cache would not fit.
 class PromptMemory {
  public:
   /// Ids of `parts`: where they begin with the last prompt and answer as remembered, those ids and the rest encoded.
   std::vector<int32_t> encode(const Tokenizer& tokenizer, const std::vector<PromptPart>& parts) const;
   /// After an answer to `parts`, whose ids were `prompt`.
-  void remember(const Tokenizer& tokenizer, const std::vector<PromptPart>& parts, std::vector<int32_t> prompt, const Generation& generation);
+  void remember(const Tokenizer& tokenizer, const std::vector<PromptPart>& parts, std::vector<int32_t> prompt,
+                const Generation& generation);
 
  private:
   std::string text_;  // of ids_, markers spelled

@@ -21,10 +21,13 @@ struct Options {
 };
 
 std::vector<int32_t> read_ids(const ChatJson& value, const std::string& where) {
-  if (!value.is_array()) throw Error(ErrorCode::kUsage, where + ": not a list; expected a JSON list of token ids a line, got " + value.type_name());
+  if (!value.is_array())
+    throw Error(ErrorCode::kUsage,
+                where + ": not a list; expected a JSON list of token ids a line, got " + value.type_name());
   std::vector<int32_t> ids;
   for (const ChatJson& item : value) {
-    if (!item.is_number_integer() || item < 0 || item > INT32_MAX) throw Error(ErrorCode::kUsage, where + ": not a token id; expected a whole number, got " + item.dump());
+    if (!item.is_number_integer() || item < 0 || item > INT32_MAX)
+      throw Error(ErrorCode::kUsage, where + ": not a token id; expected a whole number, got " + item.dump());
     ids.push_back(item.get<int32_t>());
   }
   return ids;
@@ -32,7 +35,8 @@ std::vector<int32_t> read_ids(const ChatJson& value, const std::string& where) {
 
 int run(const Options& options) {
   if (options.lines && !(options.ids.empty() || options.ids == std::vector<std::string>{"-"})) {
-    throw Error(ErrorCode::kUsage, "detokenize: --lines reads standard input; expected no ids beside it, got " + std::to_string(options.ids.size()));
+    throw Error(ErrorCode::kUsage, "detokenize: --lines reads standard input; expected no ids beside it, got " +
+                                       std::to_string(options.ids.size()));
   }
   const Tokenizer tokenizer(read_model_metadata(options.model.choose(options.common.console())));
   if (options.lines) {
@@ -58,7 +62,8 @@ Command add_detokenize(CLI::App& root) {
   CLI::App* app = root.add_subcommand("detokenize", "Token ids to their bytes");
   app->add_option("ids", options->ids, "Token ids, or - for standard input")->type_name("ID ...|-")->take_all();
   options->model.declare(*app);
-  app->add_flag("--lines", options->lines, "Each line of standard input is a JSON list of ids; each line out a JSON string (not UTF-8: U+FFFD)");
+  app->add_flag("--lines", options->lines,
+                "Each line of standard input is a JSON list of ids; each line out a JSON string (not UTF-8: U+FFFD)");
   options->common.declare(*app);
   return {app, [options] { return run(*options); }};
 }

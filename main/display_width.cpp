@@ -9,7 +9,8 @@ namespace fathom {
 namespace {
 
 bool contains(std::span<const WidthRange> ranges, uint32_t code_point) {
-  const auto after = std::upper_bound(ranges.begin(), ranges.end(), code_point, [](uint32_t c, const WidthRange& range) { return c < range.first; });
+  const auto after = std::upper_bound(ranges.begin(), ranges.end(), code_point,
+                                      [](uint32_t c, const WidthRange& range) { return c < range.first; });
   return after != ranges.begin() && code_point <= std::prev(after)->last;
 }
 
@@ -41,7 +42,8 @@ size_t character_length(std::string_view text, size_t pos) {
 }
 
 size_t character_length_before(std::string_view text, size_t pos) {
-  // A character has no bound on its marks: read forward from the line's begin, but no farther back than matters in practice.
+  // A character has no bound on its marks: read forward from the line's begin, but no farther back than matters in
+  // practice.
   constexpr size_t kLookBack = 256;
   size_t at = pos > kLookBack ? pos - kLookBack : 0;
   while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80) --at;

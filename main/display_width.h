@@ -11,7 +11,8 @@ namespace fathom {
 /// Independent of the locale. Ambiguous characters count 1.
 int display_width(uint32_t code_point);
 
-/// Bytes of the character that begins at `text[pos]`, the marks that join it included. Invalid bytes are characters of their own.
+/// Bytes of the character that begins at `text[pos]`, the marks that join it included. Invalid bytes are characters of
+/// their own.
 size_t character_length(std::string_view text, size_t pos);
 /// Bytes of the character that ends at `text[pos]`, pos > 0.
 size_t character_length_before(std::string_view text, size_t pos);

@@ -1,4 +1,5 @@
 // Made by scripts/make_width_tables.py from Unicode 14.0.0: do not edit.
+// clang-format off
 #include "main/display_width_ranges.h"
 
 namespace fathom {

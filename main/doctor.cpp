@@ -64,7 +64,8 @@ size_t count_nodes() {
 /// "always [madvise] never": the one in brackets.
 std::string chosen(const std::string& choices) {
   const size_t begin = choices.find('['), end = choices.find(']');
-  return begin == std::string::npos || end == std::string::npos ? "unknown" : choices.substr(begin + 1, end - begin - 1);
+  return begin == std::string::npos || end == std::string::npos ? "unknown"
+                                                                : choices.substr(begin + 1, end - begin - 1);
 }
 
 struct Finding {
@@ -82,13 +83,15 @@ int run(bool as_json) {
   std::istringstream words(field("flags"));
   for (std::string flag; words >> flag;) flags.insert(flag);
   std::vector<std::string> found;
-  for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}) {
+  for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx_vnni",
+                           "amx_tile", "amx_int8", "amx_bf16"}) {
     if (flags.contains(flag)) found.emplace_back(flag);
   }
   const std::vector<std::string> isas = cpu_isa_names();
   const int cores = usable_physical_cores();
   const unsigned threads = std::thread::hardware_concurrency();
-  const uint64_t total = memory_field("MemTotal"), available = memory_field("MemAvailable"), swap_total = memory_field("SwapTotal"), swap_free = memory_field("SwapFree");
+  const uint64_t total = memory_field("MemTotal"), available = memory_field("MemAvailable"),
+                 swap_total = memory_field("SwapTotal"), swap_free = memory_field("SwapFree");
   const std::string huge = chosen(first_line("/sys/kernel/mm/transparent_hugepage/enabled"));
   const std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
   const size_t nodes = count_nodes();
@@ -99,42 +102,75 @@ int run(bool as_json) {
   const uint64_t free_disk = ::statvfs(".", &disk) == 0 ? static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize : 0;
 
   std::vector<Finding> findings;
-  findings.push_back({isas.front() != "reference", isas.front() == "reference" ? "no vector kernels for this processor: everything runs on the plain ones, slowly" : "kernels: " + isas.front()});
-  if (huge == "never") findings.push_back({false, "transparent huge pages are off; echo madvise > /sys/kernel/mm/transparent_hugepage/enabled makes large buffers faster"});
-  else findings.push_back({true, "transparent huge pages: " + huge});
+  findings.push_back({isas.front() != "reference",
+                      isas.front() == "reference"
+                          ? "no vector kernels for this processor: everything runs on the plain ones, slowly"
+                          : "kernels: " + isas.front()});
+  if (huge == "never")
+    findings.push_back({false,
+                        "transparent huge pages are off; echo madvise > /sys/kernel/mm/transparent_hugepage/enabled "
+                        "makes large buffers faster"});
+  else
+    findings.push_back({true, "transparent huge pages: " + huge});
   if (available * 10 < total) findings.push_back({false, "less than a tenth of the memory is free"});
-  if (swap_total > 0 && swap_free < swap_total / 2) findings.push_back({false, "more than half of the swap is in use: something else is short of memory"});
-  if (!governor.empty() && governor != "performance") findings.push_back({false, "frequency governor is " + governor + "; performance is steadier"});
-  if (nodes > 1) findings.push_back({false, std::to_string(nodes) + " memory nodes: try numactl --interleave=all, weights are not placed by node"});
+  if (swap_total > 0 && swap_free < swap_total / 2)
+    findings.push_back({false, "more than half of the swap is in use: something else is short of memory"});
+  if (!governor.empty() && governor != "performance")
+    findings.push_back({false, "frequency governor is " + governor + "; performance is steadier"});
+  if (nodes > 1)
+    findings.push_back(
+        {false, std::to_string(nodes) + " memory nodes: try numactl --interleave=all, weights are not placed by node"});
   const CudaDevices cuda = find_cuda_devices(true);
   nlohmann::ordered_json devices = nlohmann::ordered_json::array();
   std::string device_text;
   for (const CudaDevice& d : cuda.devices) {
-    devices.push_back({{"kind", "cuda"}, {"index", d.index}, {"name", d.name}, {"capability", d.capability}, {"multiprocessors", d.n_multiprocessors}, {"memory_bytes", d.memory_bytes}, {"free_bytes", d.free_bytes}});
-    device_text += (device_text.empty() ? "" : "\n             ") + std::string("cuda ") + std::to_string(d.index) + ": " + d.name + ", " + human_bytes(d.memory_bytes) + ", " + human_bytes(d.free_bytes) + " free";
+    devices.push_back({{"kind", "cuda"},
+                       {"index", d.index},
+                       {"name", d.name},
+                       {"capability", d.capability},
+                       {"multiprocessors", d.n_multiprocessors},
+                       {"memory_bytes", d.memory_bytes},
+                       {"free_bytes", d.free_bytes}});
+    device_text += (device_text.empty() ? "" : "\n             ") + std::string("cuda ") + std::to_string(d.index) +
+                   ": " + d.name + ", " + human_bytes(d.memory_bytes) + ", " + human_bytes(d.free_bytes) + " free";
   }
   if (cuda.devices.empty()) device_text = "none: " + cuda.why_none;
-  if (!cuda.devices.empty()) findings.push_back({true, "models that fit run on cuda 0 unless told otherwise (--backend cpu, --device N)"});
-  if (has_nvidia && cuda.devices.empty()) findings.push_back({false, "an NVIDIA device is there, but cannot be used: " + cuda.why_none});
+  if (!cuda.devices.empty())
+    findings.push_back({true, "models that fit run on cuda 0 unless told otherwise (--backend cpu, --device N)"});
+  if (has_nvidia && cuda.devices.empty())
+    findings.push_back({false, "an NVIDIA device is there, but cannot be used: " + cuda.why_none});
 
   if (as_json) {
     nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (const Finding& finding : findings) list.push_back({{"good", finding.is_good}, {"text", finding.text}});
-    const nlohmann::ordered_json json = {
-        {"cpu", {{"name", field("model name")}, {"physical_cores", cores}, {"threads", threads}, {"features", found}, {"isa", isas}, {"governor", governor}, {"nodes", nodes}}},
-        {"memory", {{"total_bytes", total}, {"available_bytes", available}, {"swap_total_bytes", swap_total}, {"swap_free_bytes", swap_free}, {"huge_pages", huge}}},
-        {"devices", devices},
-        {"disk", {{"path", here}, {"free_bytes", free_disk}}},
-        {"findings", list}};
+    const nlohmann::ordered_json json = {{"cpu",
+                                          {{"name", field("model name")},
+                                           {"physical_cores", cores},
+                                           {"threads", threads},
+                                           {"features", found},
+                                           {"isa", isas},
+                                           {"governor", governor},
+                                           {"nodes", nodes}}},
+                                         {"memory",
+                                          {{"total_bytes", total},
+                                           {"available_bytes", available},
+                                           {"swap_total_bytes", swap_total},
+                                           {"swap_free_bytes", swap_free},
+                                           {"huge_pages", huge}}},
+                                         {"devices", devices},
+                                         {"disk", {{"path", here}, {"free_bytes", free_disk}}},
+                                         {"findings", list}};
     write_answer(json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
     return 0;
   }
   std::string features, names;
   for (const std::string& name : found) features += " " + name;
   for (const std::string& name : isas) names += " " + name;
-  std::string text = "processor    " + visible_text(field("model name")) + ", " + std::to_string(cores) + " physical cores usable, " + std::to_string(threads) + " threads\nfeatures    " + features + "\nkernels     " +
-                     names + "\nmemory       " + human_bytes(total) + ", " + human_bytes(available) + " available, swap " + human_bytes(swap_total) + "\ndevices      " + visible_text(device_text) + "\ndisk         " +
-                     human_bytes(free_disk) + " free in " + visible_text(here) + "\n\n";
+  std::string text = "processor    " + visible_text(field("model name")) + ", " + std::to_string(cores) +
+                     " physical cores usable, " + std::to_string(threads) + " threads\nfeatures    " + features +
+                     "\nkernels     " + names + "\nmemory       " + human_bytes(total) + ", " + human_bytes(available) +
+                     " available, swap " + human_bytes(swap_total) + "\ndevices      " + visible_text(device_text) +
+                     "\ndisk         " + human_bytes(free_disk) + " free in " + visible_text(here) + "\n\n";
   for (const Finding& finding : findings) text += (finding.is_good ? "helps    " : "hinders  ") + finding.text + "\n";
   write_answer(text);
   return 0;

@@ -37,7 +37,8 @@ std::string display_text(std::string_view character) {
   const unsigned char c = static_cast<unsigned char>(character[0]);
   if (c < 0x20 || c == 0x7f) return {'^', static_cast<char>(c ^ 0x40)};
   const Utf8Unit unit = read_utf8(character, 0);
-  if (unit.state != Utf8Unit::State::kValid || (unit.code_point >= 0x80 && unit.code_point < 0xa0)) return std::string(kReplacementCharacter);
+  if (unit.state != Utf8Unit::State::kValid || (unit.code_point >= 0x80 && unit.code_point < 0xa0))
+    return std::string(kReplacementCharacter);
   // A mark without a character before it would join the prompt.
   return display_width(unit.code_point) == 0 ? " " + std::string(character) : std::string(character);
 }

@@ -1,4 +1,5 @@
-// fathom fit: where everything would live, in bytes, and how fast that could be. Maps the file, reads its header, computes nothing.
+// fathom fit: where everything would live, in bytes, and how fast that could be. Maps the file, reads its header,
+// computes nothing.
 #include <memory>
 
 #include "core/error.h"
@@ -22,12 +23,14 @@ int run(const Options& options) {
   EngineFlags on_host = options.engine;
   on_host.backend = "cpu";
   const std::unique_ptr<Engine> engine = load_engine(options.model, on_host, options.common, console);
-  const uint64_t weights = engine->model_bytes(), cache = engine->pool().capacity_bytes(), activations = engine->planned_activation_bytes();
+  const uint64_t weights = engine->model_bytes(), cache = engine->pool().capacity_bytes(),
+                 activations = engine->planned_activation_bytes();
   const uint64_t total = weights + cache + activations;
   const std::optional<uint64_t> available = available_memory_bytes();
   const bool fits = !available || total <= *available;
   // A decoded token reads its weights and the cache once: memory bandwidth bounds its speed.
-  const double read_gb_s = measure_machine(options.common.threads == 0 ? usable_physical_cores() : options.common.threads).read_gb_s;
+  const double read_gb_s =
+      measure_machine(options.common.threads == 0 ? usable_physical_cores() : options.common.threads).read_gb_s;
   auto bound = [&](int64_t depth) {
     const StepCost cost = engine->cost(1, 1, depth);
     return read_gb_s * 1e9 / (cost.weight_bytes + cost.cache_bytes);
@@ -35,23 +38,36 @@ int run(const Options& options) {
   const StepCost first = engine->cost(1, 1, 0);
   const int64_t full = engine->context() - 1;
   if (options.json) {
-    const nlohmann::ordered_json nowhere = {{"weights_bytes", 0}, {"cache_bytes", 0}, {"activation_bytes", 0}, {"total_bytes", 0}};
+    const nlohmann::ordered_json nowhere = {
+        {"weights_bytes", 0}, {"cache_bytes", 0}, {"activation_bytes", 0}, {"total_bytes", 0}};
     const nlohmann::ordered_json json = {
         {"model", engine->info().path},
         {"ctx", engine->context()},
         {"cache_type", options.engine.cache_type},
-        {"host", {{"weights_bytes", weights}, {"cache_bytes", cache}, {"activation_bytes", activations}, {"total_bytes", total}}},
+        {"host",
+         {{"weights_bytes", weights},
+          {"cache_bytes", cache},
+          {"activation_bytes", activations},
+          {"total_bytes", total}}},
         {"device", nowhere},
         {"available_bytes", available ? nlohmann::ordered_json(*available) : nlohmann::ordered_json(nullptr)},
         {"fits", fits},
-        {"predicted", {{"read_gb_s", read_gb_s}, {"weight_bytes_per_token", first.weight_bytes}, {"decode_tok_s_at_most", bound(0)}, {"decode_tok_s_at_most_full", bound(full)}}}};
+        {"predicted",
+         {{"read_gb_s", read_gb_s},
+          {"weight_bytes_per_token", first.weight_bytes},
+          {"decode_tok_s_at_most", bound(0)},
+          {"decode_tok_s_at_most_full", bound(full)}}}};
     write_answer(json.dump() + "\n");
   } else {
-    write_answer("weights       " + human_bytes(weights) + " in host memory, mapped from the file\ncache         " + human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " +
-                 options.engine.cache_type + "\nactivations   " + human_bytes(activations) + " for a chunk of " + std::to_string(engine->chunk_tokens()) + " tokens\ntotal         " + human_bytes(total) + " of " +
-                 (available ? human_bytes(*available) + " available" : std::string("memory nobody can tell")) + (fits ? ": it fits\n" : ": it does not fit, weights would come from the disk again and again\n") +
-                 "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) + " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) + " of weights a token, memory reads " +
-                 fixed(read_gb_s, 1) + " GB/s\n");
+    write_answer("weights       " + human_bytes(weights) + " in host memory, mapped from the file\ncache         " +
+                 human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " +
+                 options.engine.cache_type + "\nactivations   " + human_bytes(activations) + " for a chunk of " +
+                 std::to_string(engine->chunk_tokens()) + " tokens\ntotal         " + human_bytes(total) + " of " +
+                 (available ? human_bytes(*available) + " available" : std::string("memory nobody can tell")) +
+                 (fits ? ": it fits\n" : ": it does not fit, weights would come from the disk again and again\n") +
+                 "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) +
+                 " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) +
+                 " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s\n");
   }
   return fits ? 0 : static_cast<int>(ErrorCode::kNoMemory);
 }
@@ -61,7 +77,8 @@ int run(const Options& options) {
 Command add_fit(CLI::App& root) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  CLI::App* app = root.add_subcommand("fit", "Where everything would live, in bytes, and the predicted speed; exit code 4 if it does not fit");
+  CLI::App* app = root.add_subcommand(
+      "fit", "Where everything would live, in bytes, and the predicted speed; exit code 4 if it does not fit");
   o.model.declare(*app);
   app->add_flag("--json", o.json, "As one JSON object");
   o.engine.declare(*app);

@@ -16,9 +16,12 @@ namespace {
 std::string escaped(std::string_view text) {
   std::string out;
   for (const char c : text) {
-    if (c == '\\') out += "\\\\";
-    else if (c == '\n') out += "\\n";
-    else out += c;
+    if (c == '\\')
+      out += "\\\\";
+    else if (c == '\n')
+      out += "\\n";
+    else
+      out += c;
   }
   return out;
 }
@@ -26,8 +29,10 @@ std::string escaped(std::string_view text) {
 std::string unescaped(std::string_view line) {
   std::string out;
   for (size_t i = 0; i < line.size(); ++i) {
-    if (line[i] == '\\' && i + 1 < line.size()) out += line[++i] == 'n' ? '\n' : line[i];
-    else out += line[i];
+    if (line[i] == '\\' && i + 1 < line.size())
+      out += line[++i] == 'n' ? '\n' : line[i];
+    else
+      out += line[i];
   }
   return out;
 }
@@ -38,9 +43,12 @@ std::string state_folder() {
   const char* state = std::getenv("XDG_STATE_HOME");
   const char* home = std::getenv("HOME");
   std::filesystem::path folder;
-  if (state != nullptr && *state == '/') folder = state;  // the specification: relative paths are ignored
-  else if (home != nullptr && *home == '/') folder = std::filesystem::path(home) / ".local/state";
-  else return "";
+  if (state != nullptr && *state == '/')
+    folder = state;  // the specification: relative paths are ignored
+  else if (home != nullptr && *home == '/')
+    folder = std::filesystem::path(home) / ".local/state";
+  else
+    return "";
   folder /= "fathom";
   std::error_code error;
   std::filesystem::create_directories(folder, error);

@@ -8,12 +8,13 @@
 
 namespace fathom {
 
-/// The folder of the program's state, made with mode 0700: $XDG_STATE_HOME/fathom or ~/.local/state/fathom. Empty if there is no
-/// home or it cannot be made.
+/// The folder of the program's state, made with mode 0700: $XDG_STATE_HOME/fathom or ~/.local/state/fathom. Empty if
+/// there is no home or it cannot be made.
 std::string state_folder();
 
-/// The newest kMaxEntries entries, kept in a file of mode 0600 unless `path` is empty. An entry of several lines takes one line of
-/// the file, with \n and \\ escaped. A file that cannot be read or written is no reason to stop a chat: then nothing is kept.
+/// The newest kMaxEntries entries, kept in a file of mode 0600 unless `path` is empty. An entry of several lines takes
+/// one line of the file, with \n and \\ escaped. A file that cannot be read or written is no reason to stop a chat:
+/// then nothing is kept.
 class History {
  public:
   static constexpr size_t kMaxEntries = 1000;

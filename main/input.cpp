@@ -1,9 +1,9 @@
 #include "main/input.h"
 
-#include <cstdint>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <cstdint>
 
 #include <cerrno>
 #include <cstring>
@@ -30,7 +30,8 @@ std::string read_all(int fd, const std::string& name) {
       throw Error(ErrorCode::kModel, name + ": cannot be read; " + std::strerror(errno));
     }
     if (text.size() + static_cast<size_t>(n) > kMaxInputBytes) {
-      throw Error(ErrorCode::kUsage, name + ": too long; expected at most " + std::to_string(kMaxInputBytes) + " bytes; try a shorter text");
+      throw Error(ErrorCode::kUsage, name + ": too long; expected at most " + std::to_string(kMaxInputBytes) +
+                                         " bytes; try a shorter text");
     }
     text.append(buffer, static_cast<size_t>(n));
   }
@@ -42,7 +43,8 @@ std::string read_input(const std::string& path, const std::string& where) {
   if (path == "-") return read_all(STDIN_FILENO, where + ": standard input");
   const std::string name = where + ": " + in_quotes(path);
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) throw Error(ErrorCode::kModel, name + ": cannot be opened; " + std::strerror(errno) + "; try another path");
+  if (fd < 0)
+    throw Error(ErrorCode::kModel, name + ": cannot be opened; " + std::strerror(errno) + "; try another path");
   try {
     std::string text = read_all(fd, name);
     ::close(fd);
@@ -70,7 +72,9 @@ std::string text_argument(const std::optional<std::string>& argument, const std:
   if (argument && *argument != "-") return *argument;
   if (argument) return read_input("-", where);
   std::optional<std::string> piped = read_piped_input();
-  if (!piped) throw Error(ErrorCode::kUsage, where + ": no input; expected an argument, or text on standard input; try fathom " + where + " --help");
+  if (!piped)
+    throw Error(ErrorCode::kUsage,
+                where + ": no input; expected an argument, or text on standard input; try fathom " + where + " --help");
   return *std::move(piped);
 }
 

@@ -6,8 +6,8 @@
 
 namespace fathom {
 
-/// The whole of a file, or of standard input for "-". Throws Error{kModel} naming `where` and the path if it cannot be read,
-/// Error{kUsage} above 2^31 - 1 bytes, Error{kInterrupted} on SIGINT.
+/// The whole of a file, or of standard input for "-". Throws Error{kModel} naming `where` and the path if it cannot be
+/// read, Error{kUsage} above 2^31 - 1 bytes, Error{kInterrupted} on SIGINT.
 std::string read_input(const std::string& path, const std::string& where);
 
 /// Standard input where it is a pipe, socket or file; nothing where it is a terminal, closed or a device.

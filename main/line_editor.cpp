@@ -215,8 +215,8 @@ LineEditor::Step LineEditor::handle_control(char letter) {
   return Step::kGoOn;
 }
 
-/// Ctrl-R finds older entries, Ctrl-C, Ctrl-G and Escape give up; every other key takes what was found and then does what it
-/// always does (false: it is still to be handled).
+/// Ctrl-R finds older entries, Ctrl-C, Ctrl-G and Escape give up; every other key takes what was found and then does
+/// what it always does (false: it is still to be handled).
 bool LineEditor::handle_search(const Key& key) {
   const bool is_control = key.kind == Key::Kind::kControl;
   size_t before = search_idx_ == history_.size() ? search_idx_ : search_idx_ + 1;
@@ -255,7 +255,9 @@ void LineEditor::complete() {
   }
   if (fits.empty()) return typed.starts_with("/") ? void() : buffer_.insert("  ");
   std::string common = fits[0];
-  for (const std::string& word : fits) common.resize(static_cast<size_t>(std::mismatch(common.begin(), common.end(), word.begin(), word.end()).first - common.begin()));
+  for (const std::string& word : fits)
+    common.resize(static_cast<size_t>(std::mismatch(common.begin(), common.end(), word.begin(), word.end()).first -
+                                      common.begin()));
   buffer_.set(fits.size() == 1 ? common + " " : common);
 }
 
@@ -263,7 +265,8 @@ void LineEditor::draw() {
   if (is_searching_) return draw_search();
   const WindowSize window = window_size();
   const std::string_view text = buffer_.text();
-  const Layout layout = Layout::of(text, buffer_.cursor(), window.columns, text_width(prompt_), text_width(continuation_));
+  const Layout layout =
+      Layout::of(text, buffer_.cursor(), window.columns, text_width(prompt_), text_width(continuation_));
   // A text taller than the window shows the rows around the cursor.
   const size_t height = std::min(layout.rows.size(), static_cast<size_t>(window.rows - 1));
   first_visible_row_ = std::min(first_visible_row_, layout.rows.size() - height);
@@ -294,7 +297,8 @@ void LineEditor::draw() {
 void LineEditor::draw_search() {
   const int columns = window_size().columns;
   const bool is_found = search_idx_ < history_.size();
-  std::string line = (is_found || search_.empty() ? "(search) " : "(nothing found) ") + search_ + ": " + (is_found ? history_.entry(search_idx_) : "");
+  std::string line = (is_found || search_.empty() ? "(search) " : "(nothing found) ") + search_ + ": " +
+                     (is_found ? history_.entry(search_idx_) : "");
   std::string shown;
   int width = 0;
   for (size_t at = 0; at < line.size();) {

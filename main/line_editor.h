@@ -28,16 +28,18 @@ class TerminalMode {
   bool is_changed_ = false;
 };
 
-/// Emacs keys, arrows, Ctrl-R, Alt-Enter or Ctrl-J for a new line, bracketed paste (never submits), Ctrl-G for an editor, Tab for
-/// completion. Where the terminal cannot move its cursor (TERM=dumb or unset) it reads plain lines.
+/// Emacs keys, arrows, Ctrl-R, Alt-Enter or Ctrl-J for a new line, bracketed paste (never submits), Ctrl-G for an
+/// editor, Tab for completion. Where the terminal cannot move its cursor (TERM=dumb or unset) it reads plain lines.
 class LineEditor {
  public:
   enum class Outcome { kLine, kInterrupted, kEnd, kOpenEditor };
 
-  LineEditor(History& history, std::vector<std::string> completions) : history_(history), completions_(std::move(completions)) {}
+  LineEditor(History& history, std::vector<std::string> completions)
+      : history_(history), completions_(std::move(completions)) {}
 
-  /// Reads one entry; `prompt` stands before its first line, `continuation` before the others. `text` is what to begin with, and
-  /// what was typed afterwards (also for kOpenEditor). kEnd: Ctrl-D with nothing typed, or the terminal is gone.
+  /// Reads one entry; `prompt` stands before its first line, `continuation` before the others. `text` is what to begin
+  /// with, and what was typed afterwards (also for kOpenEditor). kEnd: Ctrl-D with nothing typed, or the terminal is
+  /// gone.
   Outcome read(const std::string& prompt, const std::string& continuation, std::string& text);
 
  private:

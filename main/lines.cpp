@@ -13,10 +13,13 @@
 
 namespace fathom {
 
-void transform_lines(const std::string& where, const std::function<std::string(const std::string& line, const std::string& where)>& transform, const std::string& path) {
+void transform_lines(const std::string& where,
+                     const std::function<std::string(const std::string& line, const std::string& where)>& transform,
+                     const std::string& path) {
   const bool is_file = path != "-";
   const int fd = is_file ? ::open(path.c_str(), O_RDONLY | O_CLOEXEC) : STDIN_FILENO;
-  if (fd < 0) throw Error(ErrorCode::kModel, where + ": " + in_quotes(path) + ": cannot be opened; " + std::strerror(errno));
+  if (fd < 0)
+    throw Error(ErrorCode::kModel, where + ": " + in_quotes(path) + ": cannot be opened; " + std::strerror(errno));
   struct Closer {
     int fd;
     ~Closer() {
@@ -25,7 +28,9 @@ void transform_lines(const std::string& where, const std::function<std::string(c
   } closer{is_file ? fd : -1};
   std::string pending, out;
   size_t n_lines = 0;
-  auto answer = [&](const std::string& line) { out += transform(line, where + ": line " + std::to_string(++n_lines)) + "\n"; };
+  auto answer = [&](const std::string& line) {
+    out += transform(line, where + ": line " + std::to_string(++n_lines)) + "\n";
+  };
   char buffer[1 << 16];
   for (;;) {
     const ssize_t n = ::read(fd, buffer, sizeof buffer);
@@ -35,7 +40,8 @@ void transform_lines(const std::string& where, const std::function<std::string(c
     if (n == 0) break;
     size_t scanned = pending.size(), begin = 0;
     pending.append(buffer, static_cast<size_t>(n));
-    for (size_t end; (end = pending.find('\n', scanned)) != std::string::npos; begin = scanned = end + 1) answer(pending.substr(begin, end - begin));
+    for (size_t end; (end = pending.find('\n', scanned)) != std::string::npos; begin = scanned = end + 1)
+      answer(pending.substr(begin, end - begin));
     pending.erase(0, begin);
     write_answer(out);
     out.clear();

@@ -28,7 +28,9 @@ std::vector<int32_t> wanted_positions(const std::string& text, int32_t n_tokens)
   } else {
     positions = parse_ids(text, "--positions");
     for (const int32_t pos : positions) {
-      if (pos < 0 || pos >= n_tokens) throw Error(ErrorCode::kUsage, "--positions: outside the prompt; expected 0 to " + std::to_string(n_tokens - 1) + ", got " + std::to_string(pos));
+      if (pos < 0 || pos >= n_tokens)
+        throw Error(ErrorCode::kUsage, "--positions: outside the prompt; expected 0 to " +
+                                           std::to_string(n_tokens - 1) + ", got " + std::to_string(pos));
     }
   }
   return positions;
@@ -36,7 +38,9 @@ std::vector<int32_t> wanted_positions(const std::string& text, int32_t n_tokens)
 
 int run(const Options& options) {
   const Console console = options.common.console();
-  if (options.ids.empty() == !options.prompt.has_value()) throw Error(ErrorCode::kUsage, "logits: expected one of --ids and --prompt, got " + std::string(options.prompt ? "both" : "neither"));
+  if (options.ids.empty() == !options.prompt.has_value())
+    throw Error(ErrorCode::kUsage,
+                "logits: expected one of --ids and --prompt, got " + std::string(options.prompt ? "both" : "neither"));
   if (options.out.empty()) throw Error(ErrorCode::kUsage, "logits: nowhere to write; expected -o OUT.safetensors");
   std::vector<int32_t> ids;
   if (!options.prompt) ids = parse_ids(options.ids, "--ids");
@@ -45,13 +49,16 @@ int run(const Options& options) {
   const int32_t n_tokens = static_cast<int32_t>(ids.size());
   if (n_tokens == 0) throw Error(ErrorCode::kUsage, "logits: the prompt is empty; expected at least one token");
   if (n_tokens > engine->context()) {
-    throw Error(ErrorCode::kRuntime, "logits: the prompt is longer than the context; expected at most " + std::to_string(engine->context()) + " tokens, got " + std::to_string(n_tokens) + "; try a larger --ctx");
+    throw Error(ErrorCode::kRuntime, "logits: the prompt is longer than the context; expected at most " +
+                                         std::to_string(engine->context()) + " tokens, got " +
+                                         std::to_string(n_tokens) + "; try a larger --ctx");
   }
   const std::vector<int32_t> positions = wanted_positions(options.positions, n_tokens);
 
   // A step's logits for all its tokens take T * W floats: where some are wanted, T is kept to 32 MiB of them.
   const int64_t width = engine->info().vocab_size;
-  const int64_t most_outputs = std::max<int64_t>(1, (int64_t{32} << 20) / (width * static_cast<int64_t>(sizeof(float))));
+  const int64_t most_outputs =
+      std::max<int64_t>(1, (int64_t{32} << 20) / (width * static_cast<int64_t>(sizeof(float))));
   std::vector<float> logits(positions.size() * static_cast<size_t>(width));
   ProgressLine progress(console, "reading the prompt:", "tokens");
   Sequence sequence(engine->pool());
@@ -59,12 +66,18 @@ int run(const Options& options) {
     if (interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted");
     progress.update(static_cast<uint64_t>(at), static_cast<uint64_t>(n_tokens));
     int64_t n = std::min<int64_t>(engine->chunk_tokens(), n_tokens - at);
-    auto wanted_in = [&](int64_t end) { return std::any_of(positions.begin(), positions.end(), [&](int32_t pos) { return pos >= at && pos < end; }); };
+    auto wanted_in = [&](int64_t end) {
+      return std::any_of(positions.begin(), positions.end(), [&](int32_t pos) { return pos >= at && pos < end; });
+    };
     const bool is_wanted = wanted_in(at + n);
     const bool only_last = is_wanted && !wanted_in(at + n - 1);
     if (is_wanted && !only_last) n = std::min(n, most_outputs);
-    const StepPart part{&sequence, std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), only_last ? Outputs::kLast : is_wanted ? Outputs::kAll : Outputs::kNone};
-    if (engine->step({&part, 1}) == StepStatus::kNoPages) throw Error(ErrorCode::kRuntime, "logits: no page left in the cache");
+    const StepPart part{&sequence, std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)),
+                        only_last   ? Outputs::kLast
+                        : is_wanted ? Outputs::kAll
+                                    : Outputs::kNone};
+    if (engine->step({&part, 1}) == StepStatus::kNoPages)
+      throw Error(ErrorCode::kRuntime, "logits: no page left in the cache");
     for (size_t i = 0; i < positions.size(); ++i) {
       if (positions[i] < at || positions[i] >= at + n) continue;
       const std::span<const float> row = engine->logits(only_last ? 0 : positions[i] - at);
@@ -74,10 +87,13 @@ int run(const Options& options) {
   }
   progress.clear();
   const int64_t n_positions = static_cast<int64_t>(positions.size());
-  write_safetensors(options.out, {{"ids", SafetensorsType::kI32, {n_tokens}, ids.data()},
-                                  {"positions", SafetensorsType::kI32, {n_positions}, positions.data()},
-                                  {"logits", SafetensorsType::kF32, {n_positions, width}, logits.data()}},
-                    {{"model", engine->info().path}, {"backend", engine->backend_description()}, {"system_fingerprint", system_fingerprint(*engine, options.engine)}});
+  write_safetensors(options.out,
+                    {{"ids", SafetensorsType::kI32, {n_tokens}, ids.data()},
+                     {"positions", SafetensorsType::kI32, {n_positions}, positions.data()},
+                     {"logits", SafetensorsType::kF32, {n_positions, width}, logits.data()}},
+                    {{"model", engine->info().path},
+                     {"backend", engine->backend_description()},
+                     {"system_fingerprint", system_fingerprint(*engine, options.engine)}});
   return 0;
 }
 
@@ -89,9 +105,12 @@ Command add_logits(CLI::App& root) {
   CLI::App* app = root.add_subcommand("logits", "Raw logits of a prompt, for comparing engines and quantizations");
   o.model.declare(*app);
   app->add_option("--ids", o.ids, "Token ids, taken as they are")->type_name("1,2,3");
-  app->add_option("-p,--prompt", o.prompt, "Text as it is, special tokens spelled in it included; BOS added as the file says")->type_name("TEXT");
+  app->add_option("-p,--prompt", o.prompt,
+                  "Text as it is, special tokens spelled in it included; BOS added as the file says")
+      ->type_name("TEXT");
   app->add_option("--positions", o.positions, "Which positions (default: all)")->type_name("all|last|I,J");
-  app->add_option("-o,--out", o.out, "File to write: ids I32 [T], positions I32 [P], logits F32 [P, W]")->type_name("OUT.safetensors");
+  app->add_option("-o,--out", o.out, "File to write: ids I32 [T], positions I32 [P], logits F32 [P, W]")
+      ->type_name("OUT.safetensors");
   o.engine.declare(*app);
   o.common.declare(*app);
   return {app, [options] { return run(*options); }};

@@ -54,10 +54,11 @@ int run_program(int argc, char** argv) {
   root.footer(
       "fathom COMMAND --help tells a command's options. Each long option can be set by a variable: --max-tokens by "
       "FATHOM_MAX_TOKENS.");
-  const std::array commands = {add_run(root),        add_chat(root),   add_inspect(root), add_tokenize(root),
-                               add_detokenize(root), add_render(root), add_parse(root),   add_logits(root),
-                               add_perplexity(root), add_bench(root),  add_fit(root),     add_convert(root),
-                               add_quantize(root),   add_imatrix(root), add_prune(root), add_doctor(root), add_serve(root)};
+  const std::array commands = {add_run(root),        add_chat(root),    add_inspect(root), add_tokenize(root),
+                               add_detokenize(root), add_render(root),  add_parse(root),   add_logits(root),
+                               add_perplexity(root), add_bench(root),   add_fit(root),     add_convert(root),
+                               add_quantize(root),   add_imatrix(root), add_prune(root),   add_doctor(root),
+                               add_serve(root)};
   name_environment_variables(commands);
   try {
     root.parse(argc, argv);

@@ -9,23 +9,27 @@
 #include <random>
 
 #include "core/error.h"
+#include "core/printable.h"
 #include "engine/chat_choice.h"
 #include "io/gguf.h"
-#include "core/printable.h"
 #include "text/hf_tokenizer.h"
 
 namespace fathom {
 namespace {
 
-const std::map<std::string, LogLevel> kLogLevels = {{"quiet", LogLevel::kQuiet}, {"warn", LogLevel::kWarn}, {"info", LogLevel::kInfo}, {"debug", LogLevel::kDebug}};
-const std::map<std::string, ColorMode> kColorModes = {{"auto", ColorMode::kAuto}, {"always", ColorMode::kAlways}, {"never", ColorMode::kNever}};
+const std::map<std::string, LogLevel> kLogLevels = {
+    {"quiet", LogLevel::kQuiet}, {"warn", LogLevel::kWarn}, {"info", LogLevel::kInfo}, {"debug", LogLevel::kDebug}};
+const std::map<std::string, ColorMode> kColorModes = {
+    {"auto", ColorMode::kAuto}, {"always", ColorMode::kAlways}, {"never", ColorMode::kNever}};
 const std::map<std::string, AttentionForm> kAttentionForms = {
     {"auto", AttentionForm::kAuto}, {"expanded", AttentionForm::kExpanded}, {"absorbed", AttentionForm::kAbsorbed}};
-const std::map<std::string, DType> kCacheTypes = {
-    {"f32", DType::kF32}, {"f16", DType::kF16}, {"bf16", DType::kBF16}, {"q8_0", DType::kQ8_0}, {"fp8", DType::kF8_E4M3}};
+const std::map<std::string, DType> kCacheTypes = {{"f32", DType::kF32},
+                                                  {"f16", DType::kF16},
+                                                  {"bf16", DType::kBF16},
+                                                  {"q8_0", DType::kQ8_0},
+                                                  {"fp8", DType::kF8_E4M3}};
 
-template <typename T>
-std::vector<std::string> names_of(const std::map<std::string, T>& values) {
+template <typename T> std::vector<std::string> names_of(const std::map<std::string, T>& values) {
   std::vector<std::string> names;
   for (const auto& [name, value] : values) names.push_back(name);
   return names;
@@ -38,7 +42,8 @@ std::string listed(std::span<const std::string> names) {
   return text;
 }
 
-/// Where the shipped model may be: beside an installed program, in a build's source tree, where it was when this was built.
+/// Where the shipped model may be: beside an installed program, in a build's source tree, where it was when this was
+/// built.
 std::vector<std::filesystem::path> shipped_model_places() {
   std::vector<std::filesystem::path> places;
   std::error_code ignored;
@@ -67,7 +72,9 @@ std::map<int32_t, float> parse_logit_bias(const std::vector<std::string>& items)
       const auto [after, error] = std::from_chars(start, end, value);
       good = error == std::errc{} && after == end && start != end;
     }
-    if (!good) throw Error(ErrorCode::kUsage, "--logit-bias: not a token id and a number; expected ID=X, got " + in_quotes(item) + "; try --logit-bias 7=-5 or 7=-inf");
+    if (!good)
+      throw Error(ErrorCode::kUsage, "--logit-bias: not a token id and a number; expected ID=X, got " +
+                                         in_quotes(item) + "; try --logit-bias 7=-5 or 7=-inf");
     bias[id] = value;
   }
   return bias;
@@ -85,14 +92,17 @@ CLI::Validator seed_number() {
       [](std::string& text) -> std::string {
         uint64_t value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        return error == std::errc{} && end == text.data() + text.size() ? "" : "not a seed; expected a whole number from 0 to 2^64 - 1, got " + in_quotes(text);
+        return error == std::errc{} && end == text.data() + text.size()
+                   ? ""
+                   : "not a seed; expected a whole number from 0 to 2^64 - 1, got " + in_quotes(text);
       },
       "");
 }
 
 std::string variable_of(const std::string& long_name) {
   std::string name = "FATHOM_" + long_name;
-  std::transform(name.begin(), name.end(), name.begin(), [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
   return name;
 }
 
@@ -103,7 +113,8 @@ CLI::Validator at_least(int64_t lowest) {
       [lowest](std::string& text) -> std::string {
         int64_t value = 0;
         const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        if (error != std::errc{} || end != text.data() + text.size()) return "not a whole number; expected " + std::to_string(lowest) + " or more, got " + in_quotes(text);
+        if (error != std::errc{} || end != text.data() + text.size())
+          return "not a whole number; expected " + std::to_string(lowest) + " or more, got " + in_quotes(text);
         return value >= lowest ? "" : "out of range; expected " + std::to_string(lowest) + " or more, got " + text;
       },
       "");
@@ -122,10 +133,20 @@ CLI::Validator one_of(std::vector<std::string> names) {
 
 void CommonOptions::declare(CLI::App& app) {
   constexpr const char* kGroup = "For every command";
-  app.add_option("-t,--threads", threads, "Threads (default: the physical cores this process may use)")->check(at_least(1))->type_name("N")->group(kGroup);
-  app.add_option("--seed", seed, "Seed of everything random (default: a random one)")->check(seed_number())->type_name("N")->group(kGroup);
-  app.add_option("--log-level", log_level, "What standard error tells (default: info)")->check(one_of({"quiet", "warn", "info", "debug"}))->group(kGroup);
-  app.add_option("--color", color, "Colours (default: auto, on terminals unless NO_COLOR is set)")->check(one_of({"auto", "always", "never"}))->group(kGroup);
+  app.add_option("-t,--threads", threads, "Threads (default: the physical cores this process may use)")
+      ->check(at_least(1))
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--seed", seed, "Seed of everything random (default: a random one)")
+      ->check(seed_number())
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--log-level", log_level, "What standard error tells (default: info)")
+      ->check(one_of({"quiet", "warn", "info", "debug"}))
+      ->group(kGroup);
+  app.add_option("--color", color, "Colours (default: auto, on terminals unless NO_COLOR is set)")
+      ->check(one_of({"auto", "always", "never"}))
+      ->group(kGroup);
   app.add_flag("--progress", progress, "Report progress even if standard error is no terminal")->group(kGroup);
   app.add_option("--config", config, "Read options from an ini file")->type_name("FILE")->group(kGroup);
 }
@@ -133,7 +154,9 @@ void CommonOptions::declare(CLI::App& app) {
 Console CommonOptions::console() const { return Console(kLogLevels.at(log_level), kColorModes.at(color), progress); }
 
 void ModelOption::declare(CLI::App& app) {
-  app.add_option("-m,--model", path, "GGUF file, first shard, or Hugging Face folder (default: the model that ships with fathom)")->type_name("PATH");
+  app.add_option("-m,--model", path,
+                 "GGUF file, first shard, or Hugging Face folder (default: the model that ships with fathom)")
+      ->type_name("PATH");
 }
 
 std::string ModelOption::choose(const Console& console) const {
@@ -144,22 +167,46 @@ std::string ModelOption::choose(const Console& console) const {
     console.note("no --model given: using the one that ships with fathom, " + place.string());
     return place.string();
   }
-  throw Error(ErrorCode::kModel, "model: none given, and the one that ships with fathom is missing; expected a GGUF file, got nothing at " +
-                                     in_quotes(FATHOM_SHIPPED_MODEL) + "; try -m FILE.gguf");
+  throw Error(
+      ErrorCode::kModel,
+      "model: none given, and the one that ships with fathom is missing; expected a GGUF file, got nothing at " +
+          in_quotes(FATHOM_SHIPPED_MODEL) + "; try -m FILE.gguf");
 }
 
 void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
   constexpr const char* kGroup = "Running the model";
-  app.add_option(std::string(context_flags), context, "Tokens of context (default: what model and memory allow, at most 32768)")->check(at_least(1))->type_name("N")->group(kGroup);
-  app.add_option("--batch", batch, "Tokens per prefill chunk (default: " + std::to_string(kDefaultChunkTokens) + ", measured)")->check(at_least(1))->type_name("N")->group(kGroup);
-  app.add_option("--cache-type", cache_type, "Type of the latent pages (default: bf16)")->check(one_of({"f32", "f16", "bf16", "q8_0", "fp8"}))->group(kGroup);
-  app.add_option("--attention", attention, "How attention is computed (default: auto)")->check(one_of(names_of(kAttentionForms)))->group(kGroup);
-  app.add_option("--backend", backend, "What computes (default: auto, a device if there is one that takes the model)")->check(one_of({"auto", "cpu", "cuda"}))->group(kGroup);
-  app.add_option("--device", device, "Which device, as listed by doctor (default: 0)")->check(at_least(0))->type_name("N")->group(kGroup);
-  app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")->type_name("NAME")->group(kGroup);
+  app.add_option(std::string(context_flags), context,
+                 "Tokens of context (default: what model and memory allow, at most 32768)")
+      ->check(at_least(1))
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--batch", batch,
+                 "Tokens per prefill chunk (default: " + std::to_string(kDefaultChunkTokens) + ", measured)")
+      ->check(at_least(1))
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--cache-type", cache_type, "Type of the latent pages (default: bf16)")
+      ->check(one_of({"f32", "f16", "bf16", "q8_0", "fp8"}))
+      ->group(kGroup);
+  app.add_option("--attention", attention, "How attention is computed (default: auto)")
+      ->check(one_of(names_of(kAttentionForms)))
+      ->group(kGroup);
+  app.add_option("--backend", backend, "What computes (default: auto, a device if there is one that takes the model)")
+      ->check(one_of({"auto", "cpu", "cuda"}))
+      ->group(kGroup);
+  app.add_option("--device", device, "Which device, as listed by doctor (default: 0)")
+      ->check(at_least(0))
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")
+      ->type_name("NAME")
+      ->group(kGroup);
   std::vector<std::string> formats = {"auto"};
   for (const ChatGeneration generation : kChatGenerations) formats.emplace_back(name_of(generation));
-  app.add_option("--chat-format", chat_format, "How conversations are written for the model (default: auto, as the file says)")->check(one_of(formats))->group(kGroup);
+  app.add_option("--chat-format", chat_format,
+                 "How conversations are written for the model (default: auto, as the file says)")
+      ->check(one_of(formats))
+      ->group(kGroup);
 }
 
 EngineOptions EngineFlags::engine_options(const std::string& model_path, const CommonOptions& common) const {
@@ -177,7 +224,8 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   return options;
 }
 
-std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common, const Console& console) {
+std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common,
+                                    const Console& console) {
   EngineOptions options = flags.engine_options(model.choose(console), common);
   ProgressLine sending(console, "sending weights to the device", "bytes");
   options.on_load = [&](uint64_t done, uint64_t total) { sending.update(done, total); };
@@ -185,21 +233,42 @@ std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags&
   sending.clear();
   if (!engine->backend_note().empty()) console.warn(engine->backend_note());
   const ModelInfo& info = engine->info();
-  console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " + info.type + "; " + engine->backend_description() + "; context " +
-                 std::to_string(engine->context()) + ", cache " + flags.cache_type);
+  console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " +
+                 info.type + "; " + engine->backend_description() + "; context " + std::to_string(engine->context()) +
+                 ", cache " + flags.cache_type);
   return engine;
 }
 
 void SamplingFlags::declare(CLI::App& app) {
   constexpr const char* kGroup = "Sampling";
-  app.add_option("--temp", temperature, "Temperature; 0 takes the likeliest token (default: the model's, else 0.6)")->type_name("T")->group(kGroup);
-  app.add_option("--top-k", top_k, "Keep the K likeliest tokens; 0: off (default: the model's, else 0)")->type_name("K")->group(kGroup);
-  app.add_option("--top-p", top_p, "Keep the likeliest tokens whose probabilities reach P (default: the model's, else 0.95)")->type_name("P")->group(kGroup);
-  app.add_option("--min-p", min_p, "Keep tokens with at least P times the highest probability (default: the model's, else 0)")->type_name("P")->group(kGroup);
-  app.add_option("--repeat-penalty", repeat_penalty, "Divide logits of the last 64 tokens (default: 1, off)")->type_name("X")->group(kGroup);
-  app.add_option("--frequency-penalty", frequency_penalty, "Subtract for each use in the answer (default: 0)")->type_name("X")->group(kGroup);
-  app.add_option("--presence-penalty", presence_penalty, "Subtract for tokens used in the answer (default: 0)")->type_name("X")->group(kGroup);
-  app.add_option("--logit-bias", logit_bias, "Add X to a token's logit; -inf forbids it; repeatable")->type_name("ID=X")->allow_extra_args(false)->take_all()->group(kGroup);
+  app.add_option("--temp", temperature, "Temperature; 0 takes the likeliest token (default: the model's, else 0.6)")
+      ->type_name("T")
+      ->group(kGroup);
+  app.add_option("--top-k", top_k, "Keep the K likeliest tokens; 0: off (default: the model's, else 0)")
+      ->type_name("K")
+      ->group(kGroup);
+  app.add_option("--top-p", top_p,
+                 "Keep the likeliest tokens whose probabilities reach P (default: the model's, else 0.95)")
+      ->type_name("P")
+      ->group(kGroup);
+  app.add_option("--min-p", min_p,
+                 "Keep tokens with at least P times the highest probability (default: the model's, else 0)")
+      ->type_name("P")
+      ->group(kGroup);
+  app.add_option("--repeat-penalty", repeat_penalty, "Divide logits of the last 64 tokens (default: 1, off)")
+      ->type_name("X")
+      ->group(kGroup);
+  app.add_option("--frequency-penalty", frequency_penalty, "Subtract for each use in the answer (default: 0)")
+      ->type_name("X")
+      ->group(kGroup);
+  app.add_option("--presence-penalty", presence_penalty, "Subtract for tokens used in the answer (default: 0)")
+      ->type_name("X")
+      ->group(kGroup);
+  app.add_option("--logit-bias", logit_bias, "Add X to a token's logit; -inf forbids it; repeatable")
+      ->type_name("ID=X")
+      ->allow_extra_args(false)
+      ->take_all()
+      ->group(kGroup);
 }
 
 void SamplingFlags::check() const {
@@ -218,7 +287,9 @@ void SamplingFlags::check() const {
 SamplingParams SamplingFlags::params(const Engine& engine, std::optional<uint64_t> seed) const {
   const Metadata& file = engine.metadata();
   const SamplingAdvice advice = recommended_sampling(engine.chat_generation());
-  auto first = [](std::optional<float> a, std::optional<float> b, std::optional<float> c, float otherwise) { return a ? *a : b ? *b : c.value_or(otherwise); };
+  auto first = [](std::optional<float> a, std::optional<float> b, std::optional<float> c, float otherwise) {
+    return a ? *a : b ? *b : c.value_or(otherwise);
+  };
   SamplingParams out;
   out.temperature = first(temperature, recommended(file, "temp"), advice.temperature, 0.6F);
   out.top_p = first(top_p, recommended(file, "top_p"), advice.top_p, 0.95F);
@@ -249,26 +320,31 @@ std::vector<int32_t> parse_ids(std::string_view text, const std::string& where) 
     int32_t id = 0;
     const auto [after, error] = std::from_chars(at, end, id);
     if (error != std::errc{} || (after != end && *after != ',' && !is_space(*after))) {
-      throw Error(ErrorCode::kUsage, where + ": not token ids; expected whole numbers as in 1,2,3, got " + in_quotes(std::string_view(at, static_cast<size_t>(end - at))) + "; try fathom tokenize");
+      throw Error(ErrorCode::kUsage, where + ": not token ids; expected whole numbers as in 1,2,3, got " +
+                                         in_quotes(std::string_view(at, static_cast<size_t>(end - at))) +
+                                         "; try fathom tokenize");
     }
     ids.push_back(id);
     at = after;
   }
-  if (ids.empty()) throw Error(ErrorCode::kUsage, where + ": empty; expected whole numbers as in 1,2,3; try fathom tokenize");
+  if (ids.empty())
+    throw Error(ErrorCode::kUsage, where + ": empty; expected whole numbers as in 1,2,3; try fathom tokenize");
   return ids;
 }
 
 void name_environment_variables(std::span<const Command> commands) {
   for (const Command& command : commands) {
     for (CLI::Option* option : command.app->get_options()) {
-      if (!option->get_lnames().empty() && option->get_lnames()[0] != "help") option->envname(variable_of(option->get_lnames()[0]));
+      if (!option->get_lnames().empty() && option->get_lnames()[0] != "help")
+        option->envname(variable_of(option->get_lnames()[0]));
     }
   }
 }
 
 void apply_config_file(const std::string& path, std::span<const Command> commands, const CLI::App& active) {
   std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) throw Error(ErrorCode::kModel, "--config: " + path + ": a folder; expected an ini file");
+  if (std::filesystem::is_directory(path, ignored))
+    throw Error(ErrorCode::kModel, "--config: " + path + ": a folder; expected an ini file");
   std::vector<CLI::ConfigItem> items;
   try {
     items = CLI::ConfigINI().from_file(path);
@@ -293,8 +369,9 @@ void apply_config_file(const std::string& path, std::span<const Command> command
       option->run_callback();
     }
     if (!is_known) {
-      throw Error(ErrorCode::kUsage, "--config: " + path + ": unknown key; expected a long option of a command without its dashes, got " + in_quotes(item.fullname()) + "; try fathom " +
-                                         active.get_name() + " --help");
+      throw Error(ErrorCode::kUsage, "--config: " + path +
+                                         ": unknown key; expected a long option of a command without its dashes, got " +
+                                         in_quotes(item.fullname()) + "; try fathom " + active.get_name() + " --help");
     }
   }
 }
@@ -308,14 +385,16 @@ std::string usage_message(const CLI::ParseError& error, const CLI::App& root) {
     const std::string first = left.empty() ? "" : left[0];
     if (command.empty() && !first.empty() && first[0] != '-') {
       std::vector<std::string> names;
-      for (const CLI::App* app : root.get_subcommands([](const CLI::App*) { return true; })) names.push_back(app->get_name());
+      for (const CLI::App* app : root.get_subcommands([](const CLI::App*) { return true; }))
+        names.push_back(app->get_name());
       return "unknown command; expected " + listed(names) + ", got " + in_quotes(first) + "; try fathom --help";
     }
     what = (first.starts_with("-") && first.size() > 1 ? "unknown option " : "unexpected argument ") + in_quotes(first);
   } else if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) {
     what = "not of the right kind; " + what;
   }
-  return (command.empty() ? "" : command + ": ") + what + "; try fathom " + (command.empty() ? "" : command + " ") + "--help";
+  return (command.empty() ? "" : command + ": ") + what + "; try fathom " + (command.empty() ? "" : command + " ") +
+         "--help";
 }
 
 Metadata read_model_metadata(const std::string& path) {

@@ -1,4 +1,5 @@
-// Options that several subcommands share, what they mean, and how they are read from flags, environment and configuration file.
+// Options that several subcommands share, what they mean, and how they are read from flags, environment and
+// configuration file.
 #pragma once
 
 #include <cstdint>
@@ -58,7 +59,8 @@ struct EngineFlags {
 };
 
 /// Loads; tells on a terminal that it does and what runs then.
-std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common, const Console& console);
+std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common,
+                                    const Console& console);
 
 struct SamplingFlags {
   std::optional<float> temperature, top_p, min_p;
@@ -83,9 +85,9 @@ std::vector<int32_t> parse_ids(std::string_view text, const std::string& where);
 /// Gives every long option of the subcommands its variable: --max-tokens is FATHOM_MAX_TOKENS.
 void name_environment_variables(std::span<const Command> commands);
 
-/// Applies `path` to the options of `active` that neither command line nor environment set. Keys before any section count for
-/// the subcommands that have them, keys of a section [run] for that one. Throws Error{kUsage} for keys no subcommand has, Error{kModel}
-/// for a file that cannot be read.
+/// Applies `path` to the options of `active` that neither command line nor environment set. Keys before any section
+/// count for the subcommands that have them, keys of a section [run] for that one. Throws Error{kUsage} for keys no
+/// subcommand has, Error{kModel} for a file that cannot be read.
 void apply_config_file(const std::string& path, std::span<const Command> commands, const CLI::App& active);
 
 /// The CLI11 error as a message of the house: "run: what; expected ..".

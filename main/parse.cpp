@@ -18,7 +18,10 @@ Command add_parse(CLI::App& root) {
   };
   auto options = std::make_shared<Options>();
   CLI::App* app = root.add_subcommand("parse", "Model output to reasoning, answer and tool calls, as JSON");
-  app->add_option("file", options->file, "{\"text\", \"options\": {\"starts_in_reasoning\", \"tools\", \"finish\"}, \"cut\": [piece lengths]}; - for standard input")->type_name("FILE|-");
+  app->add_option("file", options->file,
+                  "{\"text\", \"options\": {\"starts_in_reasoning\", \"tools\", \"finish\"}, \"cut\": [piece "
+                  "lengths]}; - for standard input")
+      ->type_name("FILE|-");
   options->format.declare(*app);
   app->add_flag("--lines", options->lines, "One such object a line in, one result a line out");
   options->common.declare(*app);
@@ -26,16 +29,20 @@ Command add_parse(CLI::App& root) {
             const ChatGeneration generation = options->format.choose(options->common.console());
             const std::string path = options->file.value_or("-");
             if (options->lines) {
-              transform_lines("parse", [&](const std::string& line, const std::string& where) {
-                try {
-                  return parse_json(generation, line);
-                } catch (const Error& error) {
-                  throw Error(error.code(), where + ": " + error.what());
-                }
-              }, path);
+              transform_lines(
+                  "parse",
+                  [&](const std::string& line, const std::string& where) {
+                    try {
+                      return parse_json(generation, line);
+                    } catch (const Error& error) {
+                      throw Error(error.code(), where + ": " + error.what());
+                    }
+                  },
+                  path);
               return 0;
             }
-            write_answer(parse_json(generation, options->file ? read_input(path, "parse") : text_argument({}, "parse")) + "\n");
+            write_answer(
+                parse_json(generation, options->file ? read_input(path, "parse") : text_argument({}, "parse")) + "\n");
             return 0;
           }};
 }

@@ -23,11 +23,18 @@ struct Options {
 constexpr int64_t kUsualWindow = 512;
 
 nlohmann::ordered_json to_json(const PerplexityReport& report) {
-  nlohmann::ordered_json json = {{"perplexity", report.perplexity}, {"error", report.error}, {"ctx", report.window}, {"windows", report.n_windows}, {"tokens", report.n_scored}};
+  nlohmann::ordered_json json = {{"perplexity", report.perplexity},
+                                 {"error", report.error},
+                                 {"ctx", report.window},
+                                 {"windows", report.n_windows},
+                                 {"tokens", report.n_scored}};
   if (report.comparison) {
     const PerplexityReport::Comparison& c = *report.comparison;
     json["reference_perplexity"] = c.reference_perplexity;
-    json["kl"] = {{"mean", c.kl.mean}, {"error", c.kl.standard_error}, {"median", c.kl.median}, {"p90", c.kl.p90}, {"p95", c.kl.p95}, {"p99", c.kl.p99}, {"max", c.kl.max}};
+    json["kl"] = {{"mean", c.kl.mean},     {"error", c.kl.standard_error},
+                  {"median", c.kl.median}, {"p90", c.kl.p90},
+                  {"p95", c.kl.p95},       {"p99", c.kl.p99},
+                  {"max", c.kl.max}};
     json["same_top"] = c.same_top;
     json["same_top_error"] = c.same_top_error;
     json["rms_probability_change"] = c.rms_probability_change;
@@ -36,12 +43,14 @@ nlohmann::ordered_json to_json(const PerplexityReport& report) {
 }
 
 std::string to_text(const PerplexityReport& report) {
-  std::string text = "perplexity        " + fixed(report.perplexity, 4) + " +- " + fixed(report.error, 4) + "  (" + std::to_string(report.n_scored) + " tokens in " + std::to_string(report.n_windows) +
+  std::string text = "perplexity        " + fixed(report.perplexity, 4) + " +- " + fixed(report.error, 4) + "  (" +
+                     std::to_string(report.n_scored) + " tokens in " + std::to_string(report.n_windows) +
                      " windows of " + std::to_string(report.window) + ")\n";
   if (report.comparison) {
     const PerplexityReport::Comparison& c = *report.comparison;
     text += "reference         " + fixed(c.reference_perplexity, 4) + "\n";
-    text += "KL divergence     " + fixed(c.kl.mean, 6) + " +- " + fixed(c.kl.standard_error, 6) + "  median " + fixed(c.kl.median, 6) + ", 90% " + fixed(c.kl.p90, 6) + ", 95% " + fixed(c.kl.p95, 6) + ", 99% " +
+    text += "KL divergence     " + fixed(c.kl.mean, 6) + " +- " + fixed(c.kl.standard_error, 6) + "  median " +
+            fixed(c.kl.median, 6) + ", 90% " + fixed(c.kl.p90, 6) + ", 95% " + fixed(c.kl.p95, 6) + ", 99% " +
             fixed(c.kl.p99, 6) + ", max " + fixed(c.kl.max, 6) + "\n";
     text += "same top token    " + fixed(c.same_top * 100, 2) + "% +- " + fixed(c.same_top_error * 100, 2) + "%\n";
     text += "probability RMS   " + fixed(c.rms_probability_change * 100, 3) + "%\n";
@@ -57,12 +66,16 @@ int run(const Options& options) {
   const std::vector<int32_t> tokens = engine->tokenizer().encode(text, false);
   PerplexityOptions measure;
   // --ctx is the window here; without it a short text is one window.
-  measure.window = options.engine.context.value_or(std::min({kUsualWindow, engine->context(), std::max<int64_t>(static_cast<int64_t>(tokens.size()), PerplexityOptions::kMinWindow)}));
+  measure.window = options.engine.context.value_or(
+      std::min({kUsualWindow, engine->context(),
+                std::max<int64_t>(static_cast<int64_t>(tokens.size()), PerplexityOptions::kMinWindow)}));
   measure.max_windows = options.chunks;
   measure.save_logits = options.save_logits;
   measure.reference = options.kl;
   ProgressLine progress(console, "perplexity:", "tokens");
-  const PerplexityReport report = measure_perplexity(*engine, tokens, measure, [&](uint64_t done, uint64_t total) { progress.update(done, total); }, [] { return interrupted(); });
+  const PerplexityReport report = measure_perplexity(
+      *engine, tokens, measure, [&](uint64_t done, uint64_t total) { progress.update(done, total); },
+      [] { return interrupted(); });
   progress.clear();
   write_answer(options.json ? to_json(report).dump() + "\n" : to_text(report));
   return 0;
@@ -73,16 +86,21 @@ int run(const Options& options) {
 Command add_perplexity(CLI::App& root) {
   auto options = std::make_shared<Options>();
   Options& o = *options;
-  CLI::App* app = root.add_subcommand("perplexity", "How well a model predicts a text; KL divergence from a reference run");
+  CLI::App* app =
+      root.add_subcommand("perplexity", "How well a model predicts a text; KL divergence from a reference run");
   o.model.declare(*app);
   app->add_option("-f,--file", o.file, "The text; - for standard input")->type_name("FILE");
   app->add_option("--chunks", o.chunks, "Score the first N windows only")->check(at_least(1))->type_name("N");
-  app->add_option("--save-logits", o.save_logits, "Save the scored logits (4 bytes for each scored token and vocabulary entry)")->type_name("FILE");
+  app->add_option("--save-logits", o.save_logits,
+                  "Save the scored logits (4 bytes for each scored token and vocabulary entry)")
+      ->type_name("FILE");
   app->add_option("--kl", o.kl, "Compare with logits saved from the reference model")->type_name("FILE");
   app->add_flag("--json", o.json, "As one JSON object");
   o.engine.declare(*app);
   o.common.declare(*app);
-  app->footer("The text is cut into windows of --ctx tokens (default: 512); each is evaluated by itself, with BOS first, and the predictions in its second half are scored.");
+  app->footer(
+      "The text is cut into windows of --ctx tokens (default: 512); each is evaluated by itself, with BOS first, and "
+      "the predictions in its second half are scored.");
   return {app, [options] { return run(*options); }};
 }
 

@@ -13,7 +13,8 @@ constexpr int64_t kUsualWindow = 512;
 
 /// On the CPU whatever else there is: the rows must be readable between operations.
 EngineFlags on_cpu(EngineFlags flags, const std::string& command) {
-  if (flags.backend == "cuda") throw Error(ErrorCode::kUsage, command + ": runs on the CPU only; expected --backend cpu, got cuda");
+  if (flags.backend == "cuda")
+    throw Error(ErrorCode::kUsage, command + ": runs on the CPU only; expected --backend cpu, got cuda");
   flags.backend = "cpu";
   return flags;
 }
@@ -28,12 +29,15 @@ void ReadingFlags::declare(CLI::App& app, bool with_model) {
   common.declare(app);
 }
 
-ReadingRun::ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console) : line_(console, command + ":", "tokens") {
+ReadingRun::ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console)
+    : line_(console, command + ":", "tokens") {
   const std::string text = read_input(flags.file, "--file");
   engine = load_engine(flags.model, on_cpu(flags.engine, command), flags.common, console);
   tokens = engine->tokenizer().encode(text, false);
   // --ctx is the window here; without it a short text is one window.
-  options.window = flags.engine.context.value_or(std::min({kUsualWindow, engine->context(), std::max<int64_t>(static_cast<int64_t>(tokens.size()), ReadingOptions::kMinWindow)}));
+  options.window = flags.engine.context.value_or(
+      std::min({kUsualWindow, engine->context(),
+                std::max<int64_t>(static_cast<int64_t>(tokens.size()), ReadingOptions::kMinWindow)}));
   options.max_windows = flags.chunks;
 }
 

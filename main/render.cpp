@@ -17,12 +17,16 @@ Command add_render(CLI::App& root) {
   auto options = std::make_shared<Options>();
   CLI::App* app = root.add_subcommand("render", "The exact prompt that the chat format makes of messages");
   options->format.declare(*app);
-  app->add_option("--messages", options->messages, "JSON list of messages, or {\"messages\", \"tools\", \"options\"}; - for standard input")->type_name("FILE");
-  app->add_option("--think", options->think, "Reasoning (default: auto, as the messages or the format say)")->check(one_of({"on", "off", "auto"}));
+  app->add_option("--messages", options->messages,
+                  "JSON list of messages, or {\"messages\", \"tools\", \"options\"}; - for standard input")
+      ->type_name("FILE");
+  app->add_option("--think", options->think, "Reasoning (default: auto, as the messages or the format say)")
+      ->check(one_of({"on", "off", "auto"}));
   options->common.declare(*app);
   return {app, [options] {
             const ChatGeneration generation = options->format.choose(options->common.console());
-            if (options->messages.empty()) throw Error(ErrorCode::kUsage, "render: no messages; expected --messages FILE; try fathom render --help");
+            if (options->messages.empty())
+              throw Error(ErrorCode::kUsage, "render: no messages; expected --messages FILE; try fathom render --help");
             const std::string json = read_input(options->messages, "--messages");
             AnswerOutput out;
             out.write(render_json(generation, json, thinking_of(options->think)));

@@ -41,30 +41,44 @@ ChatMessage make_message(ChatRole role, std::string content) {
 
 std::string read_prompt_text(const Options& options) {
   const int sources = options.prompt.has_value() + options.prompt_option.has_value() + !options.prompt_file.empty();
-  if (sources > 1) throw Error(ErrorCode::kUsage, "run: more than one prompt; expected one of PROMPT, --prompt and --prompt-file, got " + std::to_string(sources));
+  if (sources > 1)
+    throw Error(ErrorCode::kUsage,
+                "run: more than one prompt; expected one of PROMPT, --prompt and --prompt-file, got " +
+                    std::to_string(sources));
   const bool is_stdin = options.prompt == "-" || options.prompt_file == "-";
   std::optional<std::string> piped = is_stdin ? read_input("-", "run") : read_piped_input();
   std::string text = without_last_newline(piped.value_or(""));
   std::string own;
-  if (!is_stdin) own = options.prompt ? *options.prompt : options.prompt_option ? *options.prompt_option : options.prompt_file.empty() ? "" : without_last_newline(read_input(options.prompt_file, "--prompt-file"));
+  if (!is_stdin)
+    own = options.prompt                ? *options.prompt
+          : options.prompt_option       ? *options.prompt_option
+          : options.prompt_file.empty() ? ""
+                                        : without_last_newline(read_input(options.prompt_file, "--prompt-file"));
   text += (text.empty() || own.empty() ? "" : "\n\n") + own;
-  if (text.empty()) throw Error(ErrorCode::kUsage, "run: no prompt; expected text as an argument, in a file or on standard input; try fathom run \"Once upon a time\"");
+  if (text.empty())
+    throw Error(ErrorCode::kUsage,
+                "run: no prompt; expected text as an argument, in a file or on standard input; try fathom run \"Once "
+                "upon a time\"");
   return text;
 }
 
 Question read_question(const Options& options) {
   const bool has_text = options.prompt || options.prompt_option || !options.prompt_file.empty();
   const int kinds = has_text + !options.ids.empty() + !options.messages_file.empty();
-  if (kinds > 1) throw Error(ErrorCode::kUsage, "run: more than one prompt; expected one of a text, --ids and --messages, got " + std::to_string(kinds));
+  if (kinds > 1)
+    throw Error(ErrorCode::kUsage, "run: more than one prompt; expected one of a text, --ids and --messages, got " +
+                                       std::to_string(kinds));
   const bool is_chat = options.ids.empty() && !options.raw;
   if (!is_chat && (!options.system.empty() || !options.messages_file.empty())) {
-    throw Error(ErrorCode::kUsage, "run: --raw and --ids have no chat format; expected neither --system nor --messages beside them");
+    throw Error(ErrorCode::kUsage,
+                "run: --raw and --ids have no chat format; expected neither --system nor --messages beside them");
   }
   Question question;
   if (!options.ids.empty()) {
     question.ids = parse_ids(options.ids, "--ids");
   } else if (!options.messages_file.empty()) {
-    question.conversation = read_chat_conversation(parse_chat_json(read_input(options.messages_file, "--messages"), "--messages"));
+    question.conversation =
+        read_chat_conversation(parse_chat_json(read_input(options.messages_file, "--messages"), "--messages"));
   } else if (options.raw) {
     question.text = read_prompt_text(options);
   } else {
@@ -72,7 +86,9 @@ Question read_question(const Options& options) {
     question.conversation->messages.push_back(make_message(ChatRole::kUser, to_valid_utf8(read_prompt_text(options))));
   }
   if (question.conversation) {
-    if (!options.system.empty()) question.conversation->messages.insert(question.conversation->messages.begin(), make_message(ChatRole::kSystem, to_valid_utf8(options.system)));
+    if (!options.system.empty())
+      question.conversation->messages.insert(question.conversation->messages.begin(),
+                                             make_message(ChatRole::kSystem, to_valid_utf8(options.system)));
     if (options.think != "auto") question.conversation->options.thinking = thinking_of(options.think);
   }
   return question;
@@ -82,10 +98,12 @@ Prompt make_prompt(const Engine& engine, const Question& question) {
   Prompt prompt;
   if (question.conversation) {
     const ChatConversation& chat = *question.conversation;
-    const std::vector<PromptPart> parts = render_chat(engine.chat_generation(), chat.messages, chat.tools, chat.options);
+    const std::vector<PromptPart> parts =
+        render_chat(engine.chat_generation(), chat.messages, chat.tools, chat.options);
     prompt.is_chat = true;
     prompt.token_ids = engine.tokenizer().encode(parts);
-    prompt.parser = {.starts_in_reasoning = opens_reasoning(parts), .parse_calls = !chat.tools.empty(), .tools = chat.tools};
+    prompt.parser = {
+        .starts_in_reasoning = opens_reasoning(parts), .parse_calls = !chat.tools.empty(), .tools = chat.tools};
   } else {
     prompt.token_ids = question.text ? encode_raw(engine, *question.text) : question.ids;
   }
@@ -100,7 +118,14 @@ class Printer {
   AnswerSink sink() {
     if (options_.json) return {};
     if (options_.jsonl) {
-      return {.reasoning = [this](std::string_view text) { print_line({{"reasoning_delta", text}}); }, .content = [this](std::string_view text) { print_line({{"delta", text}}); }};
+      return {.reasoning =
+                  [this](std::string_view text) {
+                    print_line({{"reasoning_delta", text}});
+                  },
+              .content =
+                  [this](std::string_view text) {
+                    print_line({{"delta", text}});
+                  }};
     }
     AnswerSink sink;
     sink.content = [this](std::string_view text) {
@@ -126,7 +151,9 @@ class Printer {
   }
 
  private:
-  static std::string dump(const nlohmann::ordered_json& json) { return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace); }
+  static std::string dump(const nlohmann::ordered_json& json) {
+    return json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  }
   static void print_line(const nlohmann::ordered_json& json) { write_answer(dump(json) + "\n"); }
 
   void close_reasoning() {
@@ -142,7 +169,8 @@ class Printer {
 
 int run(const Options& options) {
   const Console console = options.common.console();
-  if (options.json && options.jsonl) throw Error(ErrorCode::kUsage, "run: --json and --jsonl exclude each other; expected one of them");
+  if (options.json && options.jsonl)
+    throw Error(ErrorCode::kUsage, "run: --json and --jsonl exclude each other; expected one of them");
   options.sampling.check();
   GenerateOptions generate_options;
   generate_options.max_tokens = options.max_tokens;
@@ -160,9 +188,12 @@ int run(const Options& options) {
   Timeline timeline(*engine);
   Printer printer(options, console);
   const Answer answer = generate_answer(*engine, timeline, prompt, generate_options, printer.sink(), console);
-  printer.finish(answer, options.json || options.jsonl ? answer_json(*engine, options.engine, answer, generate_options.sampling.seed, load_ms) : nlohmann::ordered_json());
+  printer.finish(answer, options.json || options.jsonl
+                             ? answer_json(*engine, options.engine, answer, generate_options.sampling.seed, load_ms)
+                             : nlohmann::ordered_json());
   if (answer.generation.context_full) {
-    console.warn("the answer ends because the context of " + std::to_string(engine->context()) + " tokens is full; a larger --ctx gives room");
+    console.warn("the answer ends because the context of " + std::to_string(engine->context()) +
+                 " tokens is full; a larger --ctx gives room");
   }
   console.detail(answer_statistics(answer) + "; seed " + std::to_string(generate_options.sampling.seed));
   return answer.generation.finish == FinishReason::kInterrupted ? static_cast<int>(ErrorCode::kInterrupted) : 0;
@@ -178,14 +209,23 @@ Command add_run(CLI::App& root) {
   app->add_option("-p,--prompt", o.prompt_option, "The prompt")->type_name("TEXT");
   app->add_option("-f,--prompt-file,--file", o.prompt_file, "Read the prompt from a file")->type_name("FILE");
   o.model.declare(*app);
-  app->add_flag("--raw", o.raw, "Continue the text as it is, special tokens spelled in it included (default: the model's chat format)");
+  app->add_flag("--raw", o.raw,
+                "Continue the text as it is, special tokens spelled in it included (default: the model's chat format)");
   app->add_option("--system", o.system, "System message")->type_name("TEXT");
-  app->add_option("--messages", o.messages_file, "Conversation as JSON: a list of messages as in the OpenAI API")->type_name("FILE");
+  app->add_option("--messages", o.messages_file, "Conversation as JSON: a list of messages as in the OpenAI API")
+      ->type_name("FILE");
   app->add_option("--ids", o.ids, "Token ids instead of text, taken as they are")->type_name("1,2,3");
-  app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")->check(one_of({"on", "off", "auto"}));
+  app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")
+      ->check(one_of({"on", "off", "auto"}));
   app->add_flag("--show-thinking", o.show_thinking, "Print the reasoning too, between <think> and </think>");
-  app->add_option("-n,--max-tokens", o.max_tokens, "Most tokens of the answer; 0: evaluate the prompt only (default: 512)")->check(at_least(0))->type_name("N");
-  app->add_option("--stop", o.stop, "End the answer before this text; repeatable")->type_name("TEXT")->allow_extra_args(false)->take_all();
+  app->add_option("-n,--max-tokens", o.max_tokens,
+                  "Most tokens of the answer; 0: evaluate the prompt only (default: 512)")
+      ->check(at_least(0))
+      ->type_name("N");
+  app->add_option("--stop", o.stop, "End the answer before this text; repeatable")
+      ->type_name("TEXT")
+      ->allow_extra_args(false)
+      ->take_all();
   app->add_flag("--ignore-eos", o.ignore_eos, "Go on after an end token");
   app->add_flag("--json", o.json, "Print one JSON object");
   app->add_flag("--jsonl", o.jsonl, "Print a JSON object for each piece, and the one of --json last");

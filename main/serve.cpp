@@ -73,8 +73,10 @@ ApiKey read_key_line(const std::string& line, const std::string& file) {
   if (priority.empty()) return key;
   const auto [stopped, error] = std::from_chars(priority.data(), priority.data() + priority.size(), key.priority);
   if (error != std::errc{} || stopped != priority.data() + priority.size() || std::abs(key.priority) > kMaxPriority) {
-    throw Error(ErrorCode::kUsage, "--api-key-file: a line of " + in_quotes(file) + " has something else behind its key; expected a priority from -" +
-                                       std::to_string(kMaxPriority) + " to " + std::to_string(kMaxPriority) + ", got " + in_quotes(priority));
+    throw Error(ErrorCode::kUsage, "--api-key-file: a line of " + in_quotes(file) +
+                                       " has something else behind its key; expected a priority from -" +
+                                       std::to_string(kMaxPriority) + " to " + std::to_string(kMaxPriority) + ", got " +
+                                       in_quotes(priority));
   }
   return key;
 }
@@ -212,13 +214,17 @@ Command add_serve(CLI::App& root) {
   app->add_option("--api-key", o.keys, "Ask for this key; repeatable. Needed to listen on other addresses")
       ->type_name("KEY")
       ->allow_extra_args(false);
-  app->add_option("--api-key-file", o.key_file, "Keys, one a line, each with a priority behind it if you like: higher goes first (default: 0)")->type_name("FILE");
+  app->add_option("--api-key-file", o.key_file,
+                  "Keys, one a line, each with a priority behind it if you like: higher goes first (default: 0)")
+      ->type_name("FILE");
   app->add_flag("--no-auth", o.no_auth, "Listen on other addresses without a key");
   app->add_option("--parallel", o.parallel, "Answers at once (default: 8)")->check(at_least(1))->type_name("N");
   app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 429 (default: 64)")
       ->check(at_least(0))
       ->type_name("N");
-  app->add_option("--max-stall", o.max_stall_ms, "Milliseconds that running answers wait for their next token while prompts are evaluated, about (default: 250)")
+  app->add_option("--max-stall", o.max_stall_ms,
+                  "Milliseconds that running answers wait for their next token while prompts are evaluated, about "
+                  "(default: 250)")
       ->check(at_least(0))
       ->type_name("MS");
   app->add_option("--alias", o.alias, "The model's name for clients (default: its own)")->type_name("NAME");
@@ -231,7 +237,8 @@ Command add_serve(CLI::App& root) {
       ->allow_extra_args(false);
   app->add_option("--cache-dir", o.cache_dir, "Keep evaluated texts in this folder between runs (default: off)")
       ->type_name("DIR");
-  app->add_option("--cache-size", o.cache_mib, "MiB that this folder may take; the least recently used texts go (default: 8192)")
+  app->add_option("--cache-size", o.cache_mib,
+                  "MiB that this folder may take; the least recently used texts go (default: 8192)")
       ->check(at_least(1))
       ->type_name("MIB");
   app->add_option("--drain", o.drain_s, "Seconds that running answers get after SIGTERM (default: 30)")

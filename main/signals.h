@@ -5,9 +5,9 @@
 
 namespace fathom {
 
-/// SIGINT is counted (a second one before clear_interrupt ends the program with 130 at once); SIGTERM and SIGHUP put the
-/// terminal right and end the program as they would have; SIGPIPE and SIGXFSZ are ignored, so that writing reports it. Blocking calls are
-/// not restarted. Once, at the start.
+/// SIGINT is counted (a second one before clear_interrupt ends the program with 130 at once); SIGTERM and SIGHUP put
+/// the terminal right and end the program as they would have; SIGPIPE and SIGXFSZ are ignored, so that writing reports
+/// it. Blocking calls are not restarted. Once, at the start.
 void install_signal_handlers();
 
 /// Whether SIGINT came since the start or the last clear_interrupt.

@@ -98,8 +98,11 @@ void AnswerOutput::finish() {
 }
 
 Console::Console(LogLevel level, ColorMode color, bool force_progress)
-    : level_(level), err_is_terminal_(is_terminal(STDERR_FILENO)), color_out_(wants_color(color, is_terminal(STDOUT_FILENO))),
-      color_err_(wants_color(color, err_is_terminal_)), force_progress_(force_progress) {}
+    : level_(level),
+      err_is_terminal_(is_terminal(STDERR_FILENO)),
+      color_out_(wants_color(color, is_terminal(STDOUT_FILENO))),
+      color_err_(wants_color(color, err_is_terminal_)),
+      force_progress_(force_progress) {}
 
 void Console::warn(std::string_view text) const {
   if (level_ >= LogLevel::kWarn) write_error_stream("warning: " + visible_text(text) + "\n");
@@ -119,7 +122,8 @@ void Console::detail(std::string_view text) const {
   write_error_stream(color_err_ ? std::string(kDim) + line + std::string(kNormal) + "\n" : line + "\n");
 }
 
-ProgressLine::ProgressLine(const Console& console, std::string what, std::string unit) : console_(console), what_(std::move(what)), unit_(std::move(unit)) {}
+ProgressLine::ProgressLine(const Console& console, std::string what, std::string unit)
+    : console_(console), what_(std::move(what)), unit_(std::move(unit)) {}
 
 std::string ProgressLine::text(uint64_t done, uint64_t total, Clock::time_point now) const {
   const std::string percent = " (" + std::to_string(done * 100 / total) + "%)";
@@ -130,7 +134,8 @@ std::string ProgressLine::text(uint64_t done, uint64_t total, Clock::time_point 
   if (bytes_per_second < 1) return line;
   const auto left_seconds = static_cast<uint64_t>(static_cast<double>(total - done) / bytes_per_second);
   const uint64_t minutes = left_seconds / 60;
-  return line + ", " + human_bytes(static_cast<uint64_t>(bytes_per_second)) + "/s, " + (minutes > 0 ? std::to_string(minutes) + " min " : "") + std::to_string(left_seconds % 60) + " s left";
+  return line + ", " + human_bytes(static_cast<uint64_t>(bytes_per_second)) + "/s, " +
+         (minutes > 0 ? std::to_string(minutes) + " min " : "") + std::to_string(left_seconds % 60) + " s left";
 }
 
 void ProgressLine::update(uint64_t done, uint64_t total) {

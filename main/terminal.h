@@ -1,4 +1,5 @@
-// Where text goes: the answer to standard output, everything else to standard error, colours and motion to terminals only.
+// Where text goes: the answer to standard output, everything else to standard error, colours and motion to terminals
+// only.
 #pragma once
 
 #include <chrono>
@@ -16,11 +17,12 @@ enum class ColorMode { kAuto, kAlways, kNever };
 /// The reader of standard output went away. Not an error to report: the program ends with 141.
 class OutputClosed : public std::exception {};
 
-/// Writes to standard output at once. Throws OutputClosed when the reader is gone, Error{kRuntime} with the system's reason
-/// (disk full), Error{kInterrupted} if SIGINT came while the reader kept it waiting.
+/// Writes to standard output at once. Throws OutputClosed when the reader is gone, Error{kRuntime} with the system's
+/// reason (disk full), Error{kInterrupted} if SIGINT came while the reader kept it waiting.
 void write_answer(std::string_view text);
 
-/// Model text for a terminal: control characters other than newline and tab are shown (^[), never obeyed. `text` is UTF-8.
+/// Model text for a terminal: control characters other than newline and tab are shown (^[), never obeyed. `text` is
+/// UTF-8.
 std::string visible_text(std::string_view text);
 
 /// What standard output is for: as it is into a pipe or file, visible_text and a closing newline on a terminal.
@@ -62,8 +64,9 @@ class Console {
   bool force_progress_;
 };
 
-/// How far something long has come: one line rewritten in place on a terminal, a line every tenth with --progress, else nothing.
-/// Appears only after a short while, so that quick work shows nothing. The unit "bytes" is shown with speed and time left.
+/// How far something long has come: one line rewritten in place on a terminal, a line every tenth with --progress, else
+/// nothing. Appears only after a short while, so that quick work shows nothing. The unit "bytes" is shown with speed
+/// and time left.
 class ProgressLine {
  public:
   ProgressLine(const Console& console, std::string what, std::string unit);

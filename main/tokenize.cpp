@@ -34,13 +34,16 @@ std::string pieces_json(const Tokenizer& tokenizer, const std::vector<int32_t>& 
 
 int run(const Options& options) {
   if (options.lines && (options.text.value_or("-") != "-" || options.json)) {
-    throw Error(ErrorCode::kUsage, "tokenize: --lines reads standard input and writes lists; expected neither TEXT nor --json beside it");
+    throw Error(ErrorCode::kUsage,
+                "tokenize: --lines reads standard input and writes lists; expected neither TEXT nor --json beside it");
   }
   const Tokenizer tokenizer(read_model_metadata(options.model.choose(options.common.console())));
   if (options.lines) {
     transform_lines("tokenize", [&](const std::string& line, const std::string& where) {
       const ChatJson value = parse_chat_json(line, where);
-      if (!value.is_string()) throw Error(ErrorCode::kUsage, where + ": not a string; expected one JSON string a line, got " + value.type_name());
+      if (!value.is_string())
+        throw Error(ErrorCode::kUsage,
+                    where + ": not a string; expected one JSON string a line, got " + value.type_name());
       return nlohmann::json(tokenizer.encode(value.get_ref<const std::string&>(), options.special)).dump();
     });
     return 0;
@@ -63,8 +66,10 @@ Command add_tokenize(CLI::App& root) {
   CLI::App* app = root.add_subcommand("tokenize", "Text to token ids, without BOS");
   app->add_option("text", options->text, "The text, or - for standard input")->type_name("TEXT|-");
   options->model.declare(*app);
-  app->add_flag("--special", options->special, "Special and added tokens spelled in the text become their ids (default: none does)");
-  app->add_flag("--lines", options->lines, "Each line of standard input is a JSON string; each line out its JSON list of ids");
+  app->add_flag("--special", options->special,
+                "Special and added tokens spelled in the text become their ids (default: none does)");
+  app->add_flag("--lines", options->lines,
+                "Each line of standard input is a JSON string; each line out its JSON list of ids");
   app->add_flag("--json", options->json, "As a JSON list of {\"id\", \"piece\", \"bytes\"}");
   options->common.declare(*app);
   return {app, [options] { return run(*options); }};

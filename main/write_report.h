@@ -21,8 +21,9 @@ struct WriteFlags {
 /// --split-max-size.
 void declare_split(CLI::App& app, std::string& split_max_size);
 
-/// Runs `write` with a progress line and Ctrl-C obeyed, then tells what it did: the plan of a dry run and JSON to standard
-/// output, everything else to standard error.
-int write_and_report(const WriteFlags& flags, WriteOptions& options, const char* doing, const std::function<WriteReport()>& write);
+/// Runs `write` with a progress line and Ctrl-C obeyed, then tells what it did: the plan of a dry run and JSON to
+/// standard output, everything else to standard error.
+int write_and_report(const WriteFlags& flags, WriteOptions& options, const char* doing,
+                     const std::function<WriteReport()>& write);
 
 }  // namespace fathom

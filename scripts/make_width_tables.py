@@ -26,6 +26,7 @@ def ranges(wanted):
 
 
 print(f"// Made by scripts/make_width_tables.py from Unicode {unicodedata.unidata_version}: do not edit.")
+print("// clang-format off")
 print('#include "main/display_width_ranges.h"\n\nnamespace fathom {\n')
 for name, wanted in (("kZeroWidthRanges", 0), ("kWideRanges", 2)):
     rows = ranges(wanted)

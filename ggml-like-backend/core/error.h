@@ -8,11 +8,11 @@ namespace fathom {
 
 /// What is at fault. The values are the program's exit codes.
 enum class ErrorCode {
-  kRuntime = 1,      ///< it failed while running
-  kUsage = 2,        ///< flags, values, request fields
-  kModel = 3,        ///< the model or another input file: missing, damaged, unsupported
-  kNoMemory = 4,     ///< does not fit
-  kDevice = 5,       ///< a device failed
+  kRuntime = 1,   ///< it failed while running
+  kUsage = 2,     ///< flags, values, request fields
+  kModel = 3,     ///< the model or another input file: missing, damaged, unsupported
+  kNoMemory = 4,  ///< does not fit
+  kDevice = 5,    ///< a device failed
   kInterrupted = 130,
 };
 
@@ -36,7 +36,7 @@ class BugError : public std::logic_error {
 }  // namespace fathom
 
 /// Always-on check at API borders; `message` is any expression that converts to std::string.
-#define FATHOM_CHECK(condition, message) \
-  do { \
+#define FATHOM_CHECK(condition, message)                                                 \
+  do {                                                                                   \
     if (!(condition)) ::fathom::check_failed(#condition, __FILE__, __LINE__, (message)); \
   } while (false)

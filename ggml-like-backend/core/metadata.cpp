@@ -15,7 +15,8 @@ namespace {
 }  // namespace
 
 std::string_view kind_of(const MetadataValue& value) {
-  constexpr std::string_view kNames[] = {"integer", "integer", "number", "bool", "text", "array of integers", "array of numbers", "array of texts"};
+  constexpr std::string_view kNames[] = {"integer", "integer",           "number",           "bool",
+                                         "text",    "array of integers", "array of numbers", "array of texts"};
   return kNames[value.index()];
 }
 
@@ -28,7 +29,8 @@ std::optional<int64_t> Metadata::integer(std::string_view key) const {
   const MetadataValue* v = find(key);
   if (v == nullptr) return std::nullopt;
   if (const auto* i = std::get_if<int64_t>(v)) return *i;
-  if (const auto* u = std::get_if<uint64_t>(v); u != nullptr && *u <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
+  if (const auto* u = std::get_if<uint64_t>(v);
+      u != nullptr && *u <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
     return static_cast<int64_t>(*u);
   }
   wrong_kind(key, "an integer", *v);

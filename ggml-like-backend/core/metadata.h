@@ -1,4 +1,5 @@
-// What a model file says about itself: key -> typed value, with readers that forgive integer widths but not wrong kinds.
+// What a model file says about itself: key -> typed value, with readers that forgive integer widths but not wrong
+// kinds.
 #pragma once
 
 #include <cstdint>
@@ -12,11 +13,11 @@
 namespace fathom {
 
 /// GGUF value types folded to the widest of their kind; arrays likewise (bool arrays as integers 0 and 1).
-using MetadataValue = std::variant<int64_t, uint64_t, double, bool, std::string, std::vector<int64_t>, std::vector<double>,
-                                   std::vector<std::string>>;
+using MetadataValue = std::variant<int64_t, uint64_t, double, bool, std::string, std::vector<int64_t>,
+                                   std::vector<double>, std::vector<std::string>>;
 
-/// Keys in sorted order. Readers return nothing for an absent key and throw Error{kModel} naming key, expected and found
-/// kind when the value has another kind. Not thread-safe while being filled; const use from many threads is fine.
+/// Keys in sorted order. Readers return nothing for an absent key and throw Error{kModel} naming key, expected and
+/// found kind when the value has another kind. Not thread-safe while being filled; const use from many threads is fine.
 class Metadata {
  public:
   void set(std::string key, MetadataValue value) { values_.insert_or_assign(std::move(key), std::move(value)); }

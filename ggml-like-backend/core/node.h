@@ -1,5 +1,6 @@
-// The operations a backend executes: one struct of named tensors for each. ops/<op>.h builds them with checks, the graph
-// gives their values addresses, a backend computes them. Shapes are slowest first; the legend stands in models/README.md.
+// The operations a backend executes: one struct of named tensors for each. ops/<op>.h builds them with checks, the
+// graph gives their values addresses, a backend computes them. Shapes are slowest first; the legend stands in
+// models/README.md.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,9 @@ namespace fathom {
 enum class RopePairing { kAdjacent, kHalves };
 
 /// How latent attention is computed; all give the same values up to rounding.
-/// Absorbed: scores straight against the latents, cheap for few queries. Expanded: K and V of every head are made from the
-/// latents first, cheap from about 171 queries on (C*(N+V) multiplications for each key against (C+R+C)-(N+R+V) saved for each pair).
+/// Absorbed: scores straight against the latents, cheap for few queries. Expanded: K and V of every head are made from
+/// the latents first, cheap from about 171 queries on (C*(N+V) multiplications for each key against (C+R+C)-(N+R+V)
+/// saved for each pair).
 enum class AttentionForm { kAuto, kExpanded, kAbsorbed };
 
 /// How router logits become scores.
@@ -39,7 +41,8 @@ struct StepTensors {
   Tensor slots;        ///< [T] flat cache row the token's own latent is stored in: page_id * page_tokens + offset
   Tensor sequence_of;  ///< [T] row of page_table; tokens of one sequence are neighbours, in order of position
   Tensor page_table;   ///< [S, P] page ids of each sequence in order of position; unused entries are -1
-  Tensor expanded{};   ///< [S] 1: AttentionForm::kAuto is expanded for this sequence, 0: absorbed; empty: by its number of tokens
+  Tensor expanded{};   ///< [S] 1: AttentionForm::kAuto is expanded for this sequence, 0: absorbed; empty: by its number
+                       ///< of tokens
 };
 
 struct EmbedRowsArgs {
@@ -134,15 +137,16 @@ struct LatentAttentionArgs {
   float scale = 1;
   AttentionForm form = AttentionForm::kAuto;
   template <typename F> void inputs(F&& f) {
-    f(q), f(kv_b), f(k_b), f(v_b), f(cache), f(step.positions), f(step.sequence_of), f(step.page_table), f(step.expanded);
+    f(q), f(kv_b), f(k_b), f(v_b), f(cache), f(step.positions), f(step.sequence_of), f(step.page_table),
+        f(step.expanded);
   }
   template <typename F> void outputs(F&& f) { f(out); }
 
   int64_t n_heads() const { return q.dim(1); }
-  int64_t value_dim() const { return out.dim(1) / n_heads(); }                                         ///< V
-  int64_t latent_dim() const { return kv_b ? kv_b.dim(1) : k_b.dim(1); }                               ///< C
-  int64_t rope_dim() const { return cache.dim(2) - latent_dim(); }                                     ///< R
-  int64_t nope_dim() const { return q.dim(2) - rope_dim(); }                                           ///< N
+  int64_t value_dim() const { return out.dim(1) / n_heads(); }            ///< V
+  int64_t latent_dim() const { return kv_b ? kv_b.dim(1) : k_b.dim(1); }  ///< C
+  int64_t rope_dim() const { return cache.dim(2) - latent_dim(); }        ///< R
+  int64_t nope_dim() const { return q.dim(2) - rope_dim(); }              ///< N
 };
 
 /// Causal attention with a key and a value head for every query head (V1).
@@ -185,19 +189,19 @@ struct GatedFfnArgs {
 
 /// Sum over a token's experts of weight * expert(x), plus the shared experts' output where there are any.
 struct MoeFfnArgs {
-  Tensor x;                        ///< [T, D] f32
-  Tensor expert_ids;               ///< [T, K] I32
-  Tensor expert_weights;           ///< [T, K] f32
-  GatedFfnWeights experts;         ///< [E, ...]
-  GatedFfnWeights shared;          ///< empty tensors: none
-  Tensor out;                      ///< [T, D] f32
+  Tensor x;                 ///< [T, D] f32
+  Tensor expert_ids;        ///< [T, K] I32
+  Tensor expert_weights;    ///< [T, K] f32
+  GatedFfnWeights experts;  ///< [E, ...]
+  GatedFfnWeights shared;   ///< empty tensors: none
+  Tensor out;               ///< [T, D] f32
   template <typename F> void inputs(F&& f) { f(x), f(expert_ids), f(expert_weights), experts.each(f), shared.each(f); }
   template <typename F> void outputs(F&& f) { f(out); }
 };
 
-using NodeArgs = std::variant<EmbedRowsArgs, TakeRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs, RotateHeadsArgs,
-                              StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs, MultiHeadAttentionArgs,
-                              RouteExpertsArgs, GatedFfnArgs, MoeFfnArgs>;
+using NodeArgs = std::variant<EmbedRowsArgs, TakeRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs,
+                              RotateHeadsArgs, StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs,
+                              MultiHeadAttentionArgs, RouteExpertsArgs, GatedFfnArgs, MoeFfnArgs>;
 
 struct Node {
   NodeArgs args;

@@ -29,8 +29,8 @@ CodePoint decode(std::string_view text) {
 
 // C1 controls, line and paragraph separators, and the marks that reorder what a terminal shows.
 bool is_hidden(uint32_t c) {
-  return (c >= 0x80 && c < 0xa0) || (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) ||
-         c == 0xfeff;
+  return (c >= 0x80 && c < 0xa0) || (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
+         (c >= 0x2066 && c <= 0x2069) || c == 0xfeff;
 }
 
 std::string hex(const char* format, uint32_t value) {

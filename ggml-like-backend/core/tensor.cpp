@@ -88,7 +88,8 @@ Tensor Tensor::slice(int64_t first, int64_t count) const {
 }
 
 Tensor Tensor::reshaped(Shape new_shape) const {
-  FATHOM_CHECK(is_contiguous() && new_shape.n_elements() == shape.n_elements(), "cannot view " + describe() + " as " + new_shape.to_string());
+  FATHOM_CHECK(is_contiguous() && new_shape.n_elements() == shape.n_elements(),
+               "cannot view " + describe() + " as " + new_shape.to_string());
   Tensor t(dtype, new_shape, data);
   t.value_id = value_id;
   return t;

@@ -28,8 +28,8 @@ struct Shape {
 };
 
 /// Rows (the last dimension) are always contiguous; the other dimensions step by strides_bytes.
-/// A graph value has value_id >= 0 and gets its address from the graph's memory plan; a leaf has an address from the start.
-/// The viewed memory must outlive every use. Copying a Tensor copies the view.
+/// A graph value has value_id >= 0 and gets its address from the graph's memory plan; a leaf has an address from the
+/// start. The viewed memory must outlive every use. Copying a Tensor copies the view.
 struct Tensor {
   DType dtype = DType::kF32;
   Shape shape;
@@ -47,19 +47,13 @@ struct Tensor {
   int64_t dim(int i) const { return shape[i]; }
   int64_t n_rows() const { return shape.rank == 0 ? 0 : shape.n_elements() / (shape.last() == 0 ? 1 : shape.last()); }
   bool is_contiguous() const;
-  size_t size_bytes() const;  ///< bytes of the elements, without gaps
+  size_t size_bytes() const;     ///< bytes of the elements, without gaps
   std::string describe() const;  ///< "f32 [12, 576]"
 
-  template <typename T>
-  T* as() const {
-    return reinterpret_cast<T*>(data);
-  }
+  template <typename T> T* as() const { return reinterpret_cast<T*>(data); }
   /// Address of row i of a rank-2 tensor, or of slab i of a higher one.
   std::byte* row(int64_t i) const { return data + i * strides_bytes[0]; }
-  template <typename T>
-  T* row_as(int64_t i) const {
-    return reinterpret_cast<T*>(row(i));
-  }
+  template <typename T> T* row_as(int64_t i) const { return reinterpret_cast<T*>(row(i)); }
   /// Slab i of the slowest dimension: rank goes down by one.
   Tensor slab(int64_t i) const;
   /// Rows [first, first + count) of the slowest dimension, same rank.

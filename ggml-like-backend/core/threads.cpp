@@ -17,11 +17,12 @@
 namespace fathom {
 namespace {
 
-// How a thread waits, in three stages. Sleeping is the last: on a virtual machine it takes 50 us to wake a halted processor,
-// as long as a small operation of a decode step, and a step has some 400 barriers.
+// How a thread waits, in three stages. Sleeping is the last: on a virtual machine it takes 50 us to wake a halted
+// processor, as long as a small operation of a decode step, and a step has some 400 barriers.
 constexpr int kQuickSpins = 200;  ///< without pauses: threads that arrive together meet in 0.07 us instead of 0.3
 constexpr int kSpins = 2000;      ///< with pauses, 20 to 50 us: one task of weight rows
-/// Then the processor is offered to others, which costs nothing where nobody wants it, for about the time between two steps.
+/// Then the processor is offered to others, which costs nothing where nobody wants it, for about the time between two
+/// steps.
 constexpr auto kYieldTime = std::chrono::milliseconds(2);
 
 void relax() {
@@ -63,7 +64,8 @@ Worker::Piece Worker::take_piece(int64_t n, int64_t unit) {
   for (;;) {
     if (begin >= n) return {n, n};
     // A quarter of every thread's even share of the rest, and no less than a unit.
-    const int64_t size = std::max(unit, (n - begin) / (int64_t{4} * count_) / unit * unit), end = std::min(n, begin + size);
+    const int64_t size = std::max(unit, (n - begin) / (int64_t{4} * count_) / unit * unit),
+                  end = std::min(n, begin + size);
     if (pool_.next_item_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) return {begin, end};
   }
 }

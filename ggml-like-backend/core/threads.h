@@ -21,10 +21,10 @@ class Worker {
   /// Waits until every thread of the run is here. Everything written before is visible after.
   void barrier();
 
-  /// Calls fn(begin, end) for chunks of [0, n) that no other thread takes, until none is left. All threads of the run call
-  /// this with the same n and chunk, at most once between two barriers: they draw from one counter, which a barrier resets.
-  template <typename Fn>
-  void share(int64_t n, int64_t chunk, Fn&& fn) {
+  /// Calls fn(begin, end) for chunks of [0, n) that no other thread takes, until none is left. All threads of the run
+  /// call this with the same n and chunk, at most once between two barriers: they draw from one counter, which a
+  /// barrier resets.
+  template <typename Fn> void share(int64_t n, int64_t chunk, Fn&& fn) {
     for (;;) {
       const int64_t begin = take(chunk);
       if (begin >= n) return;
@@ -32,11 +32,10 @@ class Worker {
     }
   }
 
-  /// The same for weights: fn(begin, end, next), next = where this thread's following piece begins, n if this is its last,
-  /// so that work can prefetch. A piece is drawn while the one before it is still to be done. Pieces are whole `unit`s and
-  /// shrink towards the end: few draws, long streams of reads, and threads that finish together.
-  template <typename Fn>
-  void share_ahead(int64_t n, int64_t unit, Fn&& fn) {
+  /// The same for weights: fn(begin, end, next), next = where this thread's following piece begins, n if this is its
+  /// last, so that work can prefetch. A piece is drawn while the one before it is still to be done. Pieces are whole
+  /// `unit`s and shrink towards the end: few draws, long streams of reads, and threads that finish together.
+  template <typename Fn> void share_ahead(int64_t n, int64_t unit, Fn&& fn) {
     for (Piece piece = take_piece(n, unit); piece.begin < n;) {
       const Piece next = take_piece(n, unit);
       fn(piece.begin, piece.end, next.begin);

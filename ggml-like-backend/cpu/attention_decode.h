@@ -11,8 +11,7 @@
 namespace fathom::cpu {
 
 /// w = (u - offset) * scale or u * scale + min, as weight_formats.h says.
-template <typename V, typename Format>
-static void decode_blocks(const void* src, float* dst, int64_t n) {
+template <typename V, typename Format> static void decode_blocks(const void* src, float* dst, int64_t n) {
   constexpr int kScales = Format::kElements / Format::kSub;
   const auto* block = static_cast<const typename Format::Block*>(src);
   for (int64_t i = 0; i < n; i += Format::kElements, ++block) {
@@ -46,8 +45,7 @@ static void decode_elements(const void* src, float* dst, int64_t n) {
   __builtin_memcpy(dst + i, values, static_cast<size_t>(n - i) * sizeof(float));
 }
 
-template <typename V>
-static void decode_floats(const void* src, float* dst, int64_t n) {
+template <typename V> static void decode_floats(const void* src, float* dst, int64_t n) {
   __builtin_memcpy(dst, src, static_cast<size_t>(n) * sizeof(float));
 }
 
@@ -61,59 +59,33 @@ static inline __m128i halves_of_f8(const uint8_t* p) {
 }
 
 /// By the type's number in DType; null where there is none.
-template <typename V>
-static DecodeRow row_decoder_of(uint32_t dtype) {
+template <typename V> static DecodeRow row_decoder_of(uint32_t dtype) {
   switch (dtype) {
-    case 0:
-      return decode_floats<V>;
-    case 1:
-      return decode_elements<V, uint16_t, V::from_f16>;
-    case 2:
-      return decode_blocks<V, Q4_0>;
-    case 3:
-      return decode_blocks<V, Q4_1>;
-    case 6:
-      return decode_blocks<V, Q5_0>;
-    case 7:
-      return decode_blocks<V, Q5_1>;
-    case 8:
-      return decode_blocks<V, Q8_0>;
-    case 10:
-      return decode_blocks<V, Q2_K>;
-    case 11:
-      return decode_blocks<V, Q3_K>;
-    case 12:
-      return decode_blocks<V, Q4_K>;
-    case 13:
-      return decode_blocks<V, Q5_K>;
-    case 14:
-      return decode_blocks<V, Q6_K>;
-    case 16:
-      return decode_blocks<V, IQ2_XXS>;
-    case 17:
-      return decode_blocks<V, IQ2_XS>;
-    case 18:
-      return decode_blocks<V, IQ3_XXS>;
-    case 19:
-      return decode_blocks<V, IQ1_S>;
-    case 20:
-      return decode_blocks<V, IQ4_NL>;
-    case 21:
-      return decode_blocks<V, IQ3_S>;
-    case 22:
-      return decode_blocks<V, IQ2_S>;
-    case 23:
-      return decode_blocks<V, IQ4_XS>;
-    case 29:
-      return decode_blocks<V, IQ1_M>;
-    case 30:
-      return decode_elements<V, uint16_t, V::from_bf16>;
-    case 39:
-      return decode_blocks<V, MXFP4>;
-    case 1000:
-      return decode_elements<V, uint8_t, V::from_f8>;
-    default:
-      return nullptr;
+    case 0: return decode_floats<V>;
+    case 1: return decode_elements<V, uint16_t, V::from_f16>;
+    case 2: return decode_blocks<V, Q4_0>;
+    case 3: return decode_blocks<V, Q4_1>;
+    case 6: return decode_blocks<V, Q5_0>;
+    case 7: return decode_blocks<V, Q5_1>;
+    case 8: return decode_blocks<V, Q8_0>;
+    case 10: return decode_blocks<V, Q2_K>;
+    case 11: return decode_blocks<V, Q3_K>;
+    case 12: return decode_blocks<V, Q4_K>;
+    case 13: return decode_blocks<V, Q5_K>;
+    case 14: return decode_blocks<V, Q6_K>;
+    case 16: return decode_blocks<V, IQ2_XXS>;
+    case 17: return decode_blocks<V, IQ2_XS>;
+    case 18: return decode_blocks<V, IQ3_XXS>;
+    case 19: return decode_blocks<V, IQ1_S>;
+    case 20: return decode_blocks<V, IQ4_NL>;
+    case 21: return decode_blocks<V, IQ3_S>;
+    case 22: return decode_blocks<V, IQ2_S>;
+    case 23: return decode_blocks<V, IQ4_XS>;
+    case 29: return decode_blocks<V, IQ1_M>;
+    case 30: return decode_elements<V, uint16_t, V::from_bf16>;
+    case 39: return decode_blocks<V, MXFP4>;
+    case 1000: return decode_elements<V, uint8_t, V::from_f8>;
+    default: return nullptr;
   }
 }
 

@@ -47,8 +47,7 @@ static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t pan
 }
 
 /// n rows, fewer than a tile. One or two rows take several panels at once, for enough sums to be under way together.
-template <typename S, int kRows>
-static inline void multiply_rest(const MultiplyTask& t, int64_t row, int64_t n) {
+template <typename S, int kRows> static inline void multiply_rest(const MultiplyTask& t, int64_t row, int64_t n) {
   if constexpr (kRows > 0) {
     if (n != kRows) return multiply_rest<S, kRows - 1>(t, row, n);
     constexpr int kPanels = kRows <= 2 ? 4 : 1;
@@ -59,8 +58,7 @@ static inline void multiply_rest(const MultiplyTask& t, int64_t row, int64_t n) 
 }
 
 /// Rows in the outer loop: a tile of A stays in the first-level cache while the panels of B pass.
-template <typename S>
-static void multiply(const MultiplyTask& t) {
+template <typename S> static void multiply(const MultiplyTask& t) {
   int64_t row = 0;
   for (; row + S::kRowTile <= t.n_rows; row += S::kRowTile) {
     for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_tile<S, S::kRowTile, 1>(t, row, panel);
@@ -68,8 +66,7 @@ static void multiply(const MultiplyTask& t) {
   if (row < t.n_rows) multiply_rest<S, S::kRowTile - 1>(t, row, t.n_rows - row);
 }
 
-template <typename S>
-static void softmax(const SoftmaxTask& t) {
+template <typename S> static void softmax(const SoftmaxTask& t) {
   using F = typename S::F;
   bool all_visible = true;
   float limits[S::kLanes];
@@ -124,8 +121,7 @@ static inline void mix_tile(const MixTask& t, int64_t lane, int64_t col, int64_t
   }
 }
 
-template <typename S, int kTile>
-static inline void mix_lanes(const MixTask& t) {
+template <typename S, int kTile> static inline void mix_lanes(const MixTask& t) {
   for (int64_t lane = 0; lane < t.n_lanes; lane += kTile) {
     int64_t col = 0;
     for (; col + S::kLanes <= t.n_cols; col += S::kLanes) mix_tile<S, kTile, true>(t, lane, col, S::kLanes);
@@ -133,8 +129,7 @@ static inline void mix_lanes(const MixTask& t) {
   }
 }
 
-template <typename S>
-static void mix(const MixTask& t) {
+template <typename S> static void mix(const MixTask& t) {
   if (t.n_lanes == 1) {
     mix_lanes<S, 1>(t);
   } else if (t.n_lanes <= 4) {
@@ -146,8 +141,7 @@ static void mix(const MixTask& t) {
   }
 }
 
-template <typename S>
-static void fold(const FoldTask& t) {
+template <typename S> static void fold(const FoldTask& t) {
   using F = typename S::F;
   float before[S::kLanes] = {}, part[S::kLanes] = {}, total[S::kLanes];
   const F part_max = S::load(t.part_max), part_sum = S::load(t.part_sum);
@@ -180,8 +174,7 @@ static void fold(const FoldTask& t) {
 
 /// exp(x) for x <= 0, to about 1e-7: 2^n with n = round(x / ln 2) times a polynomial of the rest (Taylor to the sixth
 /// power, whose error on [-ln 2 / 2, ln 2 / 2] is 1.2e-7). 0 below -87, where 2^n would leave the normal numbers.
-template <typename S>
-static inline typename S::F exp_of(typename S::F x) {
+template <typename S> static inline typename S::F exp_of(typename S::F x) {
   using F = typename S::F;
   const F clamped = S::max(x, S::set(-87.0F));
   const F n = S::round(S::mul(clamped, S::set(1.44269504F)));

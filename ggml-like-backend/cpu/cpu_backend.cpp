@@ -16,23 +16,28 @@ using namespace cpu;
 
 constexpr size_t kAlign = 64;
 
-template <typename... Fns>
-struct Overload : Fns... {
-  using Fns::operator()...;
-};
+template <typename... Fns> struct Overload : Fns... { using Fns::operator()...; };
 
 /// What an operation needs beside its tensors; `kernels` null means the reference.
 Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_threads) {
   return std::visit(
       Overload{
-          [&](const LinearArgs& a) { return kernels ? fast::linear_workspace(a, *kernels) : reference::linear_workspace(a, n_threads); },
-          [&](const GatedFfnArgs& a) { return kernels ? fast::gated_ffn_workspace(a, *kernels) : reference::gated_ffn_workspace(a, n_threads); },
-          [&](const MoeFfnArgs& a) { return kernels ? fast::moe_ffn_workspace(a, *kernels) : reference::moe_ffn_workspace(a, n_threads); },
+          [&](const LinearArgs& a) {
+            return kernels ? fast::linear_workspace(a, *kernels) : reference::linear_workspace(a, n_threads);
+          },
+          [&](const GatedFfnArgs& a) {
+            return kernels ? fast::gated_ffn_workspace(a, *kernels) : reference::gated_ffn_workspace(a, n_threads);
+          },
+          [&](const MoeFfnArgs& a) {
+            return kernels ? fast::moe_ffn_workspace(a, *kernels) : reference::moe_ffn_workspace(a, n_threads);
+          },
           [&](const LatentAttentionArgs& a) {
-            return kernels ? fast::latent_attention_workspace(a, *kernels, n_threads) : reference::latent_attention_workspace(a, n_threads);
+            return kernels ? fast::latent_attention_workspace(a, *kernels, n_threads)
+                           : reference::latent_attention_workspace(a, n_threads);
           },
           [&](const MultiHeadAttentionArgs& a) {
-            return kernels ? fast::multi_head_attention_workspace(a, *kernels, n_threads) : reference::multi_head_attention_workspace(a, n_threads);
+            return kernels ? fast::multi_head_attention_workspace(a, *kernels, n_threads)
+                           : reference::multi_head_attention_workspace(a, n_threads);
           },
           [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
           [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },
@@ -43,24 +48,27 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
 
 void run_node(const Node& node, OpContext& c) {
   const bool fast_kernels = c.matmul != nullptr;
-  std::visit(
-      Overload{
-          [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
-          [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
-          [&](const AddArgs& a) { fast_kernels ? fast::add(a, c) : reference::add(a, c); },
-          [&](const RmsNormArgs& a) { fast_kernels ? fast::rms_norm(a, c) : reference::rms_norm(a, c); },
-          [&](const RopeTableArgs& a) { reference::rope_table(a, c); },
-          [&](const RotateHeadsArgs& a) { reference::rotate_heads(a, c); },
-          [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
-          [&](const StoreKeyValueArgs& a) { reference::store_key_value(a, c); },
-          [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
-          [&](const LinearArgs& a) { fast_kernels ? fast::linear(a, c) : reference::linear(a, c); },
-          [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
-          [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
-          [&](const LatentAttentionArgs& a) { fast_kernels ? fast::latent_attention(a, c) : reference::latent_attention(a, c); },
-          [&](const MultiHeadAttentionArgs& a) { fast_kernels ? fast::multi_head_attention(a, c) : reference::multi_head_attention(a, c); },
-      },
-      node.args);
+  std::visit(Overload{
+                 [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
+                 [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
+                 [&](const AddArgs& a) { fast_kernels ? fast::add(a, c) : reference::add(a, c); },
+                 [&](const RmsNormArgs& a) { fast_kernels ? fast::rms_norm(a, c) : reference::rms_norm(a, c); },
+                 [&](const RopeTableArgs& a) { reference::rope_table(a, c); },
+                 [&](const RotateHeadsArgs& a) { reference::rotate_heads(a, c); },
+                 [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
+                 [&](const StoreKeyValueArgs& a) { reference::store_key_value(a, c); },
+                 [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
+                 [&](const LinearArgs& a) { fast_kernels ? fast::linear(a, c) : reference::linear(a, c); },
+                 [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
+                 [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
+                 [&](const LatentAttentionArgs& a) {
+                   fast_kernels ? fast::latent_attention(a, c) : reference::latent_attention(a, c);
+                 },
+                 [&](const MultiHeadAttentionArgs& a) {
+                   fast_kernels ? fast::multi_head_attention(a, c) : reference::multi_head_attention(a, c);
+                 },
+             },
+             node.args);
 }
 
 /// Of weights and activations.
@@ -72,32 +80,39 @@ int64_t multiplications(std::span<const Node> nodes) {
   for (const Node& node : nodes) {
     std::visit(Overload{[&](const LinearArgs& a) { n += a.x.dim(0) * a.weight.dim(0) * a.weight.dim(1); },
                         [&](const GatedFfnArgs& a) { gated(a.weights, a.x.dim(0)); },
-                        [&](const MoeFfnArgs& a) { gated(a.experts, a.expert_ids.dim(0) * a.expert_ids.dim(1)), gated(a.shared, a.x.dim(0)); },
+                        [&](const MoeFfnArgs& a) {
+                          gated(a.experts, a.expert_ids.dim(0) * a.expert_ids.dim(1)), gated(a.shared, a.x.dim(0));
+                        },
                         [](const auto&) {}},
                node.args);
   }
   return n;
 }
 
-/// Below this one thread computes a step: less than a millisecond, in which several would spend as long meeting, and on a
-/// busy machine much longer. No result depends on it.
+/// Below this one thread computes a step: less than a millisecond, in which several would spend as long meeting, and on
+/// a busy machine much longer. No result depends on it.
 constexpr int64_t kAloneMultiplications = 16'000'000;
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int n_threads, const MatmulKernels* kernels) : kernels_(kernels), elements_(kernels ? element_kernels(kernels->isa) : nullptr), pool_(n_threads) {}
+  CpuBackend(int n_threads, const MatmulKernels* kernels)
+      : kernels_(kernels), elements_(kernels ? element_kernels(kernels->isa) : nullptr), pool_(n_threads) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string describe() const override {
-    return "cpu " + std::string(kernels_ ? kernels_->isa : "reference") + ", " + std::to_string(pool_.size()) + (pool_.size() == 1 ? " thread" : " threads");
+    return "cpu " + std::string(kernels_ ? kernels_->isa : "reference") + ", " + std::to_string(pool_.size()) +
+           (pool_.size() == 1 ? " thread" : " threads");
   }
-  std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override { return allocate_heap(size_bytes, what); }
+  std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override {
+    return allocate_heap(size_bytes, what);
+  }
 
   void check_supported(const Node& node) const override {
     auto weight = [&](const Tensor& w) {
       if (w && kernels_ != nullptr && !kernels_->supports(w.dtype)) {
-        throw Error(ErrorCode::kModel, "cpu backend: operation " + std::string(op_name(node)) + " has no " + std::string(kernels_->isa) +
-                                           " kernel for weights of type " + std::string(dtype_name(w.dtype)) + "; try --isa reference");
+        throw Error(ErrorCode::kModel, "cpu backend: operation " + std::string(op_name(node)) + " has no " +
+                                           std::string(kernels_->isa) + " kernel for weights of type " +
+                                           std::string(dtype_name(w.dtype)) + "; try --isa reference");
       }
     };
     std::visit(Overload{[&](const LinearArgs& a) { weight(a.weight); }, [&](GatedFfnArgs a) { a.weights.each(weight); },
@@ -123,7 +138,8 @@ class CpuBackend final : public Backend {
       workspace_ = allocate_heap(total, "workspace of the CPU kernels");
     }
     const auto run_nodes = [&](Worker& worker) {
-      OpContext context{worker, kernels_, elements_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
+      OpContext context{worker, kernels_, elements_, workspace_->data(),
+                        workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
       for (const Node& node : nodes) {
         run_node(node, context);
         worker.barrier();
@@ -157,9 +173,12 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   const std::string isa = options.isa == "auto" ? cpu_isa_names().front() : options.isa;
   const std::vector<std::string> names = cpu_isa_names();
   if (std::find(names.begin(), names.end(), isa) == names.end()) {
-    throw Error(ErrorCode::kUsage, "--isa: this machine has no kernels called that; expected one of " + choices() + ", got '" + isa + "'; try auto");
+    throw Error(ErrorCode::kUsage, "--isa: this machine has no kernels called that; expected one of " + choices() +
+                                       ", got '" + isa + "'; try auto");
   }
-  if (options.n_threads < 0) throw Error(ErrorCode::kUsage, "--threads: out of range; expected 1 or more, got " + std::to_string(options.n_threads));
+  if (options.n_threads < 0)
+    throw Error(ErrorCode::kUsage,
+                "--threads: out of range; expected 1 or more, got " + std::to_string(options.n_threads));
   const int n_threads = options.n_threads == 0 ? usable_physical_cores() : options.n_threads;
   return std::make_unique<CpuBackend>(n_threads, isa == "reference" ? nullptr : matmul_kernels(isa));
 }

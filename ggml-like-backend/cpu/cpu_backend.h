@@ -10,8 +10,8 @@
 namespace fathom {
 
 struct CpuOptions {
-  int n_threads = 0;        ///< 0: the physical cores this process may use
-  std::string isa = "auto"; ///< "auto", "reference" or a name of cpu_isa_names()
+  int n_threads = 0;         ///< 0: the physical cores this process may use
+  std::string isa = "auto";  ///< "auto", "reference" or a name of cpu_isa_names()
 };
 
 /// Instruction sets this build has kernels for and this machine can run, best first; "reference" is always the last.

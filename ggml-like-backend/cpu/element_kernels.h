@@ -6,7 +6,8 @@
 
 namespace fathom::cpu {
 
-/// Thread-safe. Each result depends on its own row alone. Vectors need no alignment and must not overlap but where said.
+/// Thread-safe. Each result depends on its own row alone. Vectors need no alignment and must not overlap but where
+/// said.
 struct ElementKernels {
   /// out[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]
   void (*rms_norm)(const float* x, const float* weight, float eps, float* out, int64_t n);

@@ -1,21 +1,25 @@
-// The bodies of element_kernels.h as plain loops that the compiler turns into the vectors of each file including this. Everything
-// here has internal linkage: code compiled for one instruction set must not be picked up by another file.
+// The bodies of element_kernels.h as plain loops that the compiler turns into the vectors of each file including this.
+// Everything here has internal linkage: code compiled for one instruction set must not be picked up by another file.
 #pragma once
 
 #include <cstdint>
 
 namespace {
 
-/// e^x for x in [-87, 88], clamped outside: 2^n * e^r with |r| <= ln(2)/2 and a Taylor polynomial of degree 6 for e^r, whose
-/// remainder r^7/5040 stays below 1.2e-7 of the result.
+/// e^x for x in [-87, 88], clamped outside: 2^n * e^r with |r| <= ln(2)/2 and a Taylor polynomial of degree 6 for e^r,
+/// whose remainder r^7/5040 stays below 1.2e-7 of the result.
 inline float exp_of(float x) {
   x = x < -87.0F ? -87.0F : x > 88.0F ? 88.0F : x;
-  constexpr float kRound = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
+  constexpr float kRound =
+      12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits
   const float shifted = x * 1.44269504F + kRound;
   const float n = shifted - kRound;
   const float r = (x - n * 0.693359375F) - n * -2.12194440e-4F;  // ln(2) in two parts: the first product is exact
-  const float p = 1.0F + r * (1.0F + r * (0.5F + r * (1.66666672e-1F + r * (4.16666679e-2F + r * (8.33333377e-3F + r * 1.38888892e-3F)))));
-  const int32_t bits = __builtin_bit_cast(int32_t, p) + static_cast<int32_t>(__builtin_bit_cast(uint32_t, shifted) << 23);
+  const float p =
+      1.0F +
+      r * (1.0F + r * (0.5F + r * (1.66666672e-1F + r * (4.16666679e-2F + r * (8.33333377e-3F + r * 1.38888892e-3F)))));
+  const int32_t bits =
+      __builtin_bit_cast(int32_t, p) + static_cast<int32_t>(__builtin_bit_cast(uint32_t, shifted) << 23);
   return __builtin_bit_cast(float, bits);
 }
 
@@ -29,7 +33,8 @@ void rms_norm(const float* x, const float* weight, float eps, float* out, int64_
   for (int lane = 0; i < n; ++i, ++lane) sums[lane] += x[i] * x[i];
   double total = 0;
   for (int lane = 0; lane < kLanes; ++lane) total += static_cast<double>(sums[lane]);
-  const float scale = static_cast<float>(1.0 / __builtin_sqrt(total / static_cast<double>(n) + static_cast<double>(eps)));
+  const float scale =
+      static_cast<float>(1.0 / __builtin_sqrt(total / static_cast<double>(n) + static_cast<double>(eps)));
   for (i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 

@@ -8,15 +8,17 @@
 
 namespace fathom::cpu {
 
-/// Routes (token t, choice k) are numbered r = t * K + k. Expert e has the routes order[first[e]] .. order[first[e + 1] - 1],
-/// in rising order. Lives in workspace memory.
+/// Routes (token t, choice k) are numbered r = t * K + k. Expert e has the routes order[first[e]] .. order[first[e + 1]
+/// - 1], in rising order. Lives in workspace memory.
 struct ExpertGroups {
   int32_t* first;   ///< [E + 1]
   int32_t* order;   ///< [T * K]
   int32_t* active;  ///< [n_active] experts that have a token, rising
   int32_t* n_active;
 
-  static size_t bytes(int64_t n_experts, int64_t n_routes) { return static_cast<size_t>(2 * n_experts + 2 + n_routes) * sizeof(int32_t); }
+  static size_t bytes(int64_t n_experts, int64_t n_routes) {
+    return static_cast<size_t>(2 * n_experts + 2 + n_routes) * sizeof(int32_t);
+  }
   /// Lays the arrays out in memory; fill() writes them.
   static ExpertGroups at(std::byte* memory, int64_t n_experts, int64_t n_routes) {
     auto* p = reinterpret_cast<int32_t*>(memory);

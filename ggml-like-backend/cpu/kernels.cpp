@@ -20,9 +20,20 @@ bool runs_avx512() {
 
 /// Indexed by GGUF type id.
 const MatmulKernel* const kAvx2Table[MatmulKernels::kTypeIds] = {
-    &avx2::f32, &avx2::f16, &avx2::q4_0, &avx2::q4_1, nullptr, nullptr, &avx2::q5_0, &avx2::q5_1, &avx2::q8_0, nullptr, &avx2::q2_k, &avx2::q3_k, &avx2::q4_k, &avx2::q5_k, &avx2::q6_k, nullptr, &avx2::iq2_xxs, &avx2::iq2_xs, &avx2::iq3_xxs, &avx2::iq1_s, &avx2::iq4_nl, &avx2::iq3_s, &avx2::iq2_s, &avx2::iq4_xs, nullptr, nullptr, nullptr, nullptr, nullptr, &avx2::iq1_m, &avx2::bf16, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, &avx2::mxfp4};
+    &avx2::f32,   &avx2::f16,   &avx2::q4_0,    &avx2::q4_1,   nullptr,        nullptr,      &avx2::q5_0,
+    &avx2::q5_1,  &avx2::q8_0,  nullptr,        &avx2::q2_k,   &avx2::q3_k,    &avx2::q4_k,  &avx2::q5_k,
+    &avx2::q6_k,  nullptr,      &avx2::iq2_xxs, &avx2::iq2_xs, &avx2::iq3_xxs, &avx2::iq1_s, &avx2::iq4_nl,
+    &avx2::iq3_s, &avx2::iq2_s, &avx2::iq4_xs,  nullptr,       nullptr,        nullptr,      nullptr,
+    nullptr,      &avx2::iq1_m, &avx2::bf16,    nullptr,       nullptr,        nullptr,      nullptr,
+    nullptr,      nullptr,      nullptr,        nullptr,       &avx2::mxfp4};
 const MatmulKernel* const kAvx512Table[MatmulKernels::kTypeIds] = {
-    &avx512::f32, &avx512::f16, &avx512::q4_0, &avx512::q4_1, nullptr, nullptr, &avx512::q5_0, &avx512::q5_1, &avx512::q8_0, nullptr, &avx512::q2_k, &avx512::q3_k, &avx512::q4_k, &avx512::q5_k, &avx512::q6_k, nullptr, &avx512::iq2_xxs, &avx512::iq2_xs, &avx512::iq3_xxs, &avx512::iq1_s, &avx512::iq4_nl, &avx512::iq3_s, &avx512::iq2_s, &avx512::iq4_xs, nullptr, nullptr, nullptr, nullptr, nullptr, &avx512::iq1_m, &avx512::bf16, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, &avx512::mxfp4};
+    &avx512::f32,     &avx512::f16,   &avx512::q4_0,   &avx512::q4_1,  nullptr,          nullptr,
+    &avx512::q5_0,    &avx512::q5_1,  &avx512::q8_0,   nullptr,        &avx512::q2_k,    &avx512::q3_k,
+    &avx512::q4_k,    &avx512::q5_k,  &avx512::q6_k,   nullptr,        &avx512::iq2_xxs, &avx512::iq2_xs,
+    &avx512::iq3_xxs, &avx512::iq1_s, &avx512::iq4_nl, &avx512::iq3_s, &avx512::iq2_s,   &avx512::iq4_xs,
+    nullptr,          nullptr,        nullptr,         nullptr,        nullptr,          &avx512::iq1_m,
+    &avx512::bf16,    nullptr,        nullptr,         nullptr,        nullptr,          nullptr,
+    nullptr,          nullptr,        nullptr,         &avx512::mxfp4};
 
 struct Isa {
   MatmulKernels kernels;

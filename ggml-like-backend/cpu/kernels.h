@@ -15,15 +15,15 @@ namespace fathom::cpu {
 /// Matrix kernels of one instruction set. All functions are thread-safe, allocate nothing and touch only what they are
 /// given.
 ///
-/// Quantized weights are multiplied with activations rounded to int8 with one scale per 32 (integer products are exact),
-/// F32, F16 and BF16 weights with f32 activations. Accumulation is f32 in an order that depends on neither n_cols nor the
-/// other columns nor the row range: a column's result is the same bits alone and in any batch.
+/// Quantized weights are multiplied with activations rounded to int8 with one scale per 32 (integer products are
+/// exact), F32, F16 and BF16 weights with f32 activations. Accumulation is f32 in an order that depends on neither
+/// n_cols nor the other columns nor the row range: a column's result is the same bits alone and in any batch.
 ///
-/// A call that announces the weights this thread reads next (MatmulTask::next_w) leaves them in the cache: with calls of
-/// 64 rows that is worth half as much speed again. Fastest with row_begin a multiple of 32 (of the matrix); a call with 1
-/// or 2 columns runs at memory speed. To fuse what follows a product, ask for 32 or 64 rows at a time: the activation
-/// format is local to blocks of 32, so the rows just computed can be passed on (SiLU, product) and quantized by the same
-/// thread with quantize_act at act + act_offset_bytes(weight, first row of the slice).
+/// A call that announces the weights this thread reads next (MatmulTask::next_w) leaves them in the cache: with calls
+/// of 64 rows that is worth half as much speed again. Fastest with row_begin a multiple of 32 (of the matrix); a call
+/// with 1 or 2 columns runs at memory speed. To fuse what follows a product, ask for 32 or 64 rows at a time: the
+/// activation format is local to blocks of 32, so the rows just computed can be passed on (SiLU, product) and quantized
+/// by the same thread with quantize_act at act + act_offset_bytes(weight, first row of the slice).
 struct MatmulKernels {
   std::string_view isa;  ///< "avx512", "avx2"
 

@@ -90,12 +90,14 @@ MachineFigures measure_machine(int n_threads) {
   };
   f.read_gb_s = best_rate(all, read) / 1e9;
   f.read_one_gb_s = best_rate(one, read) / 1e9;
-  f.copy_gb_s = best_rate(all, [&](Worker& w) {
-                  const size_t part = kCopyBytes / static_cast<size_t>(w.count());
-                  const size_t at = static_cast<size_t>(w.index()) * part;
-                  std::memcpy(buffer->data() + kReadBytes + at, buffer->data() + at, part);
-                  return static_cast<double>(part);
-                }) / 1e9;
+  f.copy_gb_s = best_rate(all,
+                          [&](Worker& w) {
+                            const size_t part = kCopyBytes / static_cast<size_t>(w.count());
+                            const size_t at = static_cast<size_t>(w.index()) * part;
+                            std::memcpy(buffer->data() + kReadBytes + at, buffer->data() + at, part);
+                            return static_cast<double>(part);
+                          }) /
+                1e9;
   constexpr int64_t kRounds = 1000000;
   f.int8_gop_s = best_rate(all, [&](Worker&) { return loops.int8(kRounds); }) / 1e9;
   f.f32_gflop_s = best_rate(all, [&](Worker&) { return loops.f32(kRounds); }) / 1e9;

@@ -1,4 +1,5 @@
-// The loops behind machine.h, one set for each instruction set. Plain: included by files compiled for one instruction set.
+// The loops behind machine.h, one set for each instruction set. Plain: included by files compiled for one instruction
+// set.
 #pragma once
 
 #include <cstddef>

@@ -8,19 +8,19 @@ namespace fathom::cpu {
 
 /// y_rows[c][r] = dot(weight row r, activation c) for row_begin <= r < row_end, 0 <= c < n_cols.
 struct MatmulTask {
-  const std::byte* w;            ///< weight row r starts at w + r * row_stride_bytes, any alignment
+  const std::byte* w;  ///< weight row r starts at w + r * row_stride_bytes, any alignment
   int64_t row_stride_bytes;
   int64_t row_begin;
   int64_t row_end;
-  int64_t k;                     ///< elements of a row, a multiple of the weight type's block
-  const void* const* act_rows;   ///< n_cols rows in the weight type's activation format
+  int64_t k;                    ///< elements of a row, a multiple of the weight type's block
+  const void* const* act_rows;  ///< n_cols rows in the weight type's activation format
   int n_cols;
-  float* const* y_rows;          ///< n_cols outputs, indexed by r itself (not by r - row_begin)
+  float* const* y_rows;               ///< n_cols outputs, indexed by r itself (not by r - row_begin)
   const std::byte* next_w = nullptr;  ///< optional: weights this thread reads next; the last rows' work prefetches them
 };
 
-/// How the activations of a quantized product are stored. The kernels multiply unsigned weight bytes u = w + offset with
-/// signed activation bytes q; a block's sums turn sum(u * q) into sum(w * q), or carry the weights' minimum.
+/// How the activations of a quantized product are stored. The kernels multiply unsigned weight bytes u = w + offset
+/// with signed activation bytes q; a block's sums turn sum(u * q) into sum(w * q), or carry the weights' minimum.
 enum class ActKind : uint8_t {
   kF32,       ///< not rounded: k floats
   kSum32,     ///< s[0] = sum of q, as float, for types with a minimum per 32

@@ -15,10 +15,10 @@ namespace fathom::cpu {
 /// barrier. The backend puts a barrier between operations, none is needed at the end.
 struct OpContext {
   Worker& worker;
-  const MatmulKernels* matmul;  ///< matrix kernels of the chosen instruction set; null for the reference
+  const MatmulKernels* matmul;     ///< matrix kernels of the chosen instruction set; null for the reference
   const ElementKernels* elements;  ///< row-wise kernels likewise
-  std::byte* shared;            ///< workspace seen by all threads, as large as the operation asked for; 64-byte aligned
-  std::byte* own;               ///< workspace of this thread alone, likewise
+  std::byte* shared;  ///< workspace seen by all threads, as large as the operation asked for; 64-byte aligned
+  std::byte* own;     ///< workspace of this thread alone, likewise
 };
 
 /// Bytes of workspace an operation needs for these arguments.

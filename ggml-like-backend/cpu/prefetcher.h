@@ -19,8 +19,7 @@ class Prefetcher {
   /// Stays where it is: a touch of the same lines costs less than a branch around it.
   void hold() { step_ = 0; }
   void go_on() { step_ = 64; }
-  template <int kLines>
-  inline __attribute__((always_inline)) void lines() {
+  template <int kLines> inline __attribute__((always_inline)) void lines() {
 #pragma GCC unroll 16
     for (int i = 0; i < kLines; ++i) _mm_prefetch(reinterpret_cast<const char*>(at_ + 64 * i), _MM_HINT_T0);
     at_ += step_ * kLines;

@@ -27,8 +27,7 @@ inline SequenceRun sequence_run(const StepTensors& step, int64_t first) {
 }
 
 /// Calls fn(run) for every sequence of the step, in order.
-template <typename Fn>
-void for_each_run(const StepTensors& step, Fn&& fn) {
+template <typename Fn> void for_each_run(const StepTensors& step, Fn&& fn) {
   for (int64_t first = 0; first < step.sequence_of.dim(0);) {
     const SequenceRun run = sequence_run(step, first);
     fn(run);

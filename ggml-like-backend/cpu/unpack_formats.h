@@ -2,8 +2,8 @@
 // unpack(format, rows, offset, n, panel, ahead) takes n blocks of each row from rows[i] + offset on.
 //
 // Written once for all instruction sets: FATHOM_ISA/unpack.h includes this after defining what it works with (Bytes,
-// Floats, transpose32, low_nibbles ...). Packed rows are transposed first and taken apart afterwards, 4 bytes of every row
-// in a vector; layouts: core/quant/blocks.h. `ahead` gets its turn between the parts.
+// Floats, transpose32, low_nibbles ...). Packed rows are transposed first and taken apart afterwards, 4 bytes of every
+// row in a vector; layouts: core/quant/blocks.h. `ahead` gets its turn between the parts.
 
 namespace fathom::cpu::FATHOM_ISA {
 
@@ -52,8 +52,7 @@ static inline void unpack(Format, const uint8_t* const* rows, int64_t offset, in
   }
 }
 
-static inline void unpack(Q8_0, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q8_0, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes flip = splat8(kFullRangeOffset);
   for (int block = 0; block < n; ++block, offset += Q8_0::kBytes) {
     ahead.lines<kUnpackLines<Q8_0>>();
@@ -66,8 +65,7 @@ static inline void unpack(Q8_0, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q4_0, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q4_0, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   for (int block = 0; block < n; ++block, offset += Q4_0::kBytes) {
     ahead.lines<kUnpackLines<Q4_0>>();
     Bytes u[8];
@@ -77,8 +75,7 @@ static inline void unpack(Q4_0, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q4_1, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q4_1, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   for (int block = 0; block < n; ++block, offset += Q4_1::kBytes) {
     ahead.lines<kUnpackLines<Q4_1>>();
     Bytes u[8];
@@ -90,8 +87,7 @@ static inline void unpack(Q4_1, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q5_0, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q5_0, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   for (int block = 0; block < n; ++block, offset += Q5_0::kBytes) {
     ahead.lines<kUnpackLines<Q5_0>>();
     Bytes u[8], header[4];
@@ -103,8 +99,7 @@ static inline void unpack(Q5_0, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q5_1, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q5_1, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   for (int block = 0; block < n; ++block, offset += Q5_1::kBytes) {
     ahead.lines<kUnpackLines<Q5_1>>();
     Bytes u[8], header[4];
@@ -117,8 +112,7 @@ static inline void unpack(Q5_1, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(IQ4_NL, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(IQ4_NL, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes table = lookup_table(kIQ4Values, kFullRangeOffset);
   for (int block = 0; block < n; ++block, offset += IQ4_NL::kBytes) {
     ahead.lines<kUnpackLines<IQ4_NL>>();
@@ -131,8 +125,7 @@ static inline void unpack(IQ4_NL, const uint8_t* const* rows, int64_t offset, in
   }
 }
 
-static inline void unpack(MXFP4, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(MXFP4, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes table = lookup_table(kE2M1Doubled, MXFP4::kOffset);
   for (int block = 0; block < n; ++block, offset += MXFP4::kBytes) {
     ahead.lines<kUnpackLines<MXFP4>>();
@@ -161,8 +154,7 @@ static inline void k_header(const uint8_t* const* rows, int64_t offset, float (*
   }
 }
 
-static inline void unpack(Q4_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q4_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   for (int block = 0; block < n; ++block, offset += Q4_K::kBytes) {
     k_header(rows, offset, panel.scale + 8 * block, panel.min + 8 * block);
     for (int g = 0; g < 4; ++g) {
@@ -179,8 +171,7 @@ static inline void unpack(Q4_K, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q5_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q5_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes bit = splat8(0x10);
   for (int block = 0; block < n; ++block, offset += Q5_K::kBytes) {
     k_header(rows, offset, panel.scale + 8 * block, panel.min + 8 * block);
@@ -212,8 +203,7 @@ static inline void signed_scales(const uint8_t* const* rows, int64_t offset, Flo
   }
 }
 
-static inline void unpack(Q6_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q6_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes upper = splat8(0x30);
   for (int block = 0; block < n; ++block, offset += Q6_K::kBytes) {
     signed_scales(rows, offset + 192, high_halves(gather_last(rows, offset + 194)), panel.scale + 16 * block);
@@ -238,8 +228,7 @@ static inline void unpack(Q6_K, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q2_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q2_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes two = splat8(3);
   for (int block = 0; block < n; ++block, offset += Q2_K::kBytes) {
     const Bytes both = gather_last(rows, offset + 68);
@@ -268,27 +257,22 @@ static inline void unpack(Q2_K, const uint8_t* const* rows, int64_t offset, int 
   }
 }
 
-static inline void unpack(Q3_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel,
-                          Prefetcher& ahead) {
+static inline void unpack(Q3_K, const uint8_t* const* rows, int64_t offset, int n, Panel& panel, Prefetcher& ahead) {
   const Bytes two = splat8(3), third = splat8(4), upper = splat8(0x30);
   for (int block = 0; block < n; ++block, offset += Q3_K::kBytes) {
     // The last 16 bytes: two of qs, twelve of scales, d.
     Bytes tail[4];
     transpose16(rows, offset + 94, tail);
-    const auto scale_word = [&](int j) {
-      return bit_or(shift_right32(tail[j], 16), shift_left32(tail[j + 1], 16));
-    };
+    const auto scale_word = [&](int j) { return bit_or(shift_right32(tail[j], 16), shift_left32(tail[j + 1], 16)); };
     const Bytes a = scale_word(0), b = scale_word(1), c = scale_word(2);
     const Bytes six[4] = {or_masked(low_nibbles(a), shift_left32(c, 4), upper),
-                            or_masked(low_nibbles(b), shift_left32(c, 2), upper),
-                            or_masked(high_nibbles(a), c, upper),
-                            or_masked(high_nibbles(b), shift_right32(c, 2), upper)};
+                          or_masked(low_nibbles(b), shift_left32(c, 2), upper), or_masked(high_nibbles(a), c, upper),
+                          or_masked(high_nibbles(b), shift_right32(c, 2), upper)};
     const Floats small = mul(high_halves(tail[3]), splat(0x1p-24f));  // exact
 #pragma GCC unroll 16
     for (int j = 0; j < 16; ++j) {
       const Bytes minus32 = sub8(six[j / 4], splat8(32));
-      store(panel.scale[16 * block + j],
-                      mul(to_floats(signed_byte_of(minus32, j % 4)), small));
+      store(panel.scale[16 * block + j], mul(to_floats(signed_byte_of(minus32, j % 4)), small));
     }
     Bytes mask[8];
     transpose32(rows, offset, mask);
@@ -315,15 +299,16 @@ static inline void unpack(IQ4_XS, const uint8_t* const* rows, int64_t offset, in
   const Bytes upper = splat8(0x30);
   for (int block = 0; block < n; ++block, offset += IQ4_XS::kBytes) {
     Bytes header[4];
-    transpose16(rows, offset, header);  // d, scales_h; scales_l
+    transpose16(rows, offset, header);                                 // d, scales_h; scales_l
     const Floats small = mul(low_halves(header[0]), splat(0x1p-24f));  // exact
 #pragma GCC unroll 4
     for (int pair = 0; pair < 4; ++pair) {
       // Byte 2 (even) and 3 (odd sub-block) of the words: six bits.
       const Bytes low = bit_or(bit_and(shift_left32(shift_right32(header[1], 8 * pair), 16), splat32(0x000f0000)),
                                bit_and(shift_left32(shift_right32(header[1], 8 * pair), 20), splat32(0x0f000000)));
-      const Bytes high = bit_or(bit_and(shift_left32(shift_right32(header[0], 16 + 4 * pair), 20), splat32(0x00300000)),
-                                bit_and(shift_left32(shift_right32(header[0], 16 + 4 * pair), 26), splat32(0x30000000)));
+      const Bytes high =
+          bit_or(bit_and(shift_left32(shift_right32(header[0], 16 + 4 * pair), 20), splat32(0x00300000)),
+                 bit_and(shift_left32(shift_right32(header[0], 16 + 4 * pair), 26), splat32(0x30000000)));
       const Bytes minus32 = sub8(or_masked(low, high, upper), splat8(32));
       store(panel.scale[8 * block + 2 * pair], mul(to_floats(signed_byte_of(minus32, 2)), small));
       store(panel.scale[8 * block + 2 * pair + 1], mul(to_floats(signed_byte_of(minus32, 3)), small));

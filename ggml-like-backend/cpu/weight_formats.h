@@ -1,4 +1,5 @@
-// What the integer kernels need to know of each block format. Plain: included by files compiled for one instruction set.
+// What the integer kernels need to know of each block format. Plain: included by files compiled for one instruction
+// set.
 //
 // A weight is w = (u - offset) * scale, or u * scale + min, u an unsigned byte that the kernels unpack; scale and min
 // are shared by 32 or 16 elements.
@@ -14,13 +15,13 @@ struct WeightFormat {
   using Block = BlockT;
   static constexpr int kElements = kBlockElements;  ///< of a block
   static constexpr int kBytes = sizeof(BlockT);
-  static constexpr int kSub = kPerScale;            ///< elements that share a scale: 16 or 32
+  static constexpr int kSub = kPerScale;  ///< elements that share a scale: 16 or 32
   static constexpr bool kHasMin = kWithMin;
   static constexpr int kOffset = kOffsetOfU;
-  static constexpr int kMaxU = kLargestU;           ///< bounds sums of products in 16 bits
-  static constexpr ActFormat kAct = {
-      kWithMin ? (kPerScale == 16 ? ActKind::kSum16 : ActKind::kSum32)
-               : (kPerScale == 16 ? ActKind::kOffset16 : ActKind::kOffset32), kOffsetOfU};
+  static constexpr int kMaxU = kLargestU;  ///< bounds sums of products in 16 bits
+  static constexpr ActFormat kAct = {kWithMin ? (kPerScale == 16 ? ActKind::kSum16 : ActKind::kSum32)
+                                              : (kPerScale == 16 ? ActKind::kOffset16 : ActKind::kOffset32),
+                                     kOffsetOfU};
 };
 
 //                                    block         elements  per scale  min   offset  largest u

@@ -28,15 +28,15 @@ constexpr size_t kStagingBytes = size_t{8} << 20;  // rows on their way into pla
 
 size_t align_up(size_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
-template <typename... Fns>
-struct Overload : Fns... {
-  using Fns::operator()...;
-};
+template <typename... Fns> struct Overload : Fns... { using Fns::operator()...; };
 
 size_t workspace_of(const Node& node) {
-  return std::visit(Overload{[](const LinearArgs& a) { return linear_workspace(a); }, [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
-                             [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); }, [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
-                             [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); }, [](const auto&) { return size_t{0}; }},
+  return std::visit(Overload{[](const LinearArgs& a) { return linear_workspace(a); },
+                             [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
+                             [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); },
+                             [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
+                             [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); },
+                             [](const auto&) { return size_t{0}; }},
                     node.args);
 }
 
@@ -95,7 +95,8 @@ class CudaBackend final : public Backend {
   }
   void download(std::byte* to_host, const std::byte* from, size_t size_bytes) override {
     use_device();
-    check_runtime(cudaMemcpyAsync(to_host, from, size_bytes, cudaMemcpyDeviceToHost, stream_), "copying from the device");
+    check_runtime(cudaMemcpyAsync(to_host, from, size_bytes, cudaMemcpyDeviceToHost, stream_),
+                  "copying from the device");
     finish();
   }
   void copy(std::byte* to, const std::byte* from, size_t size_bytes) override {
@@ -107,8 +108,11 @@ class CudaBackend final : public Backend {
     check_runtime(cudaStreamSynchronize(stream_), "computing a step");
   }
 
-  size_t weight_row_bytes(DType dtype, int64_t n_columns) const override { return static_cast<size_t>(cuda::weight_row_bytes(dtype, n_columns)); }
-  void upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows, int64_t n_columns) override;
+  size_t weight_row_bytes(DType dtype, int64_t n_columns) const override {
+    return static_cast<size_t>(cuda::weight_row_bytes(dtype, n_columns));
+  }
+  void upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows,
+                      int64_t n_columns) override;
 
   void check_supported(const Node& node) const override;
   void reserve(std::span<const Node> nodes) override;
@@ -132,10 +136,10 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<uint64_t> allocated_ = std::make_shared<uint64_t>(0);
   std::optional<Uploader> uploader_;
-  std::shared_ptr<Buffer> tables_;    ///< codebooks, grids of the matrix kernels, counters
-  std::shared_ptr<Buffer> staging_;   ///< kStagingBytes; while weights are loaded
-  std::shared_ptr<Buffer> workspace_; ///< of the kernels
-  std::shared_ptr<Buffer> rows_;      ///< the last norm's or attention's result in int8
+  std::shared_ptr<Buffer> tables_;     ///< codebooks, grids of the matrix kernels, counters
+  std::shared_ptr<Buffer> staging_;    ///< kStagingBytes; while weights are loaded
+  std::shared_ptr<Buffer> workspace_;  ///< of the kernels
+  std::shared_ptr<Buffer> rows_;       ///< the last norm's or attention's result in int8
   Codebooks books_{};
   MatmulContext matmul_{};
   std::map<uint64_t, Recording> recordings_;
@@ -148,9 +152,12 @@ void CudaBackend::upload_tables() {
     const void* from;
     size_t size_bytes;
     const void** to;
-  } books[] = {{kIQ2XXSGrid, sizeof(kIQ2XXSGrid), reinterpret_cast<const void**>(&books_.iq2_xxs)}, {kIQ2XSGrid, sizeof(kIQ2XSGrid), reinterpret_cast<const void**>(&books_.iq2_xs)},
-               {kIQ2SGrid, sizeof(kIQ2SGrid), reinterpret_cast<const void**>(&books_.iq2_s)},       {kIQ3XXSGrid, sizeof(kIQ3XXSGrid), reinterpret_cast<const void**>(&books_.iq3_xxs)},
-               {kIQ3SGrid, sizeof(kIQ3SGrid), reinterpret_cast<const void**>(&books_.iq3_s)},       {kIQ1SGrid, sizeof(kIQ1SGrid), reinterpret_cast<const void**>(&books_.iq1)}};
+  } books[] = {{kIQ2XXSGrid, sizeof(kIQ2XXSGrid), reinterpret_cast<const void**>(&books_.iq2_xxs)},
+               {kIQ2XSGrid, sizeof(kIQ2XSGrid), reinterpret_cast<const void**>(&books_.iq2_xs)},
+               {kIQ2SGrid, sizeof(kIQ2SGrid), reinterpret_cast<const void**>(&books_.iq2_s)},
+               {kIQ3XXSGrid, sizeof(kIQ3XXSGrid), reinterpret_cast<const void**>(&books_.iq3_xxs)},
+               {kIQ3SGrid, sizeof(kIQ3SGrid), reinterpret_cast<const void**>(&books_.iq3_s)},
+               {kIQ1SGrid, sizeof(kIQ1SGrid), reinterpret_cast<const void**>(&books_.iq1)}};
   std::vector<size_t> offsets;
   for (const auto& book : books) offsets.push_back(room(book.size_bytes));
   const size_t grids = room(grid_tables_bytes()), counters = room(kMatmulCounters * sizeof(int32_t));
@@ -167,7 +174,8 @@ void CudaBackend::upload_tables() {
   matmul_.counters = reinterpret_cast<int32_t*>(tables_->data() + counters);
 }
 
-void CudaBackend::upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows, int64_t n_columns) {
+void CudaBackend::upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows,
+                                 int64_t n_columns) {
   if (!staging_) staging_ = allocate(kStagingBytes, "weights on their way");
   const size_t file_row = row_bytes(dtype, n_columns), device_row = weight_row_bytes(dtype, n_columns);
   FATHOM_CHECK(file_row > 0 && file_row <= kStagingBytes, "a weight row of more than 8 MiB");
@@ -181,24 +189,33 @@ void CudaBackend::upload_weights(std::byte* to, const std::byte* from_host, DTyp
 
 void CudaBackend::check_supported(const Node& node) const {
   auto refuse = [&](const std::string& why) {
-    throw Error(ErrorCode::kModel, "cuda backend: operation " + std::string(op_name(node)) + " has no kernel for " + why + "; try --backend cpu");
+    throw Error(ErrorCode::kModel, "cuda backend: operation " + std::string(op_name(node)) + " has no kernel for " +
+                                       why + "; try --backend cpu");
   };
-  std::visit(Overload{[](const LinearArgs& a) { check_weights(a); }, [](const GatedFfnArgs& a) { check_weights(a); }, [](const MoeFfnArgs& a) { check_weights(a); },
-                      [&](const EmbedRowsArgs& a) {
-                        if (!supports_weights(a.table.dtype)) refuse("weights of type " + std::string(dtype_name(a.table.dtype)));
-                      },
-                      [&](const LatentAttentionArgs& a) {
-                        if (a.latent_dim() > kMostLatent) refuse("latents of " + std::to_string(a.latent_dim()) + " values, at most " + std::to_string(kMostLatent));
-                        if (attention_shared_bytes(a) > kMostShared) refuse("queries of " + std::to_string(a.cache.dim(2)) + " values");
-                      },
-                      [&](const MultiHeadAttentionArgs& a) {
-                        if (a.q.dim(2) > kMostHead) refuse("heads of " + std::to_string(a.q.dim(2)) + " values, at most " + std::to_string(kMostHead));
-                      },
-                      [&](const RouteExpertsArgs& a) {
-                        if (a.logits.dim(1) > kMostExperts) refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
-                      },
-                      [](const auto&) {}},
-             node.args);
+  std::visit(
+      Overload{[](const LinearArgs& a) { check_weights(a); }, [](const GatedFfnArgs& a) { check_weights(a); },
+               [](const MoeFfnArgs& a) { check_weights(a); },
+               [&](const EmbedRowsArgs& a) {
+                 if (!supports_weights(a.table.dtype))
+                   refuse("weights of type " + std::string(dtype_name(a.table.dtype)));
+               },
+               [&](const LatentAttentionArgs& a) {
+                 if (a.latent_dim() > kMostLatent)
+                   refuse("latents of " + std::to_string(a.latent_dim()) + " values, at most " +
+                          std::to_string(kMostLatent));
+                 if (attention_shared_bytes(a) > kMostShared)
+                   refuse("queries of " + std::to_string(a.cache.dim(2)) + " values");
+               },
+               [&](const MultiHeadAttentionArgs& a) {
+                 if (a.q.dim(2) > kMostHead)
+                   refuse("heads of " + std::to_string(a.q.dim(2)) + " values, at most " + std::to_string(kMostHead));
+               },
+               [&](const RouteExpertsArgs& a) {
+                 if (a.logits.dim(1) > kMostExperts)
+                   refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
+               },
+               [](const auto&) {}},
+      node.args);
 }
 
 void CudaBackend::reserve(std::span<const Node> nodes) {
@@ -206,8 +223,10 @@ void CudaBackend::reserve(std::span<const Node> nodes) {
   size_t needed = 0, rows = 0;
   for (const Node& node : nodes) {
     needed = std::max(needed, workspace_of(node));
-    if (const auto* a = std::get_if<RmsNormArgs>(&node.args)) rows = std::max(rows, quantized_rows_bytes(a->out.dim(0), a->out.dim(1)));
-    if (const auto* a = std::get_if<LatentAttentionArgs>(&node.args)) rows = std::max(rows, quantized_rows_bytes(a->out.dim(0), a->out.dim(1)));
+    if (const auto* a = std::get_if<RmsNormArgs>(&node.args))
+      rows = std::max(rows, quantized_rows_bytes(a->out.dim(0), a->out.dim(1)));
+    if (const auto* a = std::get_if<LatentAttentionArgs>(&node.args))
+      rows = std::max(rows, quantized_rows_bytes(a->out.dim(0), a->out.dim(1)));
   }
   auto grow = [&](std::shared_ptr<Buffer>& buffer, size_t size_bytes, const char* what) {
     if (buffer && buffer->size_bytes() >= size_bytes) return;
@@ -255,7 +274,7 @@ void CudaBackend::record(Recording& recording, std::span<const Node> nodes) {
 
 void CudaBackend::run(std::span<const Node> nodes) {
   const OpContext c{stream_, workspace_->data(), books_};
-  QuantizedRows rows;             // in rows_: `rows_of` in int8, as long as that holds the same
+  QuantizedRows rows;  // in rows_: `rows_of` in int8, as long as that holds the same
   Tensor rows_of;
   auto options = [&](const Tensor& x, const Tensor& add) {
     MatmulOptions o;
@@ -266,16 +285,16 @@ void CudaBackend::run(std::span<const Node> nodes) {
   for (size_t i = 0; i < nodes.size();) {
     const NodeGroup group = next_group(nodes, i);
     const Tensor wanted = wanted_quantized(nodes, i);
-    const QuantizedRows wanted_rows = wanted ? quantized_rows_at(rows_->data(), wanted.dim(0), wanted.dim(1)) : QuantizedRows{};
+    const QuantizedRows wanted_rows =
+        wanted ? quantized_rows_at(rows_->data(), wanted.dim(0), wanted.dim(1)) : QuantizedRows{};
     std::visit(Overload{
-                   [&](const RmsNormArgs& a) {
-                     wanted ? rms_norm_quantized(a, wanted_rows, c) : rms_norm(a, c);
-                   },
+                   [&](const RmsNormArgs& a) { wanted ? rms_norm_quantized(a, wanted_rows, c) : rms_norm(a, c); },
                    [&](const LinearArgs& a) {
                      if (group.kind == NodeGroup::kProductsOfOne) {
                        std::array<LinearArgs, kMaxProducts> products;
                        for (size_t k = 0; k < group.n_nodes; ++k) products[k] = std::get<LinearArgs>(nodes[i + k].args);
-                       linear_group(products.data(), static_cast<int>(group.n_nodes), matmul_, options(a.x, {}).quantized_x);
+                       linear_group(products.data(), static_cast<int>(group.n_nodes), matmul_,
+                                    options(a.x, {}).quantized_x);
                      } else {
                        LinearArgs with_sum = a;
                        if (group.kind == NodeGroup::kWithSum) with_sum.out = group.sum;
@@ -322,9 +341,12 @@ void CudaBackend::run(std::span<const Node> nodes) {
 
 void check_runtime(int error, const char* doing) {
   if (error == cudaSuccess) return;
-  throw Error(ErrorCode::kDevice, std::string("cuda: ") + doing + " failed: " + cudaGetErrorString(static_cast<cudaError_t>(error)) + "; try fathom doctor");
+  throw Error(ErrorCode::kDevice, std::string("cuda: ") + doing + " failed: " +
+                                      cudaGetErrorString(static_cast<cudaError_t>(error)) + "; try fathom doctor");
 }
 
-std::unique_ptr<Backend> make_backend(int device, std::string description) { return std::make_unique<CudaBackend>(device, std::move(description)); }
+std::unique_ptr<Backend> make_backend(int device, std::string description) {
+  return std::make_unique<CudaBackend>(device, std::move(description));
+}
 
 }  // namespace fathom::cuda

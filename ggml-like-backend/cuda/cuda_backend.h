@@ -12,8 +12,8 @@ namespace fathom {
 
 struct CudaDevice {
   int index = 0;
-  std::string name;         ///< "NVIDIA H100 80GB HBM3"
-  int capability = 0;       ///< 90 for 9.0
+  std::string name;    ///< "NVIDIA H100 80GB HBM3"
+  int capability = 0;  ///< 90 for 9.0
   int n_multiprocessors = 0;
   uint64_t memory_bytes = 0, free_bytes = 0;
 };
@@ -26,7 +26,8 @@ struct CudaDevices {
 /// What this program's kernels were compiled for, "90a-real"; empty if it has none.
 std::string cuda_architectures();
 
-/// Asks the driver. free_bytes are looked up on request: that takes a moment and some memory of every device. Never throws.
+/// Asks the driver. free_bytes are looked up on request: that takes a moment and some memory of every device. Never
+/// throws.
 CudaDevices find_cuda_devices(bool with_free_bytes = false);
 
 /// One of find_cuda_devices() by index. Throws Error{kDevice} if it cannot be opened or the kernels are not for it.

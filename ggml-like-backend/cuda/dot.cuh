@@ -1,9 +1,12 @@
-// Products of a few weight rows with a few activation rows by the lanes of a warp: the heart of every kernel for small steps.
+// Products of a few weight rows with a few activation rows by the lanes of a warp: the heart of every kernel for small
+// steps.
 //
-// 8, 16 or 32 neighbouring lanes share kRows weight rows. Each takes every 8th, 16th or 32nd chunk of 32 weights of all of them, so that the activations it loads serve kRows rows, and neighbouring lanes load neighbouring 16 bytes;
-// in the end the lanes' sums meet in a tree of shuffles. A column's sum is therefore formed in an order that depends on k and on the
-// number of lanes alone: the same bits alone and in any batch. Bytes under way: a lane asks for the 16 (Q8_0: 32) bytes of kRows rows
-// at once; 32 warps on an SM keep 32 KiB under way, and 24 are needed to cover 0.7 us of latency at 36 GB/s an SM (4.8 TB/s, 132 SMs).
+// 8, 16 or 32 neighbouring lanes share kRows weight rows. Each takes every 8th, 16th or 32nd chunk of 32 weights of all
+// of them, so that the activations it loads serve kRows rows, and neighbouring lanes load neighbouring 16 bytes; in the
+// end the lanes' sums meet in a tree of shuffles. A column's sum is therefore formed in an order that depends on k and
+// on the number of lanes alone: the same bits alone and in any batch. Bytes under way: a lane asks for the 16 (Q8_0:
+// 32) bytes of kRows rows at once; 32 warps on an SM keep 32 KiB under way, and 24 are needed to cover 0.7 us of
+// latency at 36 GB/s an SM (4.8 TB/s, 132 SMs).
 #pragma once
 
 #include "cuda/formats.cuh"
@@ -31,22 +34,26 @@ FATHOM_DEVICE int dot16(const int* w, const int4& a) {
 
 /// sum + the product of a chunk with its 32 activations.
 template <typename Format>
-FATHOM_DEVICE float add_chunk(const Chunk& w, const int4& a0, const int4& a1, const ActScale& s0, const ActScale& s1, int half, float sum) {
+FATHOM_DEVICE float add_chunk(const Chunk& w, const int4& a0, const int4& a1, const ActScale& s0, const ActScale& s1,
+                              int half, float sum) {
   const int i0 = dot16(w.q, a0), i1 = dot16(w.q + 4, a1);
   if constexpr (Format::kSecond == 16) {  // both runs in one block of activations
     if constexpr (!Format::kTwoScales) {
       const int total = s0.sum[0] + s0.sum[1];
       const float products = static_cast<float>(i0 + i1 - Format::kOffset * total);
-      if constexpr (Format::kHasMin) return fmaf(s0.d, fmaf(w.scale[0], products, w.min[0] * static_cast<float>(total)), sum);
+      if constexpr (Format::kHasMin)
+        return fmaf(s0.d, fmaf(w.scale[0], products, w.min[0] * static_cast<float>(total)), sum);
       return fmaf(s0.d * w.scale[0], products, sum);
     } else {
       static_assert(!Format::kHasMin);
-      const float p0 = static_cast<float>(i0 - Format::kOffset * s0.sum[0]), p1 = static_cast<float>(i1 - Format::kOffset * s0.sum[1]);
+      const float p0 = static_cast<float>(i0 - Format::kOffset * s0.sum[0]),
+                  p1 = static_cast<float>(i1 - Format::kOffset * s0.sum[1]);
       return fmaf(s0.d, fmaf(w.scale[1], p1, w.scale[0] * p0), sum);
     }
   } else {
     const int sum0 = half != 0 ? s0.sum[1] : s0.sum[0], sum1 = half != 0 ? s1.sum[1] : s1.sum[0];
-    float p0 = w.scale[0] * static_cast<float>(i0 - Format::kOffset * sum0), p1 = w.scale[1] * static_cast<float>(i1 - Format::kOffset * sum1);
+    float p0 = w.scale[0] * static_cast<float>(i0 - Format::kOffset * sum0),
+          p1 = w.scale[1] * static_cast<float>(i1 - Format::kOffset * sum1);
     if constexpr (Format::kHasMin) {
       p0 = fmaf(w.min[0], static_cast<float>(sum0), p0);
       p1 = fmaf(w.min[1], static_cast<float>(sum1), p1);
@@ -65,8 +72,8 @@ FATHOM_DEVICE float sum_over_lanes(float v, int lanes) {
 
 /// sum[r][c] = weight rows[r] . activation row row_of(c) for c < n_columns. lane: of `lanes`. The whole warp calls it.
 template <typename Format, int kRows, int kColumns, typename RowOf>
-FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane, int lanes, const ActRows& x, const RowOf& row_of, int n_columns,
-                            const std::byte* grids, float (&sum)[kRows][kColumns]) {
+FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane, int lanes, const ActRows& x,
+                            const RowOf& row_of, int n_columns, const std::byte* grids, float (&sum)[kRows][kColumns]) {
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
 #pragma unroll
@@ -108,7 +115,7 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
     }
   } else {
     const int n_chunks = k / 32, n_blocks = k / Format::kBlock;
-#pragma unroll (kColumns == 1 ? 2 : 1)
+#pragma unroll(kColumns == 1 ? 2 : 1)
     for (int chunk = lane; chunk < n_chunks; chunk += lanes) {
       Chunk w[kRows];
 #pragma unroll
@@ -124,7 +131,8 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
         ActScale s1 = s0;
         if constexpr (Format::kSecond != 16) s1 = scales[e1 / 32];
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) sum[r][c] = detail::add_chunk<Format>(w[r], a0, a1, s0, s1, e0 / 16 % 2, sum[r][c]);
+        for (int r = 0; r < kRows; ++r)
+          sum[r][c] = detail::add_chunk<Format>(w[r], a0, a1, s0, s1, e0 / 16 % 2, sum[r][c]);
       }
     }
   }
@@ -154,8 +162,9 @@ constexpr int chunks_of_row(DType dtype, int k) {
   return (k + per - 1) / per;
 }
 
-/// Lanes that share a pair of n_rows rows: as few as keep 4096 warps busy (31 on each of an H100's 132 SMs), so that a lane has
-/// several loads under way, but all 32 where rows are few and latency counts. Depends on the matrix alone, never on the step.
+/// Lanes that share a pair of n_rows rows: as few as keep 4096 warps busy (31 on each of an H100's 132 SMs), so that a
+/// lane has several loads under way, but all 32 where rows are few and latency counts. Depends on the matrix alone,
+/// never on the step.
 constexpr int lanes_for(int n_rows, int n_chunks) {
   int lanes = 32;
   while (lanes > 8 && (n_chunks <= lanes / 2 || static_cast<int64_t>(n_rows) * (lanes / 2) / 64 >= 4096)) lanes /= 2;

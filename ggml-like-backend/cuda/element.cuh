@@ -1,5 +1,6 @@
-// One weight at a time from any stored type: the 32 lanes of a warp decode 32 neighbours together. For kernels whose time is
-// not in decoding: lookups, the small projections around attention, cache rows. Formulas and byte layouts: core/quant/blocks.h.
+// One weight at a time from any stored type: the 32 lanes of a warp decode 32 neighbours together. For kernels whose
+// time is not in decoding: lookups, the small projections around attention, cache rows. Formulas and byte layouts:
+// core/quant/blocks.h.
 #pragma once
 
 #include <utility>
@@ -13,8 +14,8 @@ namespace fathom::cuda {
 
 using Bytes = const unsigned char*;
 
-FATHOM_DEVICE uint32_t load_u16(Bytes p) { return *reinterpret_cast<const uint16_t*>(p); }        // at an even address
-FATHOM_DEVICE uint32_t load_u32(Bytes p) { return load_u16(p) | load_u16(p + 2) << 16; }          // likewise
+FATHOM_DEVICE uint32_t load_u16(Bytes p) { return *reinterpret_cast<const uint16_t*>(p); }  // at an even address
+FATHOM_DEVICE uint32_t load_u32(Bytes p) { return load_u16(p) | load_u16(p + 2) << 16; }    // likewise
 FATHOM_DEVICE float load_half(Bytes p) { return half_to_float(static_cast<uint16_t>(load_u16(p))); }
 
 /// The uneven steps of IQ4_NL and IQ4_XS (kIQ4Values), a byte each.
@@ -42,12 +43,12 @@ FATHOM_DEVICE float signed_magnitude(uint32_t magnitude, bool is_negative) {
 }
 
 /// Element 32 * sub + lane of a block of 256.
-template <DType kType>
-FATHOM_DEVICE float super_element(Bytes b, int sub, int lane, const Codebooks& books) {
+template <DType kType> FATHOM_DEVICE float super_element(Bytes b, int sub, int lane, const Codebooks& books) {
   const int half = sub / 4, s = sub % 4, group = lane / 8, j = lane % 8;  // group: of 8 elements, IQ formats
   if constexpr (kType == DType::kQ2_K) {
     const int scale = b[2 * sub + lane / 16], q = b[16 + half * 32 + lane] >> (2 * s) & 3;
-    return load_half(b + 80) * static_cast<float>((scale & 15) * q) - load_half(b + 82) * static_cast<float>(scale >> 4);
+    return load_half(b + 80) * static_cast<float>((scale & 15) * q) -
+           load_half(b + 82) * static_cast<float>(scale >> 4);
   } else if constexpr (kType == DType::kQ3_K) {
     const int i = 2 * sub + lane / 16;
     const int low = i < 8 ? b[96 + i] & 15 : b[96 + i - 8] >> 4, high = b[104 + i % 4] >> (2 * (i / 4)) & 3;
@@ -64,12 +65,15 @@ FATHOM_DEVICE float super_element(Bytes b, int sub, int lane, const Codebooks& b
     const int q = (b[48 + sub / 2 * 32 + lane] >> (4 * (sub % 2)) & 15) | (b[16 + lane] >> sub & 1) << 4;
     return load_half(b) * static_cast<float>(scale * q) - load_half(b + 2) * static_cast<float>(minimum);
   } else if constexpr (kType == DType::kQ6_K) {
-    const int low = b[half * 64 + (s & 1) * 32 + lane] >> (s < 2 ? 0 : 4) & 15, high = b[128 + half * 32 + lane] >> (2 * s) & 3;
+    const int low = b[half * 64 + (s & 1) * 32 + lane] >> (s < 2 ? 0 : 4) & 15,
+              high = b[128 + half * 32 + lane] >> (2 * s) & 3;
     const int scale = static_cast<signed char>(b[192 + 2 * sub + lane / 16]);
     return load_half(b + 208) * static_cast<float>(scale * ((low | high << 4) - 32));
   } else if constexpr (kType == DType::kIQ4_XS) {
-    const int scale = (b[4 + sub / 2] >> (4 * (sub & 1)) & 15) | static_cast<int>(load_u16(b + 2) >> (2 * sub) & 3) << 4;
-    return load_half(b) * static_cast<float>(scale - 32) * iq4_value(b[8 + 16 * sub + lane % 16] >> (lane / 16 * 4) & 15);
+    const int scale = (b[4 + sub / 2] >> (4 * (sub & 1)) & 15) | static_cast<int>(load_u16(b + 2) >> (2 * sub) & 3)
+                                                                     << 4;
+    return load_half(b) * static_cast<float>(scale - 32) *
+           iq4_value(b[8 + 16 * sub + lane % 16] >> (lane / 16 * 4) & 15);
   } else if constexpr (kType == DType::kIQ2_XXS) {
     const Bytes p = b + 2 + 8 * sub;
     const uint32_t a = load_u32(p + 4);
@@ -104,30 +108,34 @@ FATHOM_DEVICE float super_element(Bytes b, int sub, int lane, const Codebooks& b
   } else {
     static_assert(kType == DType::kIQ1_M, "a type that weights can have");
     const Bytes words = b + 48;
-    const uint32_t d = load_u16(words) >> 12 | (load_u16(words + 2) >> 8 & 0xf0) | (load_u16(words + 4) >> 4 & 0xf00) | (load_u16(words + 6) & 0xf000);
+    const uint32_t d = load_u16(words) >> 12 | (load_u16(words + 2) >> 8 & 0xf0) | (load_u16(words + 4) >> 4 & 0xf00) |
+                       (load_u16(words + 6) & 0xf000);
     const uint32_t scale = load_u16(words + 2 * (sub / 2)) >> (6 * (sub & 1) + 3 * (group / 2)) & 7;
     const uint32_t high = b[32 + 2 * sub + group / 2] >> (4 * (group & 1)) & 15;
     const uint32_t index = b[4 * sub + group] | (high & 7) << 8;
     const float grid = static_cast<float>(static_cast<signed char>(books.iq1[index] >> (8 * j) & 255));
-    return half_to_float(static_cast<uint16_t>(d)) * static_cast<float>(2 * scale + 1) * (grid + ((high & 8) != 0 ? -0.125F : 0.125F));
+    return half_to_float(static_cast<uint16_t>(d)) * static_cast<float>(2 * scale + 1) *
+           (grid + ((high & 8) != 0 ? -0.125F : 0.125F));
   }
 }
 
 /// Bytes of 32 elements (of a block of 256 for the types that have those).
-template <DType kType>
-constexpr int block_bytes() {
+template <DType kType> constexpr int block_bytes() {
   switch (kType) {
     case DType::kF32: return 128;
-    case DType::kF16: case DType::kBF16: return 64;
+    case DType::kF16:
+    case DType::kBF16: return 64;
     case DType::kF8_E4M3: return 32;
-    case DType::kQ4_0: case DType::kIQ4_NL: return 18;
+    case DType::kQ4_0:
+    case DType::kIQ4_NL: return 18;
     case DType::kQ4_1: return 20;
     case DType::kQ5_0: return 22;
     case DType::kQ5_1: return 24;
     case DType::kQ8_0: return 34;
     case DType::kMXFP4: return 17;
     case DType::kQ2_K: return 84;
-    case DType::kQ3_K: case DType::kIQ3_S: return 110;
+    case DType::kQ3_K:
+    case DType::kIQ3_S: return 110;
     case DType::kQ4_K: return 144;
     case DType::kQ5_K: return 176;
     case DType::kQ6_K: return 210;
@@ -143,8 +151,7 @@ constexpr int block_bytes() {
 }
 
 /// Element 32 * group + lane of a row. Rows begin at even addresses (floats: at their own alignment).
-template <DType kType>
-FATHOM_DEVICE float element(Bytes row, int group, int lane, const Codebooks& books) {
+template <DType kType> FATHOM_DEVICE float element(Bytes row, int group, int lane, const Codebooks& books) {
   const Bytes b = row + static_cast<int64_t>(block_bytes<kType>()) * group;  // types of 32
   const int shift = lane / 16 * 4;
   if constexpr (kType == DType::kF32) {
@@ -180,31 +187,29 @@ FATHOM_DEVICE float element(Bytes row, int group, int lane, const Codebooks& boo
   }
 }
 
-template <DType kType>
-struct TypeTag {
-  static constexpr DType value = kType;
-};
+template <DType kType> struct TypeTag { static constexpr DType value = kType; };
 
 /// Calls fn(TypeTag<type>()) for the types that weights can have.
-template <typename Fn>
-void with_weight_type(DType type, Fn&& fn) {
+template <typename Fn> void with_weight_type(DType type, Fn&& fn) {
   switch (type) {
 #define FATHOM_CASE(name) \
   case DType::name: return fn(TypeTag<DType::name>());
-    FATHOM_CASE(kF32) FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0) FATHOM_CASE(kQ5_1)
-    FATHOM_CASE(kQ8_0) FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K) FATHOM_CASE(kQ5_K) FATHOM_CASE(kQ6_K) FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS)
-    FATHOM_CASE(kIQ2_XXS) FATHOM_CASE(kIQ2_XS) FATHOM_CASE(kIQ2_S) FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S) FATHOM_CASE(kIQ1_M) FATHOM_CASE(kMXFP4)
-    default: FATHOM_CHECK(false, "no weights of that type");
+    FATHOM_CASE(kF32)
+    FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0)
+        FATHOM_CASE(kQ5_1) FATHOM_CASE(kQ8_0) FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K)
+            FATHOM_CASE(kQ5_K) FATHOM_CASE(kQ6_K) FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS) FATHOM_CASE(kIQ2_XXS)
+                FATHOM_CASE(kIQ2_XS) FATHOM_CASE(kIQ2_S) FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S)
+                    FATHOM_CASE(kIQ1_M) FATHOM_CASE(kMXFP4) default : FATHOM_CHECK(false, "no weights of that type");
   }
 }
 
 /// The same for the types that cached rows can have.
-template <typename Fn>
-void with_cache_type(DType type, Fn&& fn) {
+template <typename Fn> void with_cache_type(DType type, Fn&& fn) {
   switch (type) {
-    FATHOM_CASE(kF32) FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
+    FATHOM_CASE(kF32)
+    FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
 #undef FATHOM_CASE
-    default: FATHOM_CHECK(false, "no cached rows of that type");
+        default : FATHOM_CHECK(false, "no cached rows of that type");
   }
 }
 

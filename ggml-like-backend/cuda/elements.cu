@@ -39,7 +39,8 @@ constexpr int kNormThreads = 1024;
 
 /// A block for each row. With kQuantize also in int8, a warp for each 32 values.
 template <bool kQuantize>
-FATHOM_KERNEL(kNormThreads, 1) rms_norm_kernel(const float* x, const float* weight, float* out, int n, float eps, int8_t* q, ActScale* scales) {
+FATHOM_KERNEL(kNormThreads, 1)
+rms_norm_kernel(const float* x, const float* weight, float* out, int n, float eps, int8_t* q, ActScale* scales) {
   FATHOM_SHARED(float, scratch, 32);
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -60,7 +61,8 @@ FATHOM_KERNEL(kNormThreads, 1) rms_norm_kernel(const float* x, const float* weig
 }
 
 /// In double: at position 100,000 a float angle would be off by 0.004 radians.
-FATHOM_KERNEL(kThreads, 1) rope_table_kernel(const int* positions, const float* frequencies, float* out, int n_pairs, int n) {
+FATHOM_KERNEL(kThreads, 1)
+rope_table_kernel(const int* positions, const float* frequencies, float* out, int n_pairs, int n) {
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
@@ -75,19 +77,23 @@ FATHOM_KERNEL(kThreads, 1) rotate_heads_kernel(const float* x, const float* tabl
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
-  if (i < n) out[blockIdx.y * static_cast<int64_t>(n) + i] = rotated(x + blockIdx.y * static_cast<int64_t>(n), i, table + blockIdx.y * static_cast<int64_t>(2 * r.n_pairs), r);
+  if (i < n)
+    out[blockIdx.y * static_cast<int64_t>(n) + i] = rotated(
+        x + blockIdx.y * static_cast<int64_t>(n), i, table + blockIdx.y * static_cast<int64_t>(2 * r.n_pairs), r);
 }
 
 }  // namespace
 
 void take_rows(const TakeRowsArgs& a, const OpContext& c) {
   const int n = static_cast<int>(a.x.dim(1));
-  launch_overlapped(take_rows_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.rows.dim(0))), kThreads, 0, c.stream, a.x.as<const float>(), a.rows.as<const int>(), a.out.as<float>(), n);
+  launch_overlapped(take_rows_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.rows.dim(0))), kThreads, 0,
+                    c.stream, a.x.as<const float>(), a.rows.as<const int>(), a.out.as<float>(), n);
 }
 
 void add(const AddArgs& a, const OpContext& c) {
   const int64_t n = a.out.shape.n_elements();
-  launch_overlapped(add_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.a.as<const float>(), a.b.as<const float>(), a.out.as<float>(), n);
+  launch_overlapped(add_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.a.as<const float>(),
+                    a.b.as<const float>(), a.out.as<float>(), n);
 }
 
 namespace {
@@ -99,26 +105,29 @@ unsigned norm_threads(int n) { return static_cast<unsigned>(std::min(kNormThread
 
 void rms_norm(const RmsNormArgs& a, const OpContext& c) {
   const int n = static_cast<int>(a.x.dim(1));
-  launch_overlapped(rms_norm_kernel<false>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream, a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps,
+  launch_overlapped(rms_norm_kernel<false>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream,
+                    a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps,
                     static_cast<int8_t*>(nullptr), static_cast<ActScale*>(nullptr));
 }
 
 void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c) {
   const int n = static_cast<int>(a.x.dim(1));
   FATHOM_CHECK(n % 32 == 0 && quantized.k == n, "rows of a multiple of 32");
-  launch_overlapped(rms_norm_kernel<true>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream, a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps, quantized.q,
+  launch_overlapped(rms_norm_kernel<true>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream,
+                    a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps, quantized.q,
                     quantized.scales);
 }
 
 void rope_table(const RopeTableArgs& a, const OpContext& c) {
   const int n_pairs = static_cast<int>(a.frequencies.dim(0)), n = static_cast<int>(a.positions.dim(0)) * n_pairs;
-  launch_overlapped(rope_table_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.positions.as<const int>(), a.frequencies.as<const float>(), a.out.as<float>(), n_pairs, n);
+  launch_overlapped(rope_table_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.positions.as<const int>(),
+                    a.frequencies.as<const float>(), a.out.as<float>(), n_pairs, n);
 }
 
 void rotate_heads(const RotateHeadsArgs& a, const OpContext& c) {
   const int n = static_cast<int>(a.x.dim(1) * a.x.dim(2));
-  launch_overlapped(rotate_heads_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.x.dim(0))), kThreads, 0, c.stream, a.x.as<const float>(), a.table.as<const float>(), a.out.as<float>(), n,
-                    rotation_of(a));
+  launch_overlapped(rotate_heads_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.x.dim(0))), kThreads, 0,
+                    c.stream, a.x.as<const float>(), a.table.as<const float>(), a.out.as<float>(), n, rotation_of(a));
 }
 
 }  // namespace fathom::cuda

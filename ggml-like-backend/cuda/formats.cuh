@@ -1,10 +1,12 @@
 // Block formats as kernels take them apart: 32 weights at a time.
 //
-// A chunk is two runs of 16 neighbouring elements of a row, the two that come out of the low and the high halves of the same 16
-// bytes: 16 * 2 elements in a row for the formats whose block is 32, elements 32 or 64 apart for Q2_K to Q6_K. Chunk c of a
-// row covers the elements first(c) .. +15 and first(c) + kSecond .. +15; chunks 0 .. k / 32 - 1 cover the row. A weight of run h is
+// A chunk is two runs of 16 neighbouring elements of a row, the two that come out of the low and the high halves of the
+// same 16 bytes: 16 * 2 elements in a row for the formats whose block is 32, elements 32 or 64 apart for Q2_K to Q6_K.
+// Chunk c of a row covers the elements first(c) .. +15 and first(c) + kSecond .. +15; chunks 0 .. k / 32 - 1 cover the
+// row. A weight of run h is
 //   scale[h] * (q - kOffset) [+ min[h] if kHasMin]
-// with q a signed byte of `q`, four elements in a word, lowest first; if not kTwoScales, scale[1] and min[1] equal scale[0] and min[0].
+// with q a signed byte of `q`, four elements in a word, lowest first; if not kTwoScales, scale[1] and min[1] equal
+// scale[0] and min[0].
 //
 // load() gets the row's planes (weight_layout.h), so that every load is a whole aligned 1 to 16 bytes.
 #pragma once
@@ -17,12 +19,12 @@ namespace fathom::cuda {
 
 /// Tables of the IQ formats in device memory, at these byte offsets; written by write_grid_tables.
 struct GridTables {
-  static constexpr int kIQ2XXS = 0;                       ///< [256] 8 magnitudes
-  static constexpr int kIQ2XS = kIQ2XXS + 256 * 8;        ///< [512] 8 magnitudes
-  static constexpr int kIQ2S = kIQ2XS + 512 * 8;          ///< [1024] 8 magnitudes
-  static constexpr int kIQ3XXS = kIQ2S + 1024 * 8;        ///< [256] 4 magnitudes
-  static constexpr int kIQ3S = kIQ3XXS + 256 * 4;         ///< [512] 4 magnitudes
-  static constexpr int kIQ1 = kIQ3S + 512 * 4;            ///< [2048] 8 signed bytes: 8 * grid + 1
+  static constexpr int kIQ2XXS = 0;                 ///< [256] 8 magnitudes
+  static constexpr int kIQ2XS = kIQ2XXS + 256 * 8;  ///< [512] 8 magnitudes
+  static constexpr int kIQ2S = kIQ2XS + 512 * 8;    ///< [1024] 8 magnitudes
+  static constexpr int kIQ3XXS = kIQ2S + 1024 * 8;  ///< [256] 4 magnitudes
+  static constexpr int kIQ3S = kIQ3XXS + 256 * 4;   ///< [512] 4 magnitudes
+  static constexpr int kIQ1 = kIQ3S + 512 * 4;      ///< [2048] 8 signed bytes: 8 * grid + 1
   static constexpr int kBytes = kIQ1 + 2048 * 8;
 };
 
@@ -67,7 +69,8 @@ FATHOM_DEVICE void add_fifth_bits(Chunk& c, uint32_t bits) {
   for (int i = 0; i < 8; ++i) c.q[i] |= static_cast<int>(spread_bits(bits >> (4 * i)) << 4);
 }
 
-/// Four magnitudes, none zero, negated where the low four bits of `signs` are set: ~m + 1 never carries into the next byte.
+/// Four magnitudes, none zero, negated where the low four bits of `signs` are set: ~m + 1 never carries into the next
+/// byte.
 FATHOM_DEVICE int with_signs(uint32_t magnitudes, uint32_t signs) {
   const uint32_t ones = spread_bits(signs);
   return static_cast<int>((magnitudes ^ ones * 255u) + ones);
@@ -86,8 +89,7 @@ constexpr uint32_t table_word(const int8_t* table, int i) {
 }
 
 /// Four nibbles of w (in its low 16 bits) looked up in a table of 16 bytes.
-template <uint32_t kT0, uint32_t kT1, uint32_t kT2, uint32_t kT3>
-FATHOM_DEVICE uint32_t look_up4(uint32_t w) {
+template <uint32_t kT0, uint32_t kT1, uint32_t kT2, uint32_t kT3> FATHOM_DEVICE uint32_t look_up4(uint32_t w) {
   const uint32_t low = __byte_perm(kT0, kT1, w & 0x7777u);
   const uint32_t high = __byte_perm(kT2, kT3, w & 0x7777u);
   return __byte_perm(low, high, 0x3210u | (w & 0x8888u) >> 1);
@@ -99,21 +101,22 @@ FATHOM_DEVICE void set_looked_up(Chunk& c, const uint4& packed) {
   const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t a = look_up4<kT0, kT1, kT2, kT3>(words[i]), b = look_up4<kT0, kT1, kT2, kT3>(words[i] >> 16);  // low, high, low, high nibbles
+    const uint32_t a = look_up4<kT0, kT1, kT2, kT3>(words[i]),
+                   b = look_up4<kT0, kT1, kT2, kT3>(words[i] >> 16);  // low, high, low, high nibbles
     c.q[i] = static_cast<int>(__byte_perm(a, b, 0x6420u));
     c.q[i + 4] = static_cast<int>(__byte_perm(a, b, 0x7531u));
   }
 }
 
-#define FATHOM_TABLE(t) \
-  ::fathom::cuda::detail::table_word(t, 0), ::fathom::cuda::detail::table_word(t, 1), ::fathom::cuda::detail::table_word(t, 2), ::fathom::cuda::detail::table_word(t, 3)
+#define FATHOM_TABLE(t)                                                               \
+  ::fathom::cuda::detail::table_word(t, 0), ::fathom::cuda::detail::table_word(t, 1), \
+      ::fathom::cuda::detail::table_word(t, 2), ::fathom::cuda::detail::table_word(t, 3)
 
 }  // namespace detail
 
-/// What the kernels ask of a format. kApart: elements between the starts of the two runs of a chunk. kPerScale: neighbouring
-/// elements that share a scale.
-template <DType kType, bool kWithMin, bool kSecondScale, int kZero, int kApart, int kPerScale>
-struct FormatTraits {
+/// What the kernels ask of a format. kApart: elements between the starts of the two runs of a chunk. kPerScale:
+/// neighbouring elements that share a scale.
+template <DType kType, bool kWithMin, bool kSecondScale, int kZero, int kApart, int kPerScale> struct FormatTraits {
   static constexpr DType kDType = kType;
   static constexpr bool kIsFloat = false;
   static constexpr WeightLayout kLayout = weight_layout(kType);
@@ -125,8 +128,7 @@ struct FormatTraits {
   static constexpr int kSub = kPerScale;
 
   /// Start of plane p's entry for `block` in a row.
-  template <int kPlane>
-  static FATHOM_DEVICE const uint8_t* at(const uint8_t* row, int n_blocks, int block) {
+  template <int kPlane> static FATHOM_DEVICE const uint8_t* at(const uint8_t* row, int n_blocks, int block) {
     constexpr int kBefore = kLayout.bytes_before(kPlane), kBytes = kLayout.planes[kPlane].bytes;
     return row + static_cast<int64_t>(n_blocks) * kBefore + block * kBytes;
   }
@@ -134,8 +136,8 @@ struct FormatTraits {
   /// First element of chunk c.
   static constexpr int first(int c) {
     if constexpr (kApart == 16) return 32 * c;
-    if constexpr (kApart == 32) return 64 * (c / 2) + 16 * (c % 2);            // 16 bytes hold runs of 32-blocks 2g and 2g + 1
-    return 128 * (c / 4) + 32 * (c / 2 % 2) + 16 * (c % 2);                    // Q6_K: of 32-blocks k and k + 2 of a half
+    if constexpr (kApart == 32) return 64 * (c / 2) + 16 * (c % 2);  // 16 bytes hold runs of 32-blocks 2g and 2g + 1
+    return 128 * (c / 4) + 32 * (c / 2 % 2) + 16 * (c % 2);          // Q6_K: of 32-blocks k and k + 2 of a half
   }
 };
 
@@ -249,15 +251,18 @@ struct Q3_K : FormatTraits<DType::kQ3_K, false, true, 4, 32, 16> {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       r.q[i] = static_cast<int>((low[i] >> (4 * pair) & 0x03030303u) | (high[i] >> bit & 0x01010101u) << 2);
-      r.q[i + 4] = static_cast<int>((low[i] >> (4 * pair + 2) & 0x03030303u) | (high[i] >> (bit + 1) & 0x01010101u) << 2);
+      r.q[i + 4] =
+          static_cast<int>((low[i] >> (4 * pair + 2) & 0x03030303u) | (high[i] >> (bit + 1) & 0x01010101u) << 2);
     }
     const uint8_t* scales = at<2>(row, n, block);
-    const uint32_t fours = detail::load4(scales + 4 * pair) >> (4 * half), twos = detail::load4(scales + 8) >> (2 * (2 * half + pair));
+    const uint32_t fours = detail::load4(scales + 4 * pair) >> (4 * half),
+                   twos = detail::load4(scales + 8) >> (2 * (2 * half + pair));
     const float d = detail::half_at(at<3>(row, n, block));
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int at_byte = 8 * (2 * h + side);
-      r.scale[h] = d * static_cast<float>(static_cast<int>((fours >> at_byte & 15u) | (twos >> at_byte & 3u) << 4) - 32);
+      r.scale[h] =
+          d * static_cast<float>(static_cast<int>((fours >> at_byte & 15u) | (twos >> at_byte & 3u) << 4) - 32);
       r.min[h] = 0;
     }
     return r;
@@ -266,7 +271,8 @@ struct Q3_K : FormatTraits<DType::kQ3_K, false, true, 4, 32, 16> {
 
 namespace detail {
 
-/// Scales and minima of the sub-blocks 2g and 2g + 1 from the header of Q4_K and Q5_K: d, dmin, 12 bytes of six-bit pairs.
+/// Scales and minima of the sub-blocks 2g and 2g + 1 from the header of Q4_K and Q5_K: d, dmin, 12 bytes of six-bit
+/// pairs.
 FATHOM_DEVICE void set_six_bit_scales(Chunk& c, const uint4& head, int g) {
   const int shift = 16 * (g & 1);
   const uint32_t a = head.y >> shift, b = head.z >> shift, m = head.w >> shift;
@@ -374,7 +380,9 @@ struct IQ2_XXS : FormatTraits<DType::kIQ2_XXS, false, false, 0, 16, 32> {
     const int block = c / 8, ib = c % 8;
     const uint2 w = detail::load8(at<0>(row, n, block) + 8 * ib);  // indices; signs and scale
 #pragma unroll
-    for (int l = 0; l < 4; ++l) detail::set_group8(r, l, grids + GridTables::kIQ2XXS, detail::byte_of(w.x, l), detail::even_signs(w.y >> (7 * l)));
+    for (int l = 0; l < 4; ++l)
+      detail::set_group8(r, l, grids + GridTables::kIQ2XXS, detail::byte_of(w.x, l),
+                         detail::even_signs(w.y >> (7 * l)));
     detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * (0.5F + static_cast<float>(w.y >> 28)) * 0.25F);
     return r;
   }
@@ -407,10 +415,12 @@ struct IQ2_S : FormatTraits<DType::kIQ2_S, false, true, 0, 16, 16> {
     const int block = c / 8, ib = c % 8;
     const uint8_t* quants = at<0>(row, n, block) + 4 * ib;  // 32 bytes of indices, 32 of signs
     const uint8_t* extra = at<1>(row, n, block) + ib;       // 8 bytes of high bits, 8 of scales
-    const uint32_t indices = detail::load4(quants), signs = detail::load4(quants + 32), high = detail::load1(extra), s = detail::load1(extra + 8);
+    const uint32_t indices = detail::load4(quants), signs = detail::load4(quants + 32), high = detail::load1(extra),
+                   s = detail::load1(extra + 8);
 #pragma unroll
     for (int l = 0; l < 4; ++l) {
-      detail::set_group8(r, l, grids + GridTables::kIQ2S, detail::byte_of(indices, l) | (high >> (2 * l) & 3u) << 8, detail::byte_of(signs, l));
+      detail::set_group8(r, l, grids + GridTables::kIQ2S, detail::byte_of(indices, l) | (high >> (2 * l) & 3u) << 8,
+                         detail::byte_of(signs, l));
     }
     const float d = detail::half_at(at<2>(row, n, block));
 #pragma unroll
@@ -430,7 +440,8 @@ struct IQ3_XXS : FormatTraits<DType::kIQ3_XXS, false, false, 0, 16, 32> {
     const uint32_t a = detail::load4(at<0>(row, n, block) + 64 + 4 * ib);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
-      detail::set_group4(r, k, grids + GridTables::kIQ3XXS, detail::byte_of(k < 4 ? indices.x : indices.y, k % 4), detail::even_signs(a >> (7 * (k / 2))) >> (4 * (k % 2)));
+      detail::set_group4(r, k, grids + GridTables::kIQ3XXS, detail::byte_of(k < 4 ? indices.x : indices.y, k % 4),
+                         detail::even_signs(a >> (7 * (k / 2))) >> (4 * (k % 2)));
     }
     detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * (0.5F + static_cast<float>(a >> 28)) * 0.5F);
     return r;
@@ -462,8 +473,11 @@ struct IQ1_S : FormatTraits<DType::kIQ1_S, false, false, 0, 16, 32> {
     const uint8_t* quants = at<0>(row, n, block);  // 32 bytes of indices, 8 words of high bits
     const uint32_t indices = detail::load4(quants + 4 * ib), high = detail::load2(quants + 32 + 2 * ib);
 #pragma unroll
-    for (int l = 0; l < 4; ++l) detail::set_ternary8(r, l, grids, detail::byte_of(indices, l) | (high >> (3 * l) & 7u) << 8, (high & 0x8000u) != 0);
-    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * static_cast<float>(2 * (high >> 12 & 7u) + 1) * 0.125F);
+    for (int l = 0; l < 4; ++l)
+      detail::set_ternary8(r, l, grids, detail::byte_of(indices, l) | (high >> (3 * l) & 7u) << 8,
+                           (high & 0x8000u) != 0);
+    detail::set_one_scale(
+        r, detail::half_at(at<1>(row, n, block)) * static_cast<float>(2 * (high >> 12 & 7u) + 1) * 0.125F);
     return r;
   }
 };
@@ -494,8 +508,7 @@ struct IQ1_M : FormatTraits<DType::kIQ1_M, false, true, 0, 16, 16> {
 
 // ---- plain elements: chunks of 16 bytes ----
 
-template <DType kType, int kElementBytes>
-struct FloatTraits {
+template <DType kType, int kElementBytes> struct FloatTraits {
   static constexpr DType kDType = kType;
   static constexpr bool kIsFloat = true;
   static constexpr int kBlock = 1;
@@ -503,7 +516,9 @@ struct FloatTraits {
 };
 
 struct F32 : FloatTraits<DType::kF32, 4> {
-  static FATHOM_DEVICE float element(const uint4& w, int i) { return __uint_as_float(i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w); }
+  static FATHOM_DEVICE float element(const uint4& w, int i) {
+    return __uint_as_float(i == 0 ? w.x : i == 1 ? w.y : i == 2 ? w.z : w.w);
+  }
 };
 namespace detail {
 FATHOM_DEVICE uint16_t half_word(const uint4& w, int i) {

@@ -1,5 +1,6 @@
-// Kernels for steps of up to kGemvTokens tokens, which read every weight once (where there are more columns than a lane has sums for
-// again, from the cache): linear layers; gate and up of feed-forward networks; down with the sum over experts.
+// Kernels for steps of up to kGemvTokens tokens, which read every weight once (where there are more columns than a lane
+// has sums for again, from the cache): linear layers; gate and up of feed-forward networks; down with the sum over
+// experts.
 #pragma once
 
 #include "cuda/dot.cuh"
@@ -7,14 +8,17 @@
 
 namespace fathom::cuda {
 
-constexpr int kRowPair = 2;        ///< rows that share the activations a lane loads; more cost registers, not less traffic to memory
+constexpr int kRowPair =
+    2;  ///< rows that share the activations a lane loads; more cost registers, not less traffic to memory
 constexpr int kColumnsAtOnce = 8;  ///< sums that a lane holds for each row; one column has a kernel of its own
-constexpr int kFfnColumns = 4;     ///< the same for experts, which have two tokens of 16 on average: more warps fit on an SM instead
+constexpr int kFfnColumns =
+    4;  ///< the same for experts, which have two tokens of 16 on average: more warps fit on an SM instead
 
 // ---- linear ----
 
 template <typename Format, int kColumns>
-FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4) linear_gemv_kernel(LinearLaunch l, int lanes) {
+FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4)
+linear_gemv_kernel(LinearLaunch l, int lanes) {
   let_next_kernel_start();
   const LinearTask& task = l.tasks[blockIdx.y];
   const int lane = static_cast<int>(threadIdx.x % 32), head = static_cast<int>(blockIdx.z);
@@ -31,7 +35,8 @@ FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4) linear_gemv_kernel(LinearLaunch l, int
   for (int c0 = 0; c0 < l.n_columns; c0 += kColumns) {
     float sum[kRowPair][kColumns];
     const int n = min(kColumns, l.n_columns - c0);
-    dot_rows<Format>(rows, task.w.k, lane % lanes, lanes, l.x, StridedRows{c0 * l.n_heads + head, l.n_heads}, n, l.grids, sum);
+    dot_rows<Format>(rows, task.w.k, lane % lanes, lanes, l.x, StridedRows{c0 * l.n_heads + head, l.n_heads}, n,
+                     l.grids, sum);
     if (lane % lanes != 0) continue;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
@@ -46,13 +51,14 @@ FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4) linear_gemv_kernel(LinearLaunch l, int
   }
 }
 
-template <typename Format>
-void launch_linear_gemv(const LinearLaunch& l) {
+template <typename Format> void launch_linear_gemv(const LinearLaunch& l) {
   int most_rows = 0;
   for (int i = 0; i < l.n_tasks; ++i) most_rows = std::max(most_rows, l.tasks[i].w.n_rows);
   const int lanes = lanes_for(l.tasks[0].w.n_rows, chunks_of_row(Format::kDType, l.tasks[0].w.k));
   const int rows_of_warp = 32 / lanes * kRowPair, n_warps = (most_rows + rows_of_warp - 1) / rows_of_warp;
-  const int warps = n_warps * l.n_tasks * l.n_heads >= 1024 ? 4 : n_warps * l.n_tasks * l.n_heads >= 512 ? 2 : 1;  // small blocks where there are few
+  const int warps = n_warps * l.n_tasks * l.n_heads >= 1024  ? 4
+                    : n_warps * l.n_tasks * l.n_heads >= 512 ? 2
+                                                             : 1;  // small blocks where there are few
   const dim3 grid((n_warps + warps - 1) / warps, l.n_tasks, l.n_heads);
   if (l.n_columns == 1) {
     launch_overlapped(&linear_gemv_kernel<Format, 1>, grid, 32 * warps, 0, l.stream, l, lanes);
@@ -63,14 +69,15 @@ void launch_linear_gemv(const LinearLaunch& l) {
 
 // ---- feed-forward networks ----
 //
-// A block computes kTileRows rows of one network for the tokens that use it. blockIdx.y counts the experts that have a token, as many
-// as there can be (the blocks of those that are not end at once), then the shared experts, cut into pieces of as many rows.
+// A block computes kTileRows rows of one network for the tokens that use it. blockIdx.y counts the experts that have a
+// token, as many as there can be (the blocks of those that are not end at once), then the shared experts, cut into
+// pieces of as many rows.
 
 constexpr int kTileRows = 32;  ///< one block of activations in int8
 constexpr int kFfnThreads = 256;
 constexpr int kRowsOfWarp = kTileRows / (kFfnThreads / 32);
-constexpr int kGateLanes = 32 / kRowsOfWarp;            ///< a row of gate and the same row of up for every 8 lanes
-constexpr int kDownLanes = 32 * kRowPair / kRowsOfWarp; ///< a pair of rows for every 16 lanes
+constexpr int kGateLanes = 32 / kRowsOfWarp;             ///< a row of gate and the same row of up for every 8 lanes
+constexpr int kDownLanes = 32 * kRowPair / kRowsOfWarp;  ///< a pair of rows for every 16 lanes
 
 /// What a block works on.
 struct FfnPart {
@@ -107,11 +114,10 @@ inline int routed_slots(const FfnLaunch& l) {
   return l.expert_ids != nullptr ? l.n_used : std::min(l.n_experts, l.n_tokens * l.n_used);
 }
 
-template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, 3) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
+template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
-  FATHOM_SHARED(float, values, kColumns * kTileRows);
+  FATHOM_SHARED(float, values, kColumns* kTileRows);
   let_next_kernel_start();
   wait_for_previous_kernel();
   FfnPart part;
@@ -147,7 +153,8 @@ FATHOM_KERNEL(kFfnThreads, 3) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
       const float v = values[c * kTileRows + lane];
       const int64_t row = hidden_rows[c];
       if (l.hidden_q[at].q != nullptr) {
-        quantize_block(v, l.hidden_q[at].q + row * width + first_row, l.hidden_q[at].scales + (row * width + first_row) / 32);
+        quantize_block(v, l.hidden_q[at].q + row * width + first_row,
+                       l.hidden_q[at].scales + (row * width + first_row) / 32);
       } else if (first_row + lane < width) {
         l.hidden[at][row * width + first_row + lane] = v;
       }
@@ -156,8 +163,7 @@ FATHOM_KERNEL(kFfnThreads, 3) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   }
 }
 
-template <typename Format>
-void launch_gate_up_gemv(const FfnLaunch& l) {
+template <typename Format> void launch_gate_up_gemv(const FfnLaunch& l) {
   const WeightRows& w = l.routed ? l.experts.gate : l.shared_weights.gate;
   const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
   const int shared_tiles = l.shared ? (l.shared_weights.gate.n_rows + kTileRows - 1) / kTileRows : 0;
@@ -169,8 +175,8 @@ void launch_gate_up_gemv(const FfnLaunch& l) {
   }
 }
 
-/// out[t, d] = sum of weight * output over the token's routes in their order, + the shared experts', + add. Every token of a tile of
-/// rows, by all threads of the block. The outputs come from other SMs: the loads go past this SM's cache.
+/// out[t, d] = sum of weight * output over the token's routes in their order, + the shared experts', + add. Every token
+/// of a tile of rows, by all threads of the block. The outputs come from other SMs: the loads go past this SM's cache.
 FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_row, int n_rows) {
   const int n_routes = l.n_tokens * l.n_used;
   for (int i = static_cast<int>(threadIdx.x); i < l.n_tokens * n_rows; i += static_cast<int>(blockDim.x)) {
@@ -178,7 +184,8 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
     if (d >= hidden_size) continue;
     float sum = 0;
     for (int j = 0; j < l.n_used; ++j) {
-      sum = fmaf(l.expert_weights[t * l.weights_stride + j], __ldcg(l.outputs + static_cast<int64_t>(t * l.n_used + j) * hidden_size + d), sum);
+      sum = fmaf(l.expert_weights[t * l.weights_stride + j],
+                 __ldcg(l.outputs + static_cast<int64_t>(t * l.n_used + j) * hidden_size + d), sum);
     }
     if (l.has_shared) sum += __ldcg(l.outputs + static_cast<int64_t>(n_routes + t) * hidden_size + d);
     if (l.add != nullptr) sum += l.add[t * l.add_stride + d];
@@ -186,8 +193,7 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
   }
 }
 
-template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
+template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   FATHOM_SHARED(int, is_last, 1);
   let_next_kernel_start();
@@ -217,7 +223,8 @@ FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
 #pragma unroll
         for (int r = 0; r < kRowPair; ++r) {
           if (c >= n || row + r >= hidden_size) continue;
-          l.outputs[static_cast<int64_t>((part.shared ? n_routes : 0) + rows_of_x[c]) * hidden_size + row + r] = sum[r][c];
+          l.outputs[static_cast<int64_t>((part.shared ? n_routes : 0) + rows_of_x[c]) * hidden_size + row + r] =
+              sum[r][c];
         }
       }
     }
@@ -240,8 +247,7 @@ FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
   sum_outputs(l, hidden_size, first_row, kTileRows);
 }
 
-template <typename Format>
-void launch_down_gemv(const FfnLaunch& l) {
+template <typename Format> void launch_down_gemv(const FfnLaunch& l) {
   const WeightRows& w = l.routed ? l.experts.down : l.shared_weights.down;
   const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
   const dim3 grid(tiles, slots + (l.shared ? 1 : 0));

@@ -7,8 +7,7 @@
 namespace fathom::cuda {
 
 /// A thread takes one chunk apart.
-template <typename Format>
-FATHOM_KERNEL(256, 1) decode_kernel(DecodeLaunch l) {
+template <typename Format> FATHOM_KERNEL(256, 1) decode_kernel(DecodeLaunch l) {
   const int per_row = Format::kIsFloat ? (l.w.k + Format::kBlock * 16 - 1) / 16 : l.w.k / 32;
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= l.n_rows * per_row) return;
@@ -46,16 +45,15 @@ FATHOM_KERNEL(256, 1) decode_kernel(DecodeLaunch l) {
   }
 }
 
-template <typename Format>
-void launch_decode(const DecodeLaunch& l) {
+template <typename Format> void launch_decode(const DecodeLaunch& l) {
   const int64_t n = l.n_rows * (Format::kIsFloat ? (l.w.k + 15) / 16 : l.w.k / 32);
   launch(&decode_kernel<Format>, static_cast<unsigned>((n + 255) / 256), 256, 0, l.stream, l);
 }
 
-template <typename Format>
-const FormatLaunchers* launchers_of() {
-  static constexpr FormatLaunchers kTable{&launch_linear_gemv<Format>, &launch_gate_up_gemv<Format>, &launch_down_gemv<Format>,
-                                          &launch_linear_tiles<Format>, &launch_ffn_tiles<Format>, &launch_decode<Format>};
+template <typename Format> const FormatLaunchers* launchers_of() {
+  static constexpr FormatLaunchers kTable{&launch_linear_gemv<Format>, &launch_gate_up_gemv<Format>,
+                                          &launch_down_gemv<Format>,   &launch_linear_tiles<Format>,
+                                          &launch_ffn_tiles<Format>,   &launch_decode<Format>};
   return &kTable;
 }
 

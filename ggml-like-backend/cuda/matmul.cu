@@ -37,7 +37,9 @@ class Workspace {
     used_ += rounded(bytes);
     return p;
   }
-  QuantizedRows take_quantized(int64_t n_rows, int64_t k) { return quantized_rows_at(take(quantized_rows_bytes(n_rows, k)), n_rows, k); }
+  QuantizedRows take_quantized(int64_t n_rows, int64_t k) {
+    return quantized_rows_at(take(quantized_rows_bytes(n_rows, k)), n_rows, k);
+  }
   float* take_floats(int64_t n) { return reinterpret_cast<float*>(take(float_bytes(n))); }
   size_t used() const { return used_; }
 
@@ -50,9 +52,11 @@ WeightRows weight_rows(const Tensor& w) {
   const int r = w.shape.rank;
   const auto row_bytes = w.strides_bytes[static_cast<size_t>(r - 2)];
   const int64_t matrix_bytes = r == 3 ? w.strides_bytes[0] : 0;
-  FATHOM_CHECK(reinterpret_cast<uintptr_t>(w.data) % 16 == 0 && row_bytes % 16 == 0 && matrix_bytes % 16 == 0 && row_bytes >= weight_row_bytes(w.dtype, w.dim(r - 1)),
+  FATHOM_CHECK(reinterpret_cast<uintptr_t>(w.data) % 16 == 0 && row_bytes % 16 == 0 && matrix_bytes % 16 == 0 &&
+                   row_bytes >= weight_row_bytes(w.dtype, w.dim(r - 1)),
                "weights " + w.describe() + " do not lie in planes");
-  return {reinterpret_cast<const uint8_t*>(w.data), row_bytes, matrix_bytes, static_cast<int>(w.dim(r - 2)), static_cast<int>(w.dim(r - 1))};
+  return {reinterpret_cast<const uint8_t*>(w.data), row_bytes, matrix_bytes, static_cast<int>(w.dim(r - 2)),
+          static_cast<int>(w.dim(r - 1))};
 }
 
 int64_t floats_between_rows(const Tensor& t) { return t.strides_bytes[0] / static_cast<int64_t>(sizeof(float)); }
@@ -63,7 +67,9 @@ ActRows act_rows(DType weight, const QuantizedRows& q, const Tensor& x) {
   return {nullptr, nullptr, x.as<const float>(), floats_between_rows(x)};
 }
 
-RowsToQuantize rows_of(const Tensor& x, const QuantizedRows& out) { return {x.as<const float>(), floats_between_rows(x), 0, x.dim(0), 1, out}; }
+RowsToQuantize rows_of(const Tensor& x, const QuantizedRows& out) {
+  return {x.as<const float>(), floats_between_rows(x), 0, x.dim(0), 1, out};
+}
 
 LinearTask linear_task(const LinearArgs& a, const Tensor& add) {
   LinearTask t{weight_rows(a.weight), a.out.as<float>(), floats_between_rows(a.out), 0, nullptr, 0};
@@ -76,16 +82,18 @@ LinearTask linear_task(const LinearArgs& a, const Tensor& add) {
 
 void check_type(const Tensor& w, const char* operation) {
   if (w && find_launchers(w.dtype) == nullptr) {
-    throw Error(ErrorCode::kModel, std::string("cuda: operation ") + operation + " has no kernel for weights of type " + std::string(dtype_name(w.dtype)) +
-                                       "; try the CPU, or convert the file");
+    throw Error(ErrorCode::kModel, std::string("cuda: operation ") + operation + " has no kernel for weights of type " +
+                                       std::string(dtype_name(w.dtype)) + "; try the CPU, or convert the file");
   }
 }
 
 void check_ffn(const GatedFfnWeights& w, const char* operation) {
   for (const Tensor& t : {w.gate, w.up, w.down}) check_type(t, operation);
   if (w.gate && w.gate.dtype != w.up.dtype) {
-    throw Error(ErrorCode::kModel, std::string("cuda: operation ") + operation + " has gate and up weights of two types; expected one, got " +
-                                       std::string(dtype_name(w.gate.dtype)) + " and " + std::string(dtype_name(w.up.dtype)) + "; try the CPU");
+    throw Error(ErrorCode::kModel, std::string("cuda: operation ") + operation +
+                                       " has gate and up weights of two types; expected one, got " +
+                                       std::string(dtype_name(w.gate.dtype)) + " and " +
+                                       std::string(dtype_name(w.up.dtype)) + "; try the CPU");
   }
 }
 
@@ -109,7 +117,9 @@ struct FfnProblem {
 };
 
 FfnProblem problem_of(const GatedFfnArgs& a) { return {a.x, {}, {}, a.out, nullptr, &a.weights}; }
-FfnProblem problem_of(const MoeFfnArgs& a) { return {a.x, a.expert_ids, a.expert_weights, a.out, &a.experts, a.shared.gate ? &a.shared : nullptr}; }
+FfnProblem problem_of(const MoeFfnArgs& a) {
+  return {a.x, a.expert_ids, a.expert_weights, a.out, &a.experts, a.shared.gate ? &a.shared : nullptr};
+}
 
 /// The memory of a run; the same walk counts and places it.
 struct FfnMemory {
@@ -119,7 +129,8 @@ struct FfnMemory {
   float* outputs = nullptr;
 
   FfnMemory(const FfnProblem& p, Workspace& w) {
-    if (p.routed != nullptr) groups = route_groups_at(w.take(route_groups_bytes(p.n_routes(), p.n_experts())), p.n_routes(), p.n_experts());
+    if (p.routed != nullptr)
+      groups = route_groups_at(w.take(route_groups_bytes(p.n_routes(), p.n_experts())), p.n_routes(), p.n_experts());
     x = p.x.dim(1) % 32 == 0 ? w.take_quantized(p.n_tokens(), p.x.dim(1)) : QuantizedRows{};
     for (int i = 0; i < 2; ++i) {
       const GatedFfnWeights* weights = i == 0 ? p.routed : p.shared;
@@ -139,13 +150,17 @@ size_t ffn_workspace(const FfnProblem& p) {
   return w.used();
 }
 
-FfnWeights ffn_weights(const GatedFfnWeights* w) { return w == nullptr ? FfnWeights{} : FfnWeights{weight_rows(w->gate), weight_rows(w->up), weight_rows(w->down)}; }
+FfnWeights ffn_weights(const GatedFfnWeights* w) {
+  return w == nullptr ? FfnWeights{} : FfnWeights{weight_rows(w->gate), weight_rows(w->up), weight_rows(w->down)};
+}
 
 /// Runs `each` for the routed experts and the shared ones: once where one launch can do both.
 template <typename Each>
-void for_networks(const FfnProblem& p, const FfnLaunch& all, const Tensor GatedFfnWeights::*weight, bool together, Each&& each) {
+void for_networks(const FfnProblem& p, const FfnLaunch& all, const Tensor GatedFfnWeights::*weight, bool together,
+                  Each&& each) {
   FfnLaunch l = all;
-  if (together && p.routed != nullptr && p.shared != nullptr && (p.routed->*weight).dtype == (p.shared->*weight).dtype) {
+  if (together && p.routed != nullptr && p.shared != nullptr &&
+      (p.routed->*weight).dtype == (p.shared->*weight).dtype) {
     l.routed = l.shared = true;
     each(l, (p.shared->*weight).dtype);
     return;
@@ -161,12 +176,14 @@ void for_networks(const FfnProblem& p, const FfnLaunch& all, const Tensor GatedF
 
 void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& options) {
   if (p.n_tokens() == 0) return;
-  FATHOM_CHECK(p.x.dim(1) <= int64_t{32} * kMatmulCounters, "a counter for every 32 of " + std::to_string(p.x.dim(1)) + " values");
+  FATHOM_CHECK(p.x.dim(1) <= int64_t{32} * kMatmulCounters,
+               "a counter for every 32 of " + std::to_string(p.x.dim(1)) + " values");
   Workspace workspace(c.workspace);
   const FfnMemory m(p, workspace);
   const QuantizedRows x = options.quantized_x.q != nullptr ? options.quantized_x : m.x;
   bool needs_quantized = false;
-  for (const GatedFfnWeights* w : {p.routed, p.shared}) needs_quantized |= w != nullptr && takes_quantized_rows(w->gate.dtype);
+  for (const GatedFfnWeights* w : {p.routed, p.shared})
+    needs_quantized |= w != nullptr && takes_quantized_rows(w->gate.dtype);
   RowsToQuantize to_quantize = rows_of(p.x, x);
   if (!needs_quantized || options.quantized_x.q != nullptr) to_quantize.n_rows = 0;
 
@@ -213,7 +230,8 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
     launchers(type).ffn_tiles(launch, false);
     const int which = launch.routed ? 0 : 1;
     const QuantizedRows& q = m.hidden_q[which];
-    if (q.q != nullptr) launch_quantize({m.hidden[which], q.k, 0, launch.routed ? p.n_routes() : p.n_tokens(), 1, q}, c.stream);
+    if (q.q != nullptr)
+      launch_quantize({m.hidden[which], q.k, 0, launch.routed ? p.n_routes() : p.n_tokens(), 1, q}, c.stream);
   });
   for_networks(p, l, &GatedFfnWeights::down, !tiles, [&](FfnLaunch& launch, DType type) {
     tiles ? launchers(type).ffn_tiles(launch, true) : launchers(type).down_gemv(launch);
@@ -231,8 +249,9 @@ void check_weights(const MoeFfnArgs& a) {
   check_ffn(a.experts, "moe_ffn");
   check_ffn(a.shared, "moe_ffn");
   if (a.experts.gate.dim(0) > kMaxExperts) {
-    throw Error(ErrorCode::kModel, "cuda: operation moe_ffn has too many experts; expected at most " + std::to_string(kMaxExperts) + ", got " +
-                                       std::to_string(a.experts.gate.dim(0)) + "; try the CPU");
+    throw Error(ErrorCode::kModel, "cuda: operation moe_ffn has too many experts; expected at most " +
+                                       std::to_string(kMaxExperts) + ", got " + std::to_string(a.experts.gate.dim(0)) +
+                                       "; try the CPU");
   }
 }
 
@@ -245,15 +264,19 @@ size_t quantized_rows_bytes(int64_t n_rows, int64_t k) {
 QuantizedRows quantized_rows_at(std::byte* memory, int64_t n_rows, int64_t k) {
   FATHOM_CHECK(k % 32 == 0, "activations are rounded in blocks of 32, not in rows of " + std::to_string(k));
   if (memory == nullptr) return {nullptr, nullptr, k};
-  return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<ActScale*>(memory + rounded(static_cast<size_t>(n_rows * k))), k};
+  return {reinterpret_cast<int8_t*>(memory),
+          reinterpret_cast<ActScale*>(memory + rounded(static_cast<size_t>(n_rows * k))), k};
 }
 
 void quantize_rows(const Tensor& x, const QuantizedRows& out, Stream stream) {
-  FATHOM_CHECK(x.dtype == DType::kF32 && x.shape.rank == 2 && x.dim(1) == out.k, x.describe() + " is not what was to be rounded");
+  FATHOM_CHECK(x.dtype == DType::kF32 && x.shape.rank == 2 && x.dim(1) == out.k,
+               x.describe() + " is not what was to be rounded");
   launch_quantize(rows_of(x, out), stream);
 }
 
-size_t linear_workspace(const LinearArgs& a) { return takes_quantized_rows(a.weight.dtype) ? quantized_rows_bytes(a.x.dim(0), a.x.dim(1)) : 0; }
+size_t linear_workspace(const LinearArgs& a) {
+  return takes_quantized_rows(a.weight.dtype) ? quantized_rows_bytes(a.x.dim(0), a.x.dim(1)) : 0;
+}
 
 void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& options) {
   if (a.x.dim(0) == 0) return;
@@ -271,7 +294,8 @@ void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& op
   run_linear(l, a.weight.dtype);
 }
 
-void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c, const QuantizedRows& quantized_x) {
+void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c,
+                  const QuantizedRows& quantized_x) {
   FATHOM_CHECK(n_products >= 1 && n_products <= kMaxProducts, "a group of " + std::to_string(n_products) + " products");
   const Tensor& x = products[0].x;
   if (x.dim(0) == 0) return;
@@ -305,9 +329,10 @@ size_t head_linear_workspace(const HeadLinearArgs& a) {
 }
 
 void head_linear(const HeadLinearArgs& a, const MatmulContext& c) {
-  FATHOM_CHECK(a.x.shape.rank == 3 && a.weight.shape.rank == 3 && a.weight.dim(0) == a.x.dim(1) && a.weight.dim(2) == a.x.dim(2) &&
-                   a.out.shape == Shape({a.x.dim(0), a.x.dim(1), a.weight.dim(1)}),
-               "heads: x " + a.x.describe() + ", weight " + a.weight.describe() + ", out " + a.out.describe() + " do not fit");
+  FATHOM_CHECK(
+      a.x.shape.rank == 3 && a.weight.shape.rank == 3 && a.weight.dim(0) == a.x.dim(1) &&
+          a.weight.dim(2) == a.x.dim(2) && a.out.shape == Shape({a.x.dim(0), a.x.dim(1), a.weight.dim(1)}),
+      "heads: x " + a.x.describe() + ", weight " + a.weight.describe() + ", out " + a.out.describe() + " do not fit");
   const int64_t n_tokens = a.x.dim(0), n_heads = a.x.dim(1), k = a.x.dim(2);
   if (n_tokens == 0) return;
   auto floats = [](const Tensor& t, size_t dim) { return t.strides_bytes[dim] / static_cast<int64_t>(sizeof(float)); };
@@ -329,13 +354,19 @@ void head_linear(const HeadLinearArgs& a, const MatmulContext& c) {
 }
 
 size_t gated_ffn_workspace(const GatedFfnArgs& a) { return ffn_workspace(problem_of(a)); }
-void gated_ffn(const GatedFfnArgs& a, const MatmulContext& c, const MatmulOptions& options) { run_ffn(problem_of(a), c, options); }
+void gated_ffn(const GatedFfnArgs& a, const MatmulContext& c, const MatmulOptions& options) {
+  run_ffn(problem_of(a), c, options);
+}
 
 size_t moe_ffn_workspace(const MoeFfnArgs& a) { return ffn_workspace(problem_of(a)); }
-void moe_ffn(const MoeFfnArgs& a, const MatmulContext& c, const MatmulOptions& options) { run_ffn(problem_of(a), c, options); }
+void moe_ffn(const MoeFfnArgs& a, const MatmulContext& c, const MatmulOptions& options) {
+  run_ffn(problem_of(a), c, options);
+}
 
 void decode_weights(const Tensor& weight, const Tensor& out, const MatmulContext& c) {
-  FATHOM_CHECK((out.dtype == DType::kF32 || out.dtype == DType::kBF16) && out.is_contiguous() && out.shape == weight.shape, out.describe() + " does not fit " + weight.describe());
+  FATHOM_CHECK(
+      (out.dtype == DType::kF32 || out.dtype == DType::kBF16) && out.is_contiguous() && out.shape == weight.shape,
+      out.describe() + " does not fit " + weight.describe());
   DecodeLaunch l;
   l.w = weight_rows(weight);
   FATHOM_CHECK(weight.shape.rank == 2 || l.w.matrix_bytes == l.w.row_bytes * l.w.n_rows, "matrices follow one another");

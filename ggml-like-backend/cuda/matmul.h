@@ -1,13 +1,15 @@
-// Matrix products on the device: linear layers, feed-forward networks and mixtures of experts over weights of every type.
+// Matrix products on the device: linear layers, feed-forward networks and mixtures of experts over weights of every
+// type.
 //
-// Weights lie on the device in their planes (weight_layout.h): the bytes of the file's blocks, sorted within each row so that every
-// load is whole and aligned. A weight tensor there keeps its type and shape; strides_bytes say how far its rows are apart.
-// Quantized weights are multiplied with activations rounded to int8, one scale for 32, as the CPU kernels do; F32, F16, BF16 and
-// F8_E4M3 weights with activations in f32. Sums in f32. With up to kGemvTokens tokens a step a token's result is the same bits
-// whatever else is in the step.
+// Weights lie on the device in their planes (weight_layout.h): the bytes of the file's blocks, sorted within each row
+// so that every load is whole and aligned. A weight tensor there keeps its type and shape; strides_bytes say how far
+// its rows are apart. Quantized weights are multiplied with activations rounded to int8, one scale for 32, as the CPU
+// kernels do; F32, F16, BF16 and F8_E4M3 weights with activations in f32. Sums in f32. With up to kGemvTokens tokens a
+// step a token's result is the same bits whatever else is in the step.
 //
-// All functions only launch kernels on the context's stream: no allocation, no synchronization, nothing read on the host but the
-// arguments, so that they can be captured. Tensors are checked (FATHOM_CHECK), types by check_weights at load time.
+// All functions only launch kernels on the context's stream: no allocation, no synchronization, nothing read on the
+// host but the arguments, so that they can be captured. Tensors are checked (FATHOM_CHECK), types by check_weights at
+// load time.
 #pragma once
 
 #include <cstddef>
@@ -23,9 +25,10 @@ constexpr int kMatmulCounters = 4096;  ///< int32 of MatmulContext::counters
 
 struct MatmulContext {
   Stream stream = nullptr;
-  std::byte* workspace = nullptr;      ///< 256-byte aligned device memory, as large as the *_workspace function of the call says
-  const std::byte* grids = nullptr;    ///< device copy of write_grid_tables, 256-byte aligned
-  int32_t* counters = nullptr;         ///< kMatmulCounters zeros on the device; every call leaves them zero
+  std::byte* workspace =
+      nullptr;  ///< 256-byte aligned device memory, as large as the *_workspace function of the call says
+  const std::byte* grids = nullptr;  ///< device copy of write_grid_tables, 256-byte aligned
+  int32_t* counters = nullptr;       ///< kMatmulCounters zeros on the device; every call leaves them zero
 };
 
 /// Tables of the IQ formats: written once by the host, copied to the device.
@@ -41,8 +44,9 @@ void check_weights(const LinearArgs& a);
 void check_weights(const GatedFfnArgs& a);
 void check_weights(const MoeFfnArgs& a);
 
-/// Sorts rows of k elements as a file holds them (device memory, packed) into planes at `out`, rows weight_row_bytes(dtype, k)
-/// apart (weight_layout.h). file_rows may have any alignment, out is 16-byte aligned; they must not overlap.
+/// Sorts rows of k elements as a file holds them (device memory, packed) into planes at `out`, rows
+/// weight_row_bytes(dtype, k) apart (weight_layout.h). file_rows may have any alignment, out is 16-byte aligned; they
+/// must not overlap.
 void arrange_weights(DType dtype, const std::byte* file_rows, int64_t n_rows, int64_t k, std::byte* out, Stream stream);
 
 /// Rows of weights in planes to f32 or bf16, packed: out [n_rows, k]. weight [n_rows, k] or [E, n_rows, k].
@@ -84,10 +88,11 @@ void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& op
 /// Several products of one x in one launch where types allow, e.g. q_a and kv_a. All x are the same tensor.
 /// n_products is at most kMaxProducts; workspace: the largest of linear_workspace.
 constexpr int kMaxProducts = 4;
-void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c, const QuantizedRows& quantized_x = {});
+void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c,
+                  const QuantizedRows& quantized_x = {});
 
-/// A product for each head: out[t, h, :] = weight[h] x[t, h, :]. x [T, H, I] f32 with any strides of t and h, weight [H, O, I],
-/// out [T, H, O] f32 with any strides of t and h.
+/// A product for each head: out[t, h, :] = weight[h] x[t, h, :]. x [T, H, I] f32 with any strides of t and h, weight
+/// [H, O, I], out [T, H, O] f32 with any strides of t and h.
 struct HeadLinearArgs {
   Tensor x, weight, out;
 };

@@ -1,5 +1,5 @@
-// Between the launch functions of matmul.cu and the kernels, which are compiled one family of formats in a file: what a launch needs,
-// and a table of launchers for every format. Plain host header.
+// Between the launch functions of matmul.cu and the kernels, which are compiled one family of formats in a file: what a
+// launch needs, and a table of launchers for every format. Plain host header.
 #pragma once
 
 #include <cstddef>
@@ -22,8 +22,8 @@ struct ActRows {
 
 struct WeightRows {
   const uint8_t* data = nullptr;
-  int64_t row_bytes = 0;    ///< between rows
-  int64_t matrix_bytes = 0; ///< between matrices: heads, experts
+  int64_t row_bytes = 0;     ///< between rows
+  int64_t matrix_bytes = 0;  ///< between matrices: heads, experts
   int n_rows = 0;
   int k = 0;
 };
@@ -40,7 +40,7 @@ struct LinearLaunch {
   LinearTask tasks[kMaxProducts];
   int n_tasks = 1;
   int n_heads = 1;
-  ActRows x;                ///< column c of head h is row c * n_heads + h
+  ActRows x;  ///< column c of head h is row c * n_heads + h
   int n_columns = 0;
   const std::byte* grids = nullptr;
   Stream stream = nullptr;
@@ -48,11 +48,11 @@ struct LinearLaunch {
 
 /// Which tokens go to which expert; written by group_routes. Route r is choice r % K of token r / K.
 struct RouteGroups {
-  int32_t* n_groups = nullptr;  ///< [1] experts that have a token
-  int32_t* expert = nullptr;    ///< [groups] rising
-  int32_t* first = nullptr;     ///< [groups + 1] into order
-  int32_t* order = nullptr;     ///< [T * K] routes by expert, then rising
-  int32_t* n_tiles = nullptr;   ///< [1] of kTileColumns routes of one group
+  int32_t* n_groups = nullptr;    ///< [1] experts that have a token
+  int32_t* expert = nullptr;      ///< [groups] rising
+  int32_t* first = nullptr;       ///< [groups + 1] into order
+  int32_t* order = nullptr;       ///< [T * K] routes by expert, then rising
+  int32_t* n_tiles = nullptr;     ///< [1] of kTileColumns routes of one group
   int32_t* tile_group = nullptr;  ///< [tiles]
   int32_t* tile_first = nullptr;  ///< [tiles] into order
 };
@@ -68,7 +68,8 @@ struct FfnWeights {
   WeightRows down;      ///< D rows of F
 };
 
-/// A feed-forward network for the tokens of each expert, and the shared experts' for all. Shared rows are chosen by has_shared alone.
+/// A feed-forward network for the tokens of each expert, and the shared experts' for all. Shared rows are chosen by
+/// has_shared alone.
 struct FfnLaunch {
   int n_tokens = 0, n_used = 0;  ///< K; 0: no routed experts
   int n_experts = 0;
@@ -77,13 +78,13 @@ struct FfnLaunch {
   FfnWeights experts, shared_weights;   ///< matrix_bytes steps experts
   const int32_t* expert_ids = nullptr;  ///< [K] of one token: every route is a group by itself; null: see groups
   RouteGroups groups;
-  ActRows x;                   ///< [T, D]
-  QuantizedRows hidden_q[2];   ///< [T * K, F] of routed, [T, F] of shared, if down takes quantized rows
-  float* hidden[2] = {};       ///< else
-  float* outputs = nullptr;    ///< [T * K + T, D] before the sum; the last T rows are the shared experts'
+  ActRows x;                              ///< [T, D]
+  QuantizedRows hidden_q[2];              ///< [T * K, F] of routed, [T, F] of shared, if down takes quantized rows
+  float* hidden[2] = {};                  ///< else
+  float* outputs = nullptr;               ///< [T * K + T, D] before the sum; the last T rows are the shared experts'
   const float* expert_weights = nullptr;  ///< [T, K]
-  float* out = nullptr;        ///< [T, D]
-  const float* add = nullptr;  ///< [T, D] or null
+  float* out = nullptr;                   ///< [T, D]
+  const float* add = nullptr;             ///< [T, D] or null
   int64_t out_stride = 0, add_stride = 0, weights_stride = 0;
   int32_t* counters = nullptr;
   const std::byte* grids = nullptr;
@@ -95,7 +96,7 @@ struct DecodeLaunch {
   WeightRows w;
   const int32_t* ids = nullptr;
   int64_t n_rows = 0;
-  float* out_f32 = nullptr;      ///< packed rows; one of the two
+  float* out_f32 = nullptr;  ///< packed rows; one of the two
   uint16_t* out_bf16 = nullptr;
   const std::byte* grids = nullptr;
   Stream stream = nullptr;
@@ -107,7 +108,8 @@ struct FormatLaunchers {
   void (*gate_up_gemv)(const FfnLaunch&);
   void (*down_gemv)(const FfnLaunch&);
   void (*linear_tiles)(const LinearLaunch&);
-  void (*ffn_tiles)(const FfnLaunch&, bool down);  ///< routed or shared; gate and up to `hidden` (f32), or down to `outputs`
+  void (*ffn_tiles)(const FfnLaunch&,
+                    bool down);  ///< routed or shared; gate and up to `hidden` (f32), or down to `outputs`
   void (*decode)(const DecodeLaunch&);
 };
 

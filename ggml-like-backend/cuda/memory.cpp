@@ -14,7 +14,10 @@ namespace {
 
 class DeviceBuffer final : public Buffer {
  public:
-  DeviceBuffer(std::byte* data, size_t size_bytes, std::shared_ptr<uint64_t> counter) : Buffer(data, size_bytes), counter_(std::move(counter)) { *counter_ += size_bytes; }
+  DeviceBuffer(std::byte* data, size_t size_bytes, std::shared_ptr<uint64_t> counter)
+      : Buffer(data, size_bytes), counter_(std::move(counter)) {
+    *counter_ += size_bytes;
+  }
   ~DeviceBuffer() override {
     cudaFree(data_);
     *counter_ -= size_bytes_;
@@ -43,7 +46,8 @@ std::shared_ptr<Buffer> allocate_device(size_t size_bytes, std::string_view what
     cudaGetLastError();  // or the next call would report it again
     size_t free_bytes = 0, total_bytes = 0;
     cudaMemGetInfo(&free_bytes, &total_bytes);
-    throw Error(ErrorCode::kNoMemory, "device: no room for " + std::string(what) + "; expected " + mib(size_bytes) + " free, got " + mib(free_bytes) + " of " + mib(total_bytes) +
+    throw Error(ErrorCode::kNoMemory, "device: no room for " + std::string(what) + "; expected " + mib(size_bytes) +
+                                          " free, got " + mib(free_bytes) + " of " + mib(total_bytes) +
                                           "; try --backend cpu, a smaller --ctx or a smaller type of the model");
   }
   check_runtime(error, "taking device memory");
@@ -55,7 +59,8 @@ std::shared_ptr<Buffer> allocate_pinned(size_t size_bytes, std::string_view what
   const cudaError_t error = cudaHostAlloc(&p, std::max<size_t>(size_bytes, 256), cudaHostAllocDefault);
   if (error == cudaErrorMemoryAllocation) {
     cudaGetLastError();
-    throw Error(ErrorCode::kNoMemory, "memory: no pinned memory for " + std::string(what) + "; expected " + mib(size_bytes) + "; try ending other programs");
+    throw Error(ErrorCode::kNoMemory, "memory: no pinned memory for " + std::string(what) + "; expected " +
+                                          mib(size_bytes) + "; try ending other programs");
   }
   check_runtime(error, "taking pinned memory");
   return std::make_shared<PinnedBuffer>(static_cast<std::byte*>(p), size_bytes);
@@ -77,11 +82,13 @@ Uploader::~Uploader() {
 std::byte* Uploader::room(size_t size_bytes) {
   const size_t aligned = (size_bytes + 255) / 256 * 256;
   if (used_ + aligned > kHalfBytes) {
-    check_runtime(cudaEventRecord(static_cast<cudaEvent_t>(taken_[static_cast<size_t>(half_)]), stream_), "noting a copy");
+    check_runtime(cudaEventRecord(static_cast<cudaEvent_t>(taken_[static_cast<size_t>(half_)]), stream_),
+                  "noting a copy");
     half_ ^= 1;
     used_ = 0;
     // An event that was never recorded counts as passed.
-    check_runtime(cudaEventSynchronize(static_cast<cudaEvent_t>(taken_[static_cast<size_t>(half_)])), "waiting for a copy");
+    check_runtime(cudaEventSynchronize(static_cast<cudaEvent_t>(taken_[static_cast<size_t>(half_)])),
+                  "waiting for a copy");
   }
   std::byte* p = pinned_->data() + static_cast<size_t>(half_) * kHalfBytes + used_;
   used_ += aligned;

@@ -12,14 +12,15 @@
 
 namespace fathom::cuda {
 
-/// Device memory. `counter` holds the bytes of all such buffers and must outlive them. Throws Error{kNoMemory} with the bytes
-/// needed and free.
+/// Device memory. `counter` holds the bytes of all such buffers and must outlive them. Throws Error{kNoMemory} with the
+/// bytes needed and free.
 std::shared_ptr<Buffer> allocate_device(size_t size_bytes, std::string_view what, std::shared_ptr<uint64_t> counter);
 
 /// Host memory that the device copies from and to directly. Throws Error{kNoMemory}.
 std::shared_ptr<Buffer> allocate_pinned(size_t size_bytes, std::string_view what);
 
-/// Sends host memory to the device through two halves of pinned memory: while the device takes one, the host fills the other.
+/// Sends host memory to the device through two halves of pinned memory: while the device takes one, the host fills the
+/// other.
 class Uploader {
  public:
   explicit Uploader(Stream stream);

@@ -19,7 +19,8 @@ FATHOM_KERNEL(kAttendThreads, 1) merge_kernel(Partials pieces, const int* positi
   const float total = folded_sum(steps, n_used, [&](int s) { return stats[s].y; });
   const float* values = pieces.values + job * pieces.n_pieces * value_dim;
   for (int d = static_cast<int>(threadIdx.x); d < value_dim; d += kAttendThreads) {
-    out[job * value_dim + d] = folded_sum(steps, n_used, [&](int s) { return values[static_cast<int64_t>(s) * value_dim + d]; }) / total;
+    out[job * value_dim + d] =
+        folded_sum(steps, n_used, [&](int s) { return values[static_cast<int64_t>(s) * value_dim + d]; }) / total;
   }
 }
 
@@ -28,7 +29,8 @@ size_t align(int64_t floats) { return (static_cast<size_t>(floats) * sizeof(floa
 Partials plan(const MultiHeadAttentionArgs& a) {
   const bool is_folded = a.q.dim(0) > kSplitTokens;
   const int most = most_pieces(static_cast<int>(a.q.dim(1)));
-  return {nullptr, nullptr, is_folded ? 1 : pieces_reserved(a.step.page_table.dim(1) * a.cache.dim(1), most), most, kAttendRows, is_folded};
+  return {nullptr, nullptr,     is_folded ? 1 : pieces_reserved(a.step.page_table.dim(1) * a.cache.dim(1), most),
+          most,    kAttendRows, is_folded};
 }
 
 }  // namespace
@@ -39,20 +41,25 @@ size_t multi_head_attention_workspace(const MultiHeadAttentionArgs& a) {
 }
 
 void multi_head_attention(const MultiHeadAttentionArgs& a, const OpContext& c) {
-  const int n_tokens = static_cast<int>(a.q.dim(0)), n_heads = static_cast<int>(a.q.dim(1)), n = static_cast<int>(a.q.dim(2));
+  const int n_tokens = static_cast<int>(a.q.dim(0)), n_heads = static_cast<int>(a.q.dim(1)),
+            n = static_cast<int>(a.q.dim(2));
   Partials pieces = plan(a);
   pieces.values = reinterpret_cast<float*>(c.workspace);
-  pieces.stats = reinterpret_cast<float2*>(c.workspace + align(static_cast<int64_t>(n_tokens) * n_heads * pieces.n_pieces * n));
+  pieces.stats =
+      reinterpret_cast<float2*>(c.workspace + align(static_cast<int64_t>(n_tokens) * n_heads * pieces.n_pieces * n));
   const QueryParts query{a.q.as<const float>(), nullptr, static_cast<int64_t>(n_heads) * n, n, 0, 0, n, 0};
   const PagedRows rows(a.cache, a.step);
   const RowParts parts{n, 2 * n, 0, n_heads * n, n, n};
-  const dim3 grid(static_cast<unsigned>(pieces.n_pieces), static_cast<unsigned>(n_heads), static_cast<unsigned>(n_tokens));
+  const dim3 grid(static_cast<unsigned>(pieces.n_pieces), static_cast<unsigned>(n_heads),
+                  static_cast<unsigned>(n_tokens));
   with_cache_type(a.cache.dtype, [&](auto type) {
     constexpr DType kType = decltype(type)::value;
-    launch_overlapped(pieces.is_folded ? attend_kernel<kType, 1, 2, true> : attend_kernel<kType, 1, 2, false>, grid, kAttendThreads, attend_shared_bytes(1, n, 2 * n), c.stream, query, rows, parts,
+    launch_overlapped(pieces.is_folded ? attend_kernel<kType, 1, 2, true> : attend_kernel<kType, 1, 2, false>, grid,
+                      kAttendThreads, attend_shared_bytes(1, n, 2 * n), c.stream, query, rows, parts,
                       AttendSizes{n_heads, n, a.scale}, pieces);
   });
-  launch_overlapped(merge_kernel, dim3(static_cast<unsigned>(n_heads), static_cast<unsigned>(n_tokens)), kAttendThreads, sizeof(float2) * static_cast<size_t>(pieces.n_pieces), c.stream, pieces,
+  launch_overlapped(merge_kernel, dim3(static_cast<unsigned>(n_heads), static_cast<unsigned>(n_tokens)), kAttendThreads,
+                    sizeof(float2) * static_cast<size_t>(pieces.n_pieces), c.stream, pieces,
                     a.step.positions.as<const int>(), a.out.as<float>(), n);
 }
 

@@ -40,7 +40,8 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
   const Node& next = nodes[first + 1];
   if (const auto* store = std::get_if<StoreLatentArgs>(&node.args)) {
     const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
-    if (rotate != nullptr && same(rotate->table, store->rope_table) && !overlap(rotate->out, store->kv_a) && !overlap(rotate->out, store->rope_table)) {
+    if (rotate != nullptr && same(rotate->table, store->rope_table) && !overlap(rotate->out, store->kv_a) &&
+        !overlap(rotate->out, store->rope_table)) {
       return {NodeGroup::kStoreAndRotate, 2, {}, {}};
     }
   }
@@ -52,7 +53,8 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
     const Tensor& other = is_a ? sum->b : sum->a;
     bool reads_sum = false;  // what the kernels still read while they write
     std::visit([&](auto args) { args.inputs([&](const Tensor& t) { reads_sum |= overlap(t, sum->out); }); }, node.args);
-    if (!reads_sum && (same(other, sum->out) || !overlap(other, sum->out))) return {NodeGroup::kWithSum, 2, other, sum->out};
+    if (!reads_sum && (same(other, sum->out) || !overlap(other, sum->out)))
+      return {NodeGroup::kWithSum, 2, other, sum->out};
   }
   return {};
 }
@@ -61,13 +63,20 @@ Tensor wanted_quantized(std::span<const Node> nodes, size_t first) {
   constexpr size_t kSoon = 8;  // router and shared projections lie between
   Tensor x;
   if (const auto* a = std::get_if<RmsNormArgs>(&nodes[first].args); a != nullptr && a->out.dim(1) % 32 == 0) x = a->out;
-  if (const auto* a = std::get_if<LatentAttentionArgs>(&nodes[first].args); a != nullptr && a->value_dim() % 32 == 0) x = a->out;
+  if (const auto* a = std::get_if<LatentAttentionArgs>(&nodes[first].args); a != nullptr && a->value_dim() % 32 == 0)
+    x = a->out;
   if (!x) return {};
   for (size_t i = first + 1; i < std::min(nodes.size(), first + 1 + kSoon); ++i) {
     const Node& node = nodes[i];
-    if (const auto* a = std::get_if<LinearArgs>(&node.args); a != nullptr && same(a->x, x) && takes_quantized_rows(a->weight.dtype)) return x;
-    if (const auto* a = std::get_if<GatedFfnArgs>(&node.args); a != nullptr && same(a->x, x) && takes_quantized_rows(a->weights.gate.dtype)) return x;
-    if (const auto* a = std::get_if<MoeFfnArgs>(&node.args); a != nullptr && same(a->x, x) && takes_quantized_rows(a->experts.gate.dtype)) return x;
+    if (const auto* a = std::get_if<LinearArgs>(&node.args);
+        a != nullptr && same(a->x, x) && takes_quantized_rows(a->weight.dtype))
+      return x;
+    if (const auto* a = std::get_if<GatedFfnArgs>(&node.args);
+        a != nullptr && same(a->x, x) && takes_quantized_rows(a->weights.gate.dtype))
+      return x;
+    if (const auto* a = std::get_if<MoeFfnArgs>(&node.args);
+        a != nullptr && same(a->x, x) && takes_quantized_rows(a->experts.gate.dtype))
+      return x;
     if (writes_over(node, x)) return {};
   }
   return {};

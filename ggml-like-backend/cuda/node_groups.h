@@ -25,8 +25,8 @@ struct NodeGroup {
 /// The group that begins at nodes[first]. Groups whose results would lie over what the group still reads are not made.
 NodeGroup next_group(std::span<const Node> nodes, size_t first);
 
-/// The result of a node whose kernel can also write it in int8 (rms_norm, latent_attention), if a product soon after takes it so;
-/// an empty tensor for all others.
+/// The result of a node whose kernel can also write it in int8 (rms_norm, latent_attention), if a product soon after
+/// takes it so; an empty tensor for all others.
 Tensor wanted_quantized(std::span<const Node> nodes, size_t first);
 
 /// Whether the node writes to memory of `t`.

@@ -1,5 +1,5 @@
-// Launchers of every operation but the matrix products (matmul.h): they start kernels on a stream and return. Arguments are nodes of core/node.h with device addresses;
-// nothing of the host reads what they point to.
+// Launchers of every operation but the matrix products (matmul.h): they start kernels on a stream and return. Arguments
+// are nodes of core/node.h with device addresses; nothing of the host reads what they point to.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,8 @@
-// What the attention kernels share: where cached rows are, partial results, and a kernel in f32 for any sizes and cache types.
+// What the attention kernels share: where cached rows are, partial results, and a kernel in f32 for any sizes and cache
+// types.
 //
-// A block takes a group of heads of one token and a piece of the rows the token sees (split_plan.h), and leaves for each head
+// A block takes a group of heads of one token and a piece of the rows the token sees (split_plan.h), and leaves for
+// each head
 //   values [value_dim]: sum over its rows of exp(score - largest) * value, and (largest, sum of exp(score - largest)).
 // The kernel after it folds the pieces, first to last; in large steps the block itself does, in the same arithmetic.
 #pragma once
@@ -21,15 +23,21 @@ struct PagedRows {
   const int* sequence_of;
 
   PagedRows(const Tensor& cache, const StepTensors& step)
-      : data(cache.as<const unsigned char>()), page_bytes(cache.strides_bytes[0]), row_bytes(cache.strides_bytes[1]), page_tokens(static_cast<int>(cache.dim(1))),
-        table_width(static_cast<int>(step.page_table.dim(1))), page_table(step.page_table.as<const int>()), positions(step.positions.as<const int>()),
+      : data(cache.as<const unsigned char>()),
+        page_bytes(cache.strides_bytes[0]),
+        row_bytes(cache.strides_bytes[1]),
+        page_tokens(static_cast<int>(cache.dim(1))),
+        table_width(static_cast<int>(step.page_table.dim(1))),
+        page_table(step.page_table.as<const int>()),
+        positions(step.positions.as<const int>()),
         sequence_of(step.sequence_of.as<const int>()) {}
   int64_t most_rows() const { return static_cast<int64_t>(table_width) * page_tokens; }
 };
 
 /// `pages`: the sequence's row of the page table.
 FATHOM_DEVICE Bytes cached_row(const PagedRows& rows, const int* pages, int position) {
-  return rows.data + pages[position / rows.page_tokens] * rows.page_bytes + static_cast<int64_t>(position % rows.page_tokens) * rows.row_bytes;
+  return rows.data + pages[position / rows.page_tokens] * rows.page_bytes +
+         static_cast<int64_t>(position % rows.page_tokens) * rows.row_bytes;
 }
 
 /// Partial results, [T, H, n_pieces] of each.
@@ -56,10 +64,12 @@ FATHOM_DEVICE FoldStep fold_step(float largest, float next) {
   return {most, expf(largest - most), expf(next - most)};
 }
 
-FATHOM_DEVICE float fold(float sum, float next, const FoldStep& step) { return fmaf(next, step.newer, sum * step.older); }
+FATHOM_DEVICE float fold(float sum, float next, const FoldStep& step) {
+  return fmaf(next, step.newer, sum * step.older);
+}
 
-/// Where a head's query comes from: element i < n_first of (token, head) at first[token * first_token + head * first_head + i],
-/// the others likewise at second.
+/// Where a head's query comes from: element i < n_first of (token, head) at first[token * first_token + head *
+/// first_head + i], the others likewise at second.
 struct QueryParts {
   const float* first;
   const float* second;
@@ -67,8 +77,9 @@ struct QueryParts {
   int n_first, n_second;
 };
 
-/// Of a cached row as a head sees it: elements [0, n_key_part) come from key_at + head * per_head on, the rest of the tile's
-/// width from value_at + head * per_head on. Latents: one part for all heads, whose first elements are the values as well.
+/// Of a cached row as a head sees it: elements [0, n_key_part) come from key_at + head * per_head on, the rest of the
+/// tile's width from value_at + head * per_head on. Latents: one part for all heads, whose first elements are the
+/// values as well.
 struct RowParts {
   int n_key_part, width;
   int key_at, value_at, per_head;
@@ -85,18 +96,21 @@ constexpr int kAttendRows = 8;  ///< rows of a tile
 
 /// Shared bytes of attend_kernel: queries, a tile of rows, weights, and three numbers for each head.
 constexpr size_t attend_shared_bytes(int n_heads, int key_dim, int width) {
-  return sizeof(float) * static_cast<size_t>(n_heads * key_dim + kAttendRows * width + n_heads * kAttendRows + 3 * n_heads);
+  return sizeof(float) *
+         static_cast<size_t>(n_heads * key_dim + kAttendRows * width + n_heads * kAttendRows + 3 * n_heads);
 }
 
-/// Block (piece, group of kHeads heads, token), with kFold (0, group, token) for all pieces. A thread owns kValues values of each head.
+/// Block (piece, group of kHeads heads, token), with kFold (0, group, token) for all pieces. A thread owns kValues
+/// values of each head.
 template <DType kType, int kHeads, int kValues, bool kFold>
-FATHOM_KERNEL(kAttendThreads, 3) attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes sizes, Partials out) {
+FATHOM_KERNEL(kAttendThreads, 3)
+attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes sizes, Partials out) {
   FATHOM_DYNAMIC_SHARED(shared);
   const int key_dim = query.n_first + query.n_second;
-  float* q = reinterpret_cast<float*>(shared);      // [kHeads, key_dim], scaled
-  float* tile = q + kHeads * key_dim;               // [kAttendRows, width]
+  float* q = reinterpret_cast<float*>(shared);        // [kHeads, key_dim], scaled
+  float* tile = q + kHeads * key_dim;                 // [kAttendRows, width]
   float* weights = tile + kAttendRows * parts.width;  // [kHeads, kAttendRows]
-  float* largest = weights + kHeads * kAttendRows;  // [kHeads]
+  float* largest = weights + kHeads * kAttendRows;    // [kHeads]
   float* total = largest + kHeads;
   float* shrink = total + kHeads;  // by what older sums are multiplied
   wait_for_previous_kernel();
@@ -108,7 +122,8 @@ FATHOM_KERNEL(kAttendThreads, 3) attend_kernel(QueryParts query, PagedRows rows,
   constexpr int kWarps = kAttendThreads / 32;
   const int n_visible = rows.positions[t] + 1;
   const int each = rows_each(n_visible, out.most, kAttendRows);
-  const int first_piece = kFold ? 0 : static_cast<int>(blockIdx.x), last_piece = kFold ? pieces_used(n_visible, each) : first_piece + 1;
+  const int first_piece = kFold ? 0 : static_cast<int>(blockIdx.x),
+            last_piece = kFold ? pieces_used(n_visible, each) : first_piece + 1;
   if (first_piece * each >= n_visible) return;
   const int* pages = rows.page_table + static_cast<int64_t>(rows.sequence_of[t]) * rows.table_width;
 
@@ -116,13 +131,16 @@ FATHOM_KERNEL(kAttendThreads, 3) attend_kernel(QueryParts query, PagedRows rows,
     const int h = first_head + i / key_dim, d = i % key_dim;
     float x = 0;
     if (h < sizes.n_heads) {
-      x = d < query.n_first ? query.first[t * query.first_token + h * query.first_head + d] : query.second[t * query.second_token + h * query.second_head + d - query.n_first];
+      x = d < query.n_first ? query.first[t * query.first_token + h * query.first_head + d]
+                            : query.second[t * query.second_token + h * query.second_head + d - query.n_first];
     }
     q[i] = x * sizes.scale;
   }
   // Several heads only where all share a row.
-  const int key_at = parts.key_at + first_head * parts.per_head, value_at = parts.value_at + first_head * parts.per_head - parts.n_key_part;
-  float folded[kFold ? kHeads : 1][kFold ? kValues : 1], folded_largest[kFold ? kHeads : 1], folded_total[kFold ? kHeads : 1];
+  const int key_at = parts.key_at + first_head * parts.per_head,
+            value_at = parts.value_at + first_head * parts.per_head - parts.n_key_part;
+  float folded[kFold ? kHeads : 1][kFold ? kValues : 1], folded_largest[kFold ? kHeads : 1],
+      folded_total[kFold ? kHeads : 1];
   if constexpr (kFold) {
     for (int h = 0; h < kHeads; ++h) {
       folded_largest[h] = -INFINITY, folded_total[h] = 0;
@@ -240,8 +258,7 @@ FATHOM_DEVICE void fold_steps(const float2* stats, int n_used, float2* steps, in
 }
 
 /// Column d of the folded pieces, `value_of(s)` giving piece s's.
-template <typename ValueOf>
-FATHOM_DEVICE float folded_sum(const float2* steps, int n_used, ValueOf&& value_of) {
+template <typename ValueOf> FATHOM_DEVICE float folded_sum(const float2* steps, int n_used, ValueOf&& value_of) {
   float sum = 0;
   for (int s = 0; s < n_used; ++s) sum = fmaf(value_of(s), steps[s].y, sum * steps[s].x);
   return sum;

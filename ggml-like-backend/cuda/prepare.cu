@@ -6,7 +6,7 @@ namespace fathom::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kFewRoutes = 256;        ///< up to here one thread ranks one route against all others
+constexpr int kFewRoutes = 256;  ///< up to here one thread ranks one route against all others
 constexpr int kManyThreads = 1024;
 
 /// Blocks of 32 values by a warp each; blockIdx.x counts blocks of kThreads / 32.
@@ -84,8 +84,10 @@ FATHOM_DEVICE BlockScan scan_block(int v, int* sums_of_warps) {
   return {before + sum - v, total};
 }
 
-/// A counting sort that keeps the order of equal ids: every warp counts its own stretch of the routes, the counts become places.
-FATHOM_KERNEL(kManyThreads, 1) group_routes_kernel(const int32_t* ids, int n_routes, int n_experts, RouteGroups groups) {
+/// A counting sort that keeps the order of equal ids: every warp counts its own stretch of the routes, the counts
+/// become places.
+FATHOM_KERNEL(kManyThreads, 1)
+group_routes_kernel(const int32_t* ids, int n_routes, int n_experts, RouteGroups groups) {
   FATHOM_DYNAMIC_SHARED(memory);  // int [warps][n_experts]
   FATHOM_SHARED(int, sums_of_warps, kManyThreads / 32);
   FATHOM_SHARED(int, start_of, kMaxExperts);
@@ -177,7 +179,8 @@ RouteGroups route_groups_at(std::byte* memory, int64_t n_routes, int64_t n_exper
   return g;
 }
 
-void launch_prepare(const Tensor& ids, int n_experts, const RouteGroups& groups, const RowsToQuantize& rows, Stream stream) {
+void launch_prepare(const Tensor& ids, int n_experts, const RouteGroups& groups, const RowsToQuantize& rows,
+                    Stream stream) {
   const int n_routes = static_cast<int>(ids.shape.n_elements());
   const auto* first = ids.as<int32_t>();
   if (n_routes <= kFewRoutes && ids.dim(0) <= kGemvTokens) {
@@ -185,11 +188,14 @@ void launch_prepare(const Tensor& ids, int n_experts, const RouteGroups& groups,
     return;
   }
   launch_quantize(rows, stream);
-  launch_overlapped(&group_routes_kernel, 1, kManyThreads, sizeof(int) * kManyThreads / 32 * static_cast<size_t>(n_experts), stream, first, n_routes, n_experts, groups);
+  launch_overlapped(&group_routes_kernel, 1, kManyThreads,
+                    sizeof(int) * kManyThreads / 32 * static_cast<size_t>(n_experts), stream, first, n_routes,
+                    n_experts, groups);
 }
 
 void launch_sum_outputs(const FfnLaunch& l, int hidden_size) {
-  launch_overlapped(&sum_outputs_kernel, static_cast<unsigned>((hidden_size + kTileRows - 1) / kTileRows), kThreads, 0, l.stream, l, hidden_size);
+  launch_overlapped(&sum_outputs_kernel, static_cast<unsigned>((hidden_size + kTileRows - 1) / kTileRows), kThreads, 0,
+                    l.stream, l, hidden_size);
 }
 
 }  // namespace fathom::cuda

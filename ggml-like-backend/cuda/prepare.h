@@ -22,7 +22,8 @@ RouteGroups route_groups_at(std::byte* memory, int64_t n_routes, int64_t n_exper
 
 constexpr int kMaxExperts = 512;
 /// ids [T, K] I32. rows.n_rows may be 0: nothing to quantize. One launch where there are up to 256 routes.
-void launch_prepare(const Tensor& ids, int n_experts, const RouteGroups& groups, const RowsToQuantize& rows, Stream stream);
+void launch_prepare(const Tensor& ids, int n_experts, const RouteGroups& groups, const RowsToQuantize& rows,
+                    Stream stream);
 
 /// FfnLaunch::outputs to FfnLaunch::out, for steps whose products did not do it themselves.
 void launch_sum_outputs(const FfnLaunch& l, int hidden_size);

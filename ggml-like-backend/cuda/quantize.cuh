@@ -6,8 +6,8 @@
 
 namespace fathom::cuda {
 
-/// Lane i brings value i of a block of 32; writes 32 bytes at q and the scale: d = max |v| / 127, q = v / d to the nearest integer,
-/// ties to even. Values have to be finite.
+/// Lane i brings value i of a block of 32; writes 32 bytes at q and the scale: d = max |v| / 127, q = v / d to the
+/// nearest integer, ties to even. Values have to be finite.
 FATHOM_DEVICE void quantize_block(float v, int8_t* q, ActScale* scale) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   float top = fabsf(v);

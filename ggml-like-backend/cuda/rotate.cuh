@@ -13,7 +13,8 @@ struct Rotation {
 };
 
 inline Rotation rotation_of(const RotateHeadsArgs& a) {
-  return {static_cast<int>(a.x.dim(2)), a.first_dim, static_cast<int>(a.table.dim(1)), a.pairing == RopePairing::kAdjacent};
+  return {static_cast<int>(a.x.dim(2)), a.first_dim, static_cast<int>(a.table.dim(1)),
+          a.pairing == RopePairing::kAdjacent};
 }
 
 /// Element i of the rotated row x; `table` is the token's, (cosine, sine) for each pair.

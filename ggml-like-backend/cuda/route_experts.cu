@@ -24,7 +24,8 @@ struct RouterSizes {
 };
 
 /// Dynamic shared memory: scores [E], selection scores [E], scores of groups [groups].
-FATHOM_KERNEL(32, 1) route_experts_kernel(const float* logits, const float* bias, int* ids, float* weights, RouterSizes r) {
+FATHOM_KERNEL(32, 1)
+route_experts_kernel(const float* logits, const float* bias, int* ids, float* weights, RouterSizes r) {
   FATHOM_DYNAMIC_SHARED(shared);
   float* scores = reinterpret_cast<float*>(shared);
   float* selection = scores + r.n_experts;
@@ -86,7 +87,8 @@ FATHOM_KERNEL(32, 1) route_experts_kernel(const float* logits, const float* bias
       const int other_e = __shfl_xor_sync(0xffffffffU, best_e, offset);
       if (other > best || (other == best && other_e < best_e)) best = other, best_e = other_e;
     }
-    // Scores that are not numbers choose nobody; the request fails at its logits, the kernels after this one need an expert.
+    // Scores that are not numbers choose nobody; the request fails at its logits, the kernels after this one need an
+    // expert.
     const int chosen = min(best_e, r.n_experts - 1);
     const float weight = scores[chosen];
     sum += weight;
@@ -105,9 +107,11 @@ FATHOM_KERNEL(32, 1) route_experts_kernel(const float* logits, const float* bias
 
 void route_experts(const RouteExpertsArgs& a, const OpContext& c) {
   const RouterParams& p = a.params;
-  const RouterSizes r{static_cast<int>(a.logits.dim(1)), p.n_used, p.n_groups, p.n_groups_used, p.score, p.group_rank == GroupRank::kSumOfTwoBest, p.normalize, p.scale};
+  const RouterSizes r{static_cast<int>(a.logits.dim(1)),        p.n_used,    p.n_groups, p.n_groups_used, p.score,
+                      p.group_rank == GroupRank::kSumOfTwoBest, p.normalize, p.scale};
   const size_t shared = sizeof(float) * static_cast<size_t>(2 * r.n_experts + r.n_groups);
-  launch_overlapped(route_experts_kernel, static_cast<unsigned>(a.logits.dim(0)), 32, shared, c.stream, a.logits.as<const float>(), a.bias ? a.bias.as<const float>() : nullptr, a.ids.as<int>(),
+  launch_overlapped(route_experts_kernel, static_cast<unsigned>(a.logits.dim(0)), 32, shared, c.stream,
+                    a.logits.as<const float>(), a.bias ? a.bias.as<const float>() : nullptr, a.ids.as<int>(),
                     a.weights.as<float>(), r);
 }
 

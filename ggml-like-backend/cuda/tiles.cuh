@@ -1,6 +1,7 @@
-// Products for many columns: a block computes 64 weight rows times 64 columns, the weights taken apart into shared memory once for
-// all columns. Quantized weights as int8 on tensor cores, 256 elements at a time, the sums of every 16 or 32 elements exact in int32
-// and then scaled into f32; plain weights in f32 multiplications. The plain path for prompts: right first.
+// Products for many columns: a block computes 64 weight rows times 64 columns, the weights taken apart into shared
+// memory once for all columns. Quantized weights as int8 on tensor cores, 256 elements at a time, the sums of every 16
+// or 32 elements exact in int32 and then scaled into f32; plain weights in f32 multiplications. The plain path for
+// prompts: right first.
 #pragma once
 
 #include "cuda/formats.cuh"
@@ -10,10 +11,11 @@ namespace fathom::cuda {
 
 constexpr int kTileWeights = 64;  ///< weight rows of a block: 64 of one matrix, or 32 of gate and the same 32 of up
 constexpr int kTileThreads = 128;
-constexpr int kTileDepth = 256;               ///< elements of k at a time, quantized
-constexpr int kTileStride = kTileDepth + 16;  ///< bytes between rows in shared memory: eight rows' words fall into different banks
-constexpr int kScaleStride = 17;              ///< floats: the same for their scales
-constexpr int kFloatDepth = 32;               ///< elements of k at a time, plain
+constexpr int kTileDepth = 256;  ///< elements of k at a time, quantized
+constexpr int kTileStride =
+    kTileDepth + 16;              ///< bytes between rows in shared memory: eight rows' words fall into different banks
+constexpr int kScaleStride = 17;  ///< floats: the same for their scales
+constexpr int kFloatDepth = 32;   ///< elements of k at a time, plain
 constexpr int kFloatStride = 64 + 4;
 
 enum class TileColumns {
@@ -37,23 +39,26 @@ struct TileTask {
 
 /// Shared memory of a block, in bytes from its start. Users: the loads of a step; after the last, the results.
 struct TileMemory {
-  static constexpr int kW = 0;                                             ///< int8 [64][kTileStride]
-  static constexpr int kX = kW + kTileWeights * kTileStride;               ///< int8 [64][kTileStride]
-  static constexpr int kScale = kX + kTileColumns * kTileStride;           ///< float [64][kScaleStride]
-  static constexpr int kMin = kScale + kTileWeights * kScaleStride * 4;    ///< float [64][kScaleStride]
-  static constexpr int kXScale = kMin + kTileWeights * kScaleStride * 4;   ///< ActScale [8][64]: by block, then column
+  static constexpr int kW = 0;                                            ///< int8 [64][kTileStride]
+  static constexpr int kX = kW + kTileWeights * kTileStride;              ///< int8 [64][kTileStride]
+  static constexpr int kScale = kX + kTileColumns * kTileStride;          ///< float [64][kScaleStride]
+  static constexpr int kMin = kScale + kTileWeights * kScaleStride * 4;   ///< float [64][kScaleStride]
+  static constexpr int kXScale = kMin + kTileWeights * kScaleStride * 4;  ///< ActScale [8][64]: by block, then column
   static constexpr int kBytes = kXScale + kTileColumns * 8 * 8;
-  static constexpr int kFloatW = 0;                                        ///< float [kFloatDepth][kFloatStride]
-  static constexpr int kFloatX = kFloatDepth * kFloatStride * 4;           ///< float [kFloatDepth][kFloatStride]
-  static constexpr int kResult = 0;                                        ///< float [64][65]
+  static constexpr int kFloatW = 0;                               ///< float [kFloatDepth][kFloatStride]
+  static constexpr int kFloatX = kFloatDepth * kFloatStride * 4;  ///< float [kFloatDepth][kFloatStride]
+  static constexpr int kResult = 0;                               ///< float [64][65]
 };
-static_assert(TileMemory::kBytes <= 47 * 1024 && 2 * TileMemory::kFloatX <= TileMemory::kBytes && 64 * 65 * 4 <= TileMemory::kBytes);
+static_assert(TileMemory::kBytes <= 47 * 1024 && 2 * TileMemory::kFloatX <= TileMemory::kBytes &&
+              64 * 65 * 4 <= TileMemory::kBytes);
 
 namespace detail {
 
-/// result[64][65] = weights x columns, quantized. rows: of the 64 weight rows, null behind the last; x_rows: of the columns, -1 behind the last.
+/// result[64][65] = weights x columns, quantized. rows: of the 64 weight rows, null behind the last; x_rows: of the
+/// columns, -1 behind the last.
 template <typename Format>
-FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* rows, const int* x_rows, int k, const ActRows& x, const std::byte* grids) {
+FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* rows, const int* x_rows, int k,
+                                 const ActRows& x, const std::byte* grids) {
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32, g = lane / 4, t = lane % 4;
   auto* w8 = reinterpret_cast<int8_t*>(memory + TileMemory::kW);
   auto* x8 = reinterpret_cast<int8_t*>(memory + TileMemory::kX);
@@ -67,14 +72,16 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
   for (int k0 = 0; k0 < k; k0 += kTileDepth) {
     for (int i = tid; i < kTileWeights * kChunks; i += kTileThreads) {
       const int row = i / kChunks, chunk = k0 / 32 + i % kChunks;
-      const int e0 = Format::first(i % kChunks), e1 = e0 + Format::kSecond;  // within the step: chunks start anew every 256 elements
+      const int e0 = Format::first(i % kChunks),
+                e1 = e0 + Format::kSecond;  // within the step: chunks start anew every 256 elements
       Chunk c{};
       if (rows[row] != nullptr && chunk < n_chunks) {
         c = Format::load(rows[row], n_blocks, chunk, grids);
         if constexpr (Format::kOffset != 0) {
           constexpr uint32_t kOffsets = Format::kOffset * 0x01010101u;
 #pragma unroll
-          for (int j = 0; j < 8; ++j) c.q[j] = static_cast<int>(((static_cast<uint32_t>(c.q[j]) | 0x80808080u) - kOffsets) ^ 0x80808080u);
+          for (int j = 0; j < 8; ++j)
+            c.q[j] = static_cast<int>(((static_cast<uint32_t>(c.q[j]) | 0x80808080u) - kOffsets) ^ 0x80808080u);
         }
       }
       *reinterpret_cast<int4*>(w8 + row * kTileStride + e0) = make_int4(c.q[0], c.q[1], c.q[2], c.q[3]);
@@ -102,8 +109,11 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
     const int row = 16 * warp + g;
 #pragma unroll 2
     for (int block = 0; block < kChunks; ++block) {
-      auto word = [&](const int8_t* m, int r, int at) { return *reinterpret_cast<const uint32_t*>(m + r * kTileStride + 32 * block + at); };
-      const uint32_t a[4] = {word(w8, row, 4 * t), word(w8, row + 8, 4 * t), word(w8, row, 4 * t + 16), word(w8, row + 8, 4 * t + 16)};
+      auto word = [&](const int8_t* m, int r, int at) {
+        return *reinterpret_cast<const uint32_t*>(m + r * kTileStride + 32 * block + at);
+      };
+      const uint32_t a[4] = {word(w8, row, 4 * t), word(w8, row + 8, 4 * t), word(w8, row, 4 * t + 16),
+                             word(w8, row + 8, 4 * t + 16)};
       constexpr int kScales = Format::kSub == 32 ? 1 : 2;  // of a row in 32 elements
       float row_scale[2][kScales], row_min[2][kScales];
 #pragma unroll
@@ -150,7 +160,8 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
 
 /// The same for plain weights, in f32: a thread has 8 rows and 4 columns.
 template <typename Format>
-FATHOM_DEVICE void multiply_tile_f32(unsigned char* memory, const uint8_t* const* rows, const int* x_rows, int k, const ActRows& x) {
+FATHOM_DEVICE void multiply_tile_f32(unsigned char* memory, const uint8_t* const* rows, const int* x_rows, int k,
+                                     const ActRows& x) {
   const int tid = static_cast<int>(threadIdx.x), first_row = tid / 16 * 8, first_column = tid % 16 * 4;
   auto* w = reinterpret_cast<float*>(memory + TileMemory::kFloatW);
   auto* xs = reinterpret_cast<float*>(memory + TileMemory::kFloatX);
@@ -162,7 +173,8 @@ FATHOM_DEVICE void multiply_tile_f32(unsigned char* memory, const uint8_t* const
       const bool valid = rows[row] != nullptr && k0 + e < k;
       const uint4 packed = valid ? load16(rows[row] + (k0 + e) * (16 / kPer)) : make_uint4(0, 0, 0, 0);
 #pragma unroll
-      for (int j = 0; j < kPer; ++j) w[(e + j) * kFloatStride + row] = valid && k0 + e + j < k ? Format::element(packed, j) : 0.0F;
+      for (int j = 0; j < kPer; ++j)
+        w[(e + j) * kFloatStride + row] = valid && k0 + e + j < k ? Format::element(packed, j) : 0.0F;
     }
     for (int i = tid; i < kTileColumns * kFloatDepth; i += kTileThreads) {
       const int c = i / kFloatDepth, e = i % kFloatDepth;
@@ -193,8 +205,7 @@ FATHOM_DEVICE void multiply_tile_f32(unsigned char* memory, const uint8_t* const
 }  // namespace detail
 
 /// blockIdx: x tile of rows, y tile of columns, z head.
-template <typename Format>
-FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask task) {
+template <typename Format> FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask task) {
   FATHOM_SHARED(unsigned char, memory, TileMemory::kBytes);
   FATHOM_SHARED(const uint8_t*, rows, kTileWeights);
   FATHOM_SHARED(int, x_rows, kTileColumns);
@@ -221,7 +232,9 @@ FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask task) {
     int x_row = -1, out_row = -1;
     if (first + c < end) {
       out_row = task.columns == TileColumns::kDense ? first + c : task.groups.order[first + c];
-      x_row = task.columns == TileColumns::kDense ? out_row * task.n_heads + head : task.columns == TileColumns::kRoutes ? out_row / task.n_used : out_row;
+      x_row = task.columns == TileColumns::kDense    ? out_row * task.n_heads + head
+              : task.columns == TileColumns::kRoutes ? out_row / task.n_used
+                                                     : out_row;
     }
     x_rows[c] = x_row;
     out_rows[c] = out_row;
@@ -243,25 +256,30 @@ FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask task) {
   }
 }
 
-template <typename Format>
-void launch_tiles(const TileTask& task, int n_column_tiles, Stream stream) {
+template <typename Format> void launch_tiles(const TileTask& task, int n_column_tiles, Stream stream) {
   const int rows_here = task.up.data != nullptr ? kTileWeights / 2 : kTileWeights;
   const dim3 grid((task.w.n_rows + rows_here - 1) / rows_here, n_column_tiles, task.n_heads);
   launch_overlapped(&tiles_kernel<Format>, grid, kTileThreads, 0, stream, task);
 }
 
-template <typename Format>
-void launch_linear_tiles(const LinearLaunch& l) {
+template <typename Format> void launch_linear_tiles(const LinearLaunch& l) {
   for (int i = 0; i < l.n_tasks; ++i) {
     const LinearTask& t = l.tasks[i];
-    launch_tiles<Format>({.w = t.w, .x = l.x, .n_columns = l.n_columns, .n_heads = l.n_heads, .out = t.out, .out_stride = t.out_stride,
-                          .out_head = t.out_head, .add = t.add, .add_stride = t.add_stride, .grids = l.grids},
+    launch_tiles<Format>({.w = t.w,
+                          .x = l.x,
+                          .n_columns = l.n_columns,
+                          .n_heads = l.n_heads,
+                          .out = t.out,
+                          .out_stride = t.out_stride,
+                          .out_head = t.out_head,
+                          .add = t.add,
+                          .add_stride = t.add_stride,
+                          .grids = l.grids},
                          (l.n_columns + kTileColumns - 1) / kTileColumns, l.stream);
   }
 }
 
-template <typename Format>
-void launch_ffn_tiles(const FfnLaunch& l, bool down) {
+template <typename Format> void launch_ffn_tiles(const FfnLaunch& l, bool down) {
   const int which = l.routed ? 0 : 1;
   const FfnWeights& w = l.routed ? l.experts : l.shared_weights;
   const int64_t n_routes = static_cast<int64_t>(l.n_tokens) * l.n_used;
@@ -283,7 +301,10 @@ void launch_ffn_tiles(const FfnLaunch& l, bool down) {
     task.out_stride = w.gate.n_rows;
   }
   if (l.routed) task.columns = down ? TileColumns::kHidden : TileColumns::kRoutes;
-  launch_tiles<Format>(task, static_cast<int>(l.routed ? most_tiles(n_routes, l.n_experts) : (l.n_tokens + kTileColumns - 1) / kTileColumns), l.stream);
+  launch_tiles<Format>(
+      task,
+      static_cast<int>(l.routed ? most_tiles(n_routes, l.n_experts) : (l.n_tokens + kTileColumns - 1) / kTileColumns),
+      l.stream);
 }
 
 }  // namespace fathom::cuda

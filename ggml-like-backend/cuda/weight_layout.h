@@ -1,14 +1,15 @@
 // Where the bytes of a weight row lie on the device.
 //
-// A file's row is a run of blocks, most of an odd size (Q8_0 34 bytes, Q6_K 210), so that quants and scales lie at any even
-// address and a thread could load two bytes at a time. On the device the fields of the blocks are sorted into planes: all quants
-// of the row, then all of the next field, largest alignment first. Every plane then starts at a multiple of its field's alignment
-// without a gap, a row takes as many bytes as in the file, and neighbouring threads load neighbouring 16 bytes. Rows start at
-// multiples of 16 bytes. Q8_0, n blocks a row:
+// A file's row is a run of blocks, most of an odd size (Q8_0 34 bytes, Q6_K 210), so that quants and scales lie at any
+// even address and a thread could load two bytes at a time. On the device the fields of the blocks are sorted into
+// planes: all quants of the row, then all of the next field, largest alignment first. Every plane then starts at a
+// multiple of its field's alignment without a gap, a row takes as many bytes as in the file, and neighbouring threads
+// load neighbouring 16 bytes. Rows start at multiples of 16 bytes. Q8_0, n blocks a row:
 //
 //   file:    d0 q0[32] d1 q1[32] ...          device:  q0[32] q1[32] ... | d0 d1 ... | padding to 16
 //
-// Plain constexpr functions: the CPU reads a device row through device_offset, the tests check that the map is one to one.
+// Plain constexpr functions: the CPU reads a device row through device_offset, the tests check that the map is one to
+// one.
 #pragma once
 
 #include <cstddef>
@@ -61,10 +62,10 @@ constexpr WeightLayout weight_layout(DType dtype) {
     case DType::kIQ2_XXS: return {256, 66, 2, {{2, 64}, {0, 2}}};
     case DType::kIQ2_XS: return {256, 74, 3, {{2, 64}, {66, 8}, {0, 2}}};
     case DType::kIQ2_S: return {256, 82, 3, {{2, 64}, {66, 16}, {0, 2}}};  // quants and signs; high bits and scales
-    case DType::kIQ3_XXS: return {256, 98, 2, {{2, 96}, {0, 2}}};  // quants, signs and scales
+    case DType::kIQ3_XXS: return {256, 98, 2, {{2, 96}, {0, 2}}};          // quants, signs and scales
     case DType::kIQ3_S: return {256, 110, 4, {{2, 64}, {66, 40}, {106, 4}, {0, 2}}};  // second: high bits and signs
-    case DType::kIQ1_S: return {256, 50, 2, {{2, 48}, {0, 2}}};  // quants and high bits
-    case DType::kIQ1_M: return {256, 56, 2, {{0, 48}, {48, 8}}};  // quants and high bits; scales
+    case DType::kIQ1_S: return {256, 50, 2, {{2, 48}, {0, 2}}};                       // quants and high bits
+    case DType::kIQ1_M: return {256, 56, 2, {{0, 48}, {48, 8}}};                      // quants and high bits; scales
     default: return {};
   }
 }

@@ -41,7 +41,8 @@ size_t Graph::plan(int n_more) {
   // Largest first, each at the lowest offset free during its life: near optimal for chains of equal-sized activations.
   std::vector<size_t> order(values_.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return values_[a].size_bytes > values_[b].size_bytes; });
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return values_[a].size_bytes > values_[b].size_bytes; });
   std::vector<size_t> placed;
   size_t total = 0;
   for (const size_t id : order) {
@@ -51,7 +52,8 @@ size_t Graph::plan(int n_more) {
     std::vector<std::pair<size_t, size_t>> taken;  // [begin, end) of values alive at the same time
     for (const size_t other : placed) {
       const Value& o = values_[other];
-      if (o.first_node <= v.last_node && v.first_node <= o.last_node) taken.emplace_back(o.offset, o.offset + o.size_bytes);
+      if (o.first_node <= v.last_node && v.first_node <= o.last_node)
+        taken.emplace_back(o.offset, o.offset + o.size_bytes);
     }
     std::sort(taken.begin(), taken.end());
     size_t at = 0;

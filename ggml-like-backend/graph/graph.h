@@ -12,8 +12,9 @@
 
 namespace fathom {
 
-/// Built by ops/*.h, one step at a time: build, then run() on an Executor. Until then the `data` of a graph value is its byte
-/// offset from the value's start, so that views of values (slab, slice, reshaped) work before there is an address.
+/// Built by ops/*.h, one step at a time: build, then run() on an Executor. Until then the `data` of a graph value is
+/// its byte offset from the value's start, so that views of values (slab, slice, reshaped) work before there is an
+/// address.
 class Graph {
  public:
   /// A contiguous value that a node to be added will write.
@@ -54,8 +55,8 @@ class Executor {
   explicit Executor(Backend& backend) : backend_(backend) {}
   /// Plans, binds and executes. Results stay readable through graph.resolve until the next run.
   void run(Graph& graph);
-  /// The same, asking `go_on` before every few nodes but the first (Backend::nodes_at_once). False if the answer was no: then
-  /// nothing can be read. `go_on` may use the backend through another executor.
+  /// The same, asking `go_on` before every few nodes but the first (Backend::nodes_at_once). False if the answer was
+  /// no: then nothing can be read. `go_on` may use the backend through another executor.
   bool run_while(Graph& graph, const std::function<bool()>& go_on);
   /// The same node by node, with a look at each.
   void run(Graph& graph, const NodeHook& hook);

@@ -12,10 +12,11 @@ struct LatentProjections {
 /// score(h, s) = scale * (q_nope_h . W_UK_h c_s + q_pe_h . k_pe_s); softmax in f32; out_h = sum_s p_s W_UV_h c_s.
 /// q [T, H, N + R] f32 with its last R rotated; cache [pages, page_tokens, C + R] -> [T, H * V] f32.
 /// Source: arXiv:2405.04434, section 2.1.
-Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, const Tensor& cache, const StepTensors& step,
-                        int64_t value_dim, float scale, AttentionForm form);
+Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, const Tensor& cache,
+                        const StepTensors& step, int64_t value_dim, float scale, AttentionForm form);
 
-/// Plain multi-head attention over cached keys and values: q [T, H, N] f32, cache [pages, page_tokens, 2 * H * N] -> [T, H * N].
+/// Plain multi-head attention over cached keys and values: q [T, H, N] f32, cache [pages, page_tokens, 2 * H * N] ->
+/// [T, H * N].
 Tensor multi_head_attention(Graph& g, const Tensor& q, const Tensor& cache, const StepTensors& step, float scale);
 
 }  // namespace fathom

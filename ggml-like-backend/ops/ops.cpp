@@ -1,5 +1,5 @@
-// The contracts of all operations, checked as a node is made. A failed check is a bug of the caller: model files have been
-// checked against the configuration before (models/<family>/weights.cpp).
+// The contracts of all operations, checked as a node is made. A failed check is a bug of the caller: model files have
+// been checked against the configuration before (models/<family>/weights.cpp).
 #include "core/error.h"
 #include "ops/add.h"
 #include "ops/embed_rows.h"
@@ -15,11 +15,13 @@ namespace fathom {
 namespace {
 
 void expect_f32(const Tensor& t, int rank, const char* what) {
-  FATHOM_CHECK(t.dtype == DType::kF32 && t.shape.rank == rank, std::string(what) + " has to be f32 of rank " + std::to_string(rank) + ", is " + t.describe());
+  FATHOM_CHECK(t.dtype == DType::kF32 && t.shape.rank == rank,
+               std::string(what) + " has to be f32 of rank " + std::to_string(rank) + ", is " + t.describe());
 }
 
 void expect_i32(const Tensor& t, int rank, const char* what) {
-  FATHOM_CHECK(t.dtype == DType::kI32 && t.shape.rank == rank, std::string(what) + " has to be i32 of rank " + std::to_string(rank) + ", is " + t.describe());
+  FATHOM_CHECK(t.dtype == DType::kI32 && t.shape.rank == rank,
+               std::string(what) + " has to be i32 of rank " + std::to_string(rank) + ", is " + t.describe());
 }
 
 void expect_shape(const Tensor& t, const Shape& shape, const char* what) {
@@ -30,7 +32,8 @@ void expect_step(const StepTensors& step, int64_t n_tokens) {
   expect_i32(step.positions, 1, "positions");
   expect_i32(step.sequence_of, 1, "sequence_of");
   expect_i32(step.page_table, 2, "page_table");
-  FATHOM_CHECK(step.positions.dim(0) == n_tokens && step.sequence_of.dim(0) == n_tokens, "a position and a sequence for every token");
+  FATHOM_CHECK(step.positions.dim(0) == n_tokens && step.sequence_of.dim(0) == n_tokens,
+               "a position and a sequence for every token");
   if (step.expanded) {
     expect_i32(step.expanded, 1, "expanded");
     FATHOM_CHECK(step.expanded.dim(0) == step.page_table.dim(0), "a form for every sequence");
@@ -41,7 +44,8 @@ void expect_ffn(const GatedFfnWeights& w, int64_t hidden, const char* what) {
   const int r = w.gate.shape.rank;
   FATHOM_CHECK(w.gate.shape.last() == hidden && w.up.shape == w.gate.shape && w.down.shape.rank == r &&
                    w.down.shape.last() == w.gate.dim(r - 2) && w.down.dim(r - 2) == hidden,
-               std::string(what) + ": gate " + w.gate.describe() + ", up " + w.up.describe() + ", down " + w.down.describe() + " do not fit a hidden size of " + std::to_string(hidden));
+               std::string(what) + ": gate " + w.gate.describe() + ", up " + w.up.describe() + ", down " +
+                   w.down.describe() + " do not fit a hidden size of " + std::to_string(hidden));
 }
 
 }  // namespace
@@ -82,7 +86,8 @@ Tensor rms_norm(Graph& g, const Tensor& x, const Tensor& weight, float eps) {
 
 Tensor linear(Graph& g, const Tensor& x, const Tensor& weight) {
   expect_f32(x, 2, "x");
-  FATHOM_CHECK(weight.shape.rank == 2 && weight.dim(1) == x.dim(1), "weight " + weight.describe() + " does not fit x " + x.describe());
+  FATHOM_CHECK(weight.shape.rank == 2 && weight.dim(1) == x.dim(1),
+               "weight " + weight.describe() + " does not fit x " + x.describe());
   Tensor out = g.new_value(DType::kF32, {x.dim(0), weight.dim(0)});
   g.add(LinearArgs{x, weight, out});
   return out;
@@ -99,7 +104,8 @@ Tensor rope_table(Graph& g, const Tensor& positions, const Tensor& frequencies) 
 Tensor rotate_heads(Graph& g, const Tensor& x, const Tensor& table, int first_dim, RopePairing pairing) {
   expect_f32(x, 3, "x");
   expect_f32(table, 3, "table");
-  FATHOM_CHECK(table.dim(0) == x.dim(0) && first_dim >= 0 && first_dim + 2 * table.dim(1) <= x.dim(2), "rotation of " + x.describe() + " by " + table.describe());
+  FATHOM_CHECK(table.dim(0) == x.dim(0) && first_dim >= 0 && first_dim + 2 * table.dim(1) <= x.dim(2),
+               "rotation of " + x.describe() + " by " + table.describe());
   Tensor out = g.new_value(DType::kF32, x.shape);
   g.add(RotateHeadsArgs{x, table, out, first_dim, pairing});
   return out;
@@ -110,8 +116,9 @@ void store_latent(Graph& g, const Tensor& kv_a, const Tensor& norm_weight, float
   expect_f32(kv_a, 2, "kv_a");
   expect_f32(norm_weight, 1, "norm_weight");
   expect_i32(slots, 1, "slots");
-  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == kv_a.dim(1) && norm_weight.dim(0) + 2 * rope_table.dim(1) == kv_a.dim(1) &&
-                   slots.dim(0) == kv_a.dim(0) && rope_table.dim(0) == kv_a.dim(0),
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == kv_a.dim(1) &&
+                   norm_weight.dim(0) + 2 * rope_table.dim(1) == kv_a.dim(1) && slots.dim(0) == kv_a.dim(0) &&
+                   rope_table.dim(0) == kv_a.dim(0),
                "kv_a " + kv_a.describe() + " does not fit cache " + cache.describe());
   g.add(StoreLatentArgs{kv_a, norm_weight, rope_table, slots, cache, eps, pairing});
 }
@@ -121,18 +128,20 @@ void store_key_value(Graph& g, const Tensor& k, const Tensor& v, const Tensor& s
   expect_f32(v, 3, "v");
   expect_shape(v, k.shape, "v");
   expect_i32(slots, 1, "slots");
-  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == 2 * k.dim(1) * k.dim(2), "k " + k.describe() + " does not fit cache " + cache.describe());
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == 2 * k.dim(1) * k.dim(2),
+               "k " + k.describe() + " does not fit cache " + cache.describe());
   g.add(StoreKeyValueArgs{k, v, slots, cache});
 }
 
-Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, const Tensor& cache, const StepTensors& step,
-                        int64_t value_dim, float scale, AttentionForm form) {
+Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, const Tensor& cache,
+                        const StepTensors& step, int64_t value_dim, float scale, AttentionForm form) {
   expect_f32(q, 3, "q");
   expect_step(step, q.dim(0));
   Tensor out = g.new_value(DType::kF32, {q.dim(0), q.dim(1) * value_dim});
   LatentAttentionArgs a{q, w.kv_b, w.k_b, w.v_b, cache, step, out, scale, form};
   const int64_t heads = a.n_heads(), latent = a.latent_dim(), nope = a.nope_dim();
-  FATHOM_CHECK(cache.shape.rank == 3 && latent > 0 && a.rope_dim() > 0 && nope > 0, "q " + q.describe() + " does not fit cache " + cache.describe());
+  FATHOM_CHECK(cache.shape.rank == 3 && latent > 0 && a.rope_dim() > 0 && nope > 0,
+               "q " + q.describe() + " does not fit cache " + cache.describe());
   if (w.kv_b) {
     expect_shape(w.kv_b, {heads * (nope + value_dim), latent}, "kv_b");
   } else {
@@ -146,7 +155,8 @@ Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, c
 Tensor multi_head_attention(Graph& g, const Tensor& q, const Tensor& cache, const StepTensors& step, float scale) {
   expect_f32(q, 3, "q");
   expect_step(step, q.dim(0));
-  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == 2 * q.dim(1) * q.dim(2), "q " + q.describe() + " does not fit cache " + cache.describe());
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == 2 * q.dim(1) * q.dim(2),
+               "q " + q.describe() + " does not fit cache " + cache.describe());
   Tensor out = g.new_value(DType::kF32, {q.dim(0), q.dim(1) * q.dim(2)});
   g.add(MultiHeadAttentionArgs{q, cache, step, out, scale});
   return out;
@@ -156,15 +166,18 @@ ExpertRoutes route_experts(Graph& g, const Tensor& logits, const Tensor& bias, c
   expect_f32(logits, 2, "logits");
   const int64_t n_experts = logits.dim(1);
   if (bias) expect_shape(bias, {n_experts}, "bias");
-  FATHOM_CHECK(params.n_used >= 1 && params.n_groups >= 1 && n_experts % params.n_groups == 0 && params.n_groups_used >= 1 &&
-                   params.n_groups_used <= params.n_groups && params.n_used <= n_experts / params.n_groups * params.n_groups_used,
+  FATHOM_CHECK(params.n_used >= 1 && params.n_groups >= 1 && n_experts % params.n_groups == 0 &&
+                   params.n_groups_used >= 1 && params.n_groups_used <= params.n_groups &&
+                   params.n_used <= n_experts / params.n_groups * params.n_groups_used,
                "router parameters do not fit " + std::to_string(n_experts) + " experts");
-  ExpertRoutes routes{g.new_value(DType::kI32, {logits.dim(0), params.n_used}), g.new_value(DType::kF32, {logits.dim(0), params.n_used})};
+  ExpertRoutes routes{g.new_value(DType::kI32, {logits.dim(0), params.n_used}),
+                      g.new_value(DType::kF32, {logits.dim(0), params.n_used})};
   g.add(RouteExpertsArgs{logits, bias, routes.ids, routes.weights, params});
   return routes;
 }
 
-Tensor moe_ffn(Graph& g, const Tensor& x, const ExpertRoutes& routes, const GatedFfnWeights& experts, const GatedFfnWeights& shared) {
+Tensor moe_ffn(Graph& g, const Tensor& x, const ExpertRoutes& routes, const GatedFfnWeights& experts,
+               const GatedFfnWeights& shared) {
   expect_f32(x, 2, "x");
   FATHOM_CHECK(experts.gate.shape.rank == 3 && experts.down.shape.rank == 3, "expert weights are stacked");
   expect_ffn(experts, x.dim(1), "experts");

@@ -8,7 +8,8 @@ namespace fathom {
 void store_latent(Graph& g, const Tensor& kv_a, const Tensor& norm_weight, float eps, const Tensor& rope_table,
                   RopePairing pairing, const Tensor& slots, const Tensor& cache);
 
-/// The same for plain heads: row = [ all keys | all values ]. k, v [T, H, N] f32 (k rotated), cache [.., .., 2 * H * N].
+/// The same for plain heads: row = [ all keys | all values ]. k, v [T, H, N] f32 (k rotated), cache [.., .., 2 * H *
+/// N].
 void store_key_value(Graph& g, const Tensor& k, const Tensor& v, const Tensor& slots, const Tensor& cache);
 
 }  // namespace fathom

@@ -14,7 +14,8 @@ namespace {
 /// Reads "<architecture>.<key>" with a range check.
 class Reader {
  public:
-  Reader(const Metadata& metadata, std::string architecture) : metadata_(metadata), prefix_(std::move(architecture) + ".") {}
+  Reader(const Metadata& metadata, std::string architecture)
+      : metadata_(metadata), prefix_(std::move(architecture) + ".") {}
 
   std::optional<int64_t> optional_int(const std::string& key, int64_t low, int64_t high) const {
     const std::optional<int64_t> v = metadata_.integer(prefix_ + key);
@@ -28,18 +29,24 @@ class Reader {
     if (!v) refuse(key, "expected an integer, got no such key");
     return *v;
   }
-  int64_t int_or(const std::string& key, int64_t low, int64_t high, int64_t fallback) const { return optional_int(key, low, high).value_or(fallback); }
+  int64_t int_or(const std::string& key, int64_t low, int64_t high, int64_t fallback) const {
+    return optional_int(key, low, high).value_or(fallback);
+  }
   std::optional<double> optional_number(const std::string& key, double low, double high) const {
     const std::optional<double> v = metadata_.number(prefix_ + key);
-    if (v && !(*v >= low && *v <= high)) refuse(key, "expected " + std::to_string(low) + " to " + std::to_string(high) + ", got " + std::to_string(*v));
+    if (v && !(*v >= low && *v <= high))
+      refuse(key, "expected " + std::to_string(low) + " to " + std::to_string(high) + ", got " + std::to_string(*v));
     return v;
   }
-  double number_or(const std::string& key, double low, double high, double fallback) const { return optional_number(key, low, high).value_or(fallback); }
+  double number_or(const std::string& key, double low, double high, double fallback) const {
+    return optional_number(key, low, high).value_or(fallback);
+  }
   std::optional<bool> boolean(const std::string& key) const { return metadata_.boolean(prefix_ + key); }
   const std::string* text(const std::string& key) const { return metadata_.text(prefix_ + key); }
 
   [[noreturn]] void refuse(const std::string& key, const std::string& why) const {
-    throw Error(ErrorCode::kModel, "model configuration: key '" + prefix_ + key + "' is unusable; " + why + "; try another copy of the file");
+    throw Error(ErrorCode::kModel, "model configuration: key '" + prefix_ + key + "' is unusable; " + why +
+                                       "; try another copy of the file");
   }
 
  private:
@@ -48,23 +55,27 @@ class Reader {
 };
 
 // Bounds far above any model: they keep products of two values within int64 and a damaged count from costing memory.
-constexpr int64_t kMaxLayers = 1024, kMaxHeads = 65536, kMaxWidth = int64_t{1} << 24, kMaxExperts = 65536, kMaxContext = int64_t{1} << 31;
+constexpr int64_t kMaxLayers = 1024, kMaxHeads = 65536, kMaxWidth = int64_t{1} << 24, kMaxExperts = 65536,
+                  kMaxContext = int64_t{1} << 31;
 
 RopeConfig read_rope(const Reader& r, const Config& c) {
   RopeConfig rope;
   rope.base = r.number_or("rope.freq_base", 1.0, 1e12, 10000.0);
-  rope.dim = r.int_or("rope.dimension_count", 2, 65536, c.attention == Attention::kMultiHead ? c.hidden_size / c.n_heads : 64);
+  rope.dim =
+      r.int_or("rope.dimension_count", 2, 65536, c.attention == Attention::kMultiHead ? c.hidden_size / c.n_heads : 64);
   if (rope.dim % 2 != 0) r.refuse("rope.dimension_count", "expected an even number, got " + std::to_string(rope.dim));
   const std::string* type = r.text("rope.scaling.type");
   if (type == nullptr || *type == "none" || type->empty()) return rope;
-  if (*type != "yarn" && *type != "linear") r.refuse("rope.scaling.type", "expected yarn, linear or none, got '" + *type + "'");
+  if (*type != "yarn" && *type != "linear")
+    r.refuse("rope.scaling.type", "expected yarn, linear or none, got '" + *type + "'");
   rope.is_yarn = *type == "yarn";
   rope.factor = r.number_or("rope.scaling.factor", 1e-3, 1e6, 1.0);
   if (!rope.is_yarn) return rope;
   rope.original_context = r.int_or("rope.scaling.original_context_length", 1, kMaxContext, 4096);
   rope.beta_fast = r.number_or("rope.scaling.yarn_beta_fast", 1e-3, 1e6, 32.0);
   rope.beta_slow = r.number_or("rope.scaling.yarn_beta_slow", 1e-3, 1e6, 1.0);
-  // Very old files lack the key; a plain scale would degrade them. V2 trained with 0.707, V3 (sigmoid, 256 experts) with 1.
+  // Very old files lack the key; a plain scale would degrade them. V2 trained with 0.707, V3 (sigmoid, 256 experts)
+  // with 1.
   const double inferred = c.router.score == RouterScore::kSigmoid && c.n_experts == 256 ? 0.1 : 0.0707;
   rope.log_multiplier = r.number_or("rope.scaling.yarn_log_multiplier", 0.0, 100.0, inferred);
   return rope;
@@ -74,20 +85,24 @@ RouterParams read_router(const Reader& r, const Config& c, bool has_router_bias)
   RouterParams p;
   p.n_used = static_cast<int>(r.required_int("expert_used_count", 1, kMaxExperts));
   if (p.n_used > c.n_experts) {
-    r.refuse("expert_used_count", "expected at most expert_count = " + std::to_string(c.n_experts) + ", got " + std::to_string(p.n_used));
+    r.refuse("expert_used_count",
+             "expected at most expert_count = " + std::to_string(c.n_experts) + ", got " + std::to_string(p.n_used));
   }
   switch (r.int_or("expert_gating_func", 0, 1000, 0)) {
     case 0: p.score = has_router_bias ? RouterScore::kSigmoid : RouterScore::kSoftmax; break;  // files made before 2025
     case 1: p.score = RouterScore::kSoftmax; break;
     case 2: p.score = RouterScore::kSigmoid; break;
     case 4: p.score = RouterScore::kSqrtSoftplus; break;
-    default: r.refuse("expert_gating_func", "expected 1 softmax, 2 sigmoid or 4 sqrt-softplus, got " + std::to_string(*r.optional_int("expert_gating_func", 0, 1000)));
+    default:
+      r.refuse("expert_gating_func", "expected 1 softmax, 2 sigmoid or 4 sqrt-softplus, got " +
+                                         std::to_string(*r.optional_int("expert_gating_func", 0, 1000)));
   }
   p.scale = static_cast<float>(r.number_or("expert_weights_scale", 0.0, 1e6, 1.0));
   p.normalize = r.boolean("expert_weights_norm").value_or(false);
   // V2 ranks groups by their best expert, V3 by the two best of the biased scores.
   p.group_rank = p.score == RouterScore::kSoftmax ? GroupRank::kBest : GroupRank::kSumOfTwoBest;
-  // Converters write the groups only since late 2025; the released models without them are known by their other numbers.
+  // Converters write the groups only since late 2025; the released models without them are known by their other
+  // numbers.
   int64_t groups = 1, used = 1;
   if (c.n_experts == 256 && p.score == RouterScore::kSigmoid && c.hidden_size == 7168 && p.n_used == 8) {
     groups = 8;
@@ -100,8 +115,9 @@ RouterParams read_router(const Reader& r, const Config& c, bool has_router_bias)
   p.n_groups_used = static_cast<int>(r.int_or("expert_group_used_count", 0, kMaxExperts, p.n_groups == 1 ? 1 : used));
   if (p.n_groups_used == 0) p.n_groups_used = p.n_groups;
   if (c.n_experts % p.n_groups != 0 || p.n_groups_used > p.n_groups) {
-    r.refuse("expert_group_count", "expected groups that divide " + std::to_string(c.n_experts) + " experts, of which some are used, got " +
-                                       std::to_string(p.n_groups) + " and " + std::to_string(p.n_groups_used));
+    r.refuse("expert_group_count", "expected groups that divide " + std::to_string(c.n_experts) +
+                                       " experts, of which some are used, got " + std::to_string(p.n_groups) + " and " +
+                                       std::to_string(p.n_groups_used));
   }
   if (p.n_used > c.n_experts / p.n_groups * p.n_groups_used) {
     r.refuse("expert_used_count", "expected at most the experts of the groups used, got " + std::to_string(p.n_used));
@@ -113,10 +129,12 @@ RouterParams read_router(const Reader& r, const Config& c, bool has_router_bias)
 
 std::vector<float> RopeConfig::frequencies() const {
   std::vector<float> out(static_cast<size_t>(dim / 2));
-  // YaRN: pairs that turn more than beta_fast times within the original context keep their frequency, those that turn less
-  // than beta_slow times are slowed by `factor`, with a linear ramp between.
+  // YaRN: pairs that turn more than beta_fast times within the original context keep their frequency, those that turn
+  // less than beta_slow times are slowed by `factor`, with a linear ramp between.
   const double d = static_cast<double>(dim);
-  auto pair_of = [&](double turns) { return d * std::log(static_cast<double>(original_context) / (turns * 2 * std::numbers::pi)) / (2 * std::log(base)); };
+  auto pair_of = [&](double turns) {
+    return d * std::log(static_cast<double>(original_context) / (turns * 2 * std::numbers::pi)) / (2 * std::log(base));
+  };
   double low = 0, high = 0;
   if (is_yarn) {
     low = std::max(0.0, std::floor(pair_of(beta_fast)));
@@ -137,15 +155,19 @@ double RopeConfig::softmax_magnitude() const {
   return m * m;
 }
 
-float Config::softmax_scale() const { return static_cast<float>(rope.softmax_magnitude() / std::sqrt(static_cast<double>(qk_head_dim()))); }
+float Config::softmax_scale() const {
+  return static_cast<float>(rope.softmax_magnitude() / std::sqrt(static_cast<double>(qk_head_dim())));
+}
 
 bool is_supported(const std::string& architecture) { return architecture == "deepseek" || architecture == "deepseek2"; }
 
 Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_router_bias) {
   const std::string* architecture = metadata.text("general.architecture");
   if (architecture == nullptr || !is_supported(*architecture)) {
-    throw Error(ErrorCode::kModel, "model configuration: architecture is not supported; expected deepseek or deepseek2, got " +
-                                       (architecture ? "'" + *architecture + "'" : std::string("none")) + "; try a DeepSeek V1, V2, V3, R1 or V3.1 model");
+    throw Error(ErrorCode::kModel,
+                "model configuration: architecture is not supported; expected deepseek or deepseek2, got " +
+                    (architecture ? "'" + *architecture + "'" : std::string("none")) +
+                    "; try a DeepSeek V1, V2, V3, R1 or V3.1 model");
   }
   const Reader r(metadata, *architecture);
   Config c;
@@ -156,7 +178,8 @@ Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_rout
   if (has_mtp_tensors) {
     c.n_mtp_layers = std::max<int64_t>(1, r.int_or("nextn_predict_layers", 0, c.n_layers, 1));
     c.n_layers -= c.n_mtp_layers;
-    if (c.n_layers < 1) r.refuse("nextn_predict_layers", "expected fewer than block_count, got " + std::to_string(c.n_mtp_layers));
+    if (c.n_layers < 1)
+      r.refuse("nextn_predict_layers", "expected fewer than block_count, got " + std::to_string(c.n_mtp_layers));
   }
   c.hidden_size = r.required_int("embedding_length", 1, kMaxWidth);
   c.context_length = r.required_int("context_length", 1, kMaxContext);
@@ -177,8 +200,12 @@ Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_rout
     qk_head_dim = r.int_or("attention.key_length", 1, kMaxWidth, c.hidden_size / c.n_heads);
     c.v_head_dim = r.int_or("attention.value_length", 1, kMaxWidth, qk_head_dim);
     const int64_t kv_heads = r.int_or("attention.head_count_kv", 1, kMaxHeads, c.n_heads);
-    if (kv_heads != c.n_heads) r.refuse("attention.head_count_kv", "expected as many as head_count = " + std::to_string(c.n_heads) + ", got " + std::to_string(kv_heads));
-    if (c.v_head_dim != qk_head_dim) r.refuse("attention.value_length", "expected key_length = " + std::to_string(qk_head_dim) + ", got " + std::to_string(c.v_head_dim));
+    if (kv_heads != c.n_heads)
+      r.refuse("attention.head_count_kv",
+               "expected as many as head_count = " + std::to_string(c.n_heads) + ", got " + std::to_string(kv_heads));
+    if (c.v_head_dim != qk_head_dim)
+      r.refuse("attention.value_length",
+               "expected key_length = " + std::to_string(qk_head_dim) + ", got " + std::to_string(c.v_head_dim));
   } else {
     c.q_lora_rank = r.int_or("attention.q_lora_rank", 0, kMaxWidth, 0);
     c.kv_lora_rank = r.required_int("attention.kv_lora_rank", 1, kMaxWidth);
@@ -189,7 +216,8 @@ Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_rout
   }
   c.qk_nope_head_dim = qk_head_dim - c.rope.dim;
   if (c.qk_nope_head_dim < 0 || (c.attention == Attention::kLatent && c.qk_nope_head_dim == 0)) {
-    r.refuse("rope.dimension_count", "expected less than the head's " + std::to_string(qk_head_dim) + " dimensions, got " + std::to_string(c.rope.dim));
+    r.refuse("rope.dimension_count", "expected less than the head's " + std::to_string(qk_head_dim) +
+                                         " dimensions, got " + std::to_string(c.rope.dim));
   }
   return c;
 }

@@ -18,9 +18,9 @@ enum class Attention {
 /// Rotary embedding with YaRN's blend of frequencies where the file asks for it. Source: arXiv:2309.00071.
 struct RopeConfig {
   double base = 10000;
-  int64_t dim = 0;           ///< R: rotated dimensions of a head
-  double factor = 1;         ///< context extension; 1: none
-  bool is_yarn = false;      ///< else frequencies are divided by factor throughout
+  int64_t dim = 0;       ///< R: rotated dimensions of a head
+  double factor = 1;     ///< context extension; 1: none
+  bool is_yarn = false;  ///< else frequencies are divided by factor throughout
   int64_t original_context = 0;
   double beta_fast = 32, beta_slow = 1;
   double log_multiplier = 0;  ///< 0.1 * mscale_all_dim: the softmax scale grows by (1 + log_multiplier * ln(factor))^2
@@ -51,18 +51,21 @@ struct Config {
   double rms_eps = 1e-6;
   int64_t context_length = 0;  ///< positions the model was made for
 
-  int64_t qk_rope_head_dim() const { return rope.dim; }                        ///< R
-  int64_t qk_head_dim() const { return qk_nope_head_dim + rope.dim; }          ///< N + R
+  int64_t qk_rope_head_dim() const { return rope.dim; }                ///< R
+  int64_t qk_head_dim() const { return qk_nope_head_dim + rope.dim; }  ///< N + R
   float softmax_scale() const;
   /// Elements a token leaves in the cache in each layer.
-  int64_t cache_row_elements() const { return attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim(); }
+  int64_t cache_row_elements() const {
+    return attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim();
+  }
 };
 
 /// True if this family computes files of that general.architecture.
 bool is_supported(const std::string& architecture);
 
-/// Fills what older converters left out by the rules beside each key. `has_mtp_tensors`, `has_router_bias`: whether the file
-/// holds blk.{last}.nextn.eh_proj.weight and any exp_probs_b.bias. Throws Error{kModel} naming key, expected and found value.
+/// Fills what older converters left out by the rules beside each key. `has_mtp_tensors`, `has_router_bias`: whether the
+/// file holds blk.{last}.nextn.eh_proj.weight and any exp_probs_b.bias. Throws Error{kModel} naming key, expected and
+/// found value.
 Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_router_bias);
 
 }  // namespace fathom::deepseek

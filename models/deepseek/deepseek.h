@@ -18,8 +18,8 @@ struct Model {
 struct Step {
   Tensor token_ids;  ///< [T] I32
   StepTensors where;
-  Tensor output_rows;           ///< [P] I32: the tokens whose logits are wanted, rising; empty: none, the cache alone is filled
-  std::vector<Tensor> caches;   ///< one a layer, [pages, page_tokens, cache_row_elements]
+  Tensor output_rows;  ///< [P] I32: the tokens whose logits are wanted, rising; empty: none, the cache alone is filled
+  std::vector<Tensor> caches;  ///< one a layer, [pages, page_tokens, cache_row_elements]
   AttentionForm attention = AttentionForm::kAuto;
 };
 

@@ -10,7 +10,8 @@ namespace {
 
 class Binder {
  public:
-  Binder(const Config& config, const std::map<std::string, Tensor>& tensors, Weights& weights) : c_(config), tensors_(tensors), weights_(weights) {}
+  Binder(const Config& config, const std::map<std::string, Tensor>& tensors, Weights& weights)
+      : c_(config), tensors_(tensors), weights_(weights) {}
 
   const Tensor* find(const std::string& name) const {
     const auto it = tensors_.find(name);
@@ -20,10 +21,13 @@ class Binder {
   /// The tensor with this shape; other shapes of equal meaning are in `also` (same bytes, viewed as `shape`).
   Tensor take(const std::string& name, const Shape& shape, const Shape& also = {}) const {
     const Tensor* t = find(name);
-    if (t == nullptr) throw Error(ErrorCode::kModel, "tensor '" + name + "': missing; expected shape " + shape.to_string() + ", got no such tensor; " + dialect());
+    if (t == nullptr)
+      throw Error(ErrorCode::kModel, "tensor '" + name + "': missing; expected shape " + shape.to_string() +
+                                         ", got no such tensor; " + dialect());
     if (t->shape == shape) return *t;
     if (also.rank > 0 && t->shape == also) return t->reshaped(shape);
-    throw Error(ErrorCode::kModel, "tensor '" + name + "': wrong shape; expected " + shape.to_string() + ", got " + t->shape.to_string() + "; try another copy of the file");
+    throw Error(ErrorCode::kModel, "tensor '" + name + "': wrong shape; expected " + shape.to_string() + ", got " +
+                                       t->shape.to_string() + "; try another copy of the file");
   }
 
   /// The same as f32, converted where the file holds another type.
@@ -31,7 +35,8 @@ class Binder {
     const Tensor t = take(name, shape);
     if (t.dtype == DType::kF32) return t;
     if (t.dtype != DType::kF16 && t.dtype != DType::kBF16) {
-      throw Error(ErrorCode::kModel, "tensor '" + name + "': wrong type; expected f32, f16 or bf16, got " + std::string(dtype_name(t.dtype)) + "; try another copy of the file");
+      throw Error(ErrorCode::kModel, "tensor '" + name + "': wrong type; expected f32, f16 or bf16, got " +
+                                         std::string(dtype_name(t.dtype)) + "; try another copy of the file");
     }
     Tensor copy = own_f32(shape, name);
     dequantize_row(t.dtype, t.data, copy.as<float>(), shape.n_elements());
@@ -78,12 +83,14 @@ class Binder {
 
   MhaWeights mha(const std::string& prefix) const {
     const Shape shape{c_.n_heads * c_.qk_head_dim(), c_.hidden_size};
-    return {take(prefix + "attn_q.weight", shape), take(prefix + "attn_k.weight", shape), take(prefix + "attn_v.weight", shape),
+    return {take(prefix + "attn_q.weight", shape), take(prefix + "attn_k.weight", shape),
+            take(prefix + "attn_v.weight", shape),
             take(prefix + "attn_output.weight", {c_.hidden_size, c_.n_heads * c_.v_head_dim})};
   }
 
   GatedFfnWeights mlp(const std::string& prefix, const std::string& suffix, int64_t width) const {
-    return {take(prefix + "ffn_gate" + suffix, {width, c_.hidden_size}), take(prefix + "ffn_up" + suffix, {width, c_.hidden_size}),
+    return {take(prefix + "ffn_gate" + suffix, {width, c_.hidden_size}),
+            take(prefix + "ffn_up" + suffix, {width, c_.hidden_size}),
             take(prefix + "ffn_down" + suffix, {c_.hidden_size, width})};
   }
 
@@ -136,8 +143,10 @@ Weights bind_weights(const Config& config, const std::map<std::string, Tensor>& 
   Binder binder(config, tensors, w);
   const Tensor* embedding = binder.find("token_embd.weight");
   if (embedding == nullptr || embedding->shape.rank != 2 || embedding->dim(0) < 1) {
-    throw Error(ErrorCode::kModel, "tensor 'token_embd.weight': missing or without rows; expected [vocabulary, " + std::to_string(config.hidden_size) + "], got " +
-                                       (embedding ? embedding->shape.to_string() : std::string("no such tensor")) + "; try another copy of the file");
+    throw Error(ErrorCode::kModel, "tensor 'token_embd.weight': missing or without rows; expected [vocabulary, " +
+                                       std::to_string(config.hidden_size) + "], got " +
+                                       (embedding ? embedding->shape.to_string() : std::string("no such tensor")) +
+                                       "; try another copy of the file");
   }
   w.embed_tokens = binder.take("token_embd.weight", {embedding->dim(0), config.hidden_size});
   for (int64_t i = 0; i < config.n_layers; ++i) w.layers.push_back(binder.block(i));

@@ -16,14 +16,15 @@ namespace fathom::deepseek {
 
 /// Latent attention: q either as q_proj or compressed, and everything from kv_a_proj on.
 struct MlaWeights {
-  Tensor q_proj;                            ///< [H * (N + R), D], if queries are not compressed
-  Tensor q_a_proj, q_a_layernorm, q_b_proj; ///< [Q, D], [Q], [H * (N + R), Q]
-  Tensor kv_a_proj;                         ///< [C + R, D]
-  Tensor kv_a_layernorm;                    ///< [C]
+  Tensor q_proj;                             ///< [H * (N + R), D], if queries are not compressed
+  Tensor q_a_proj, q_a_layernorm, q_b_proj;  ///< [Q, D], [Q], [H * (N + R), Q]
+  Tensor kv_a_proj;                          ///< [C + R, D]
+  Tensor kv_a_layernorm;                     ///< [C]
   LatentProjections kv_b;
-  Tensor o_proj;                            ///< [D, H * V]
+  Tensor o_proj;  ///< [D, H * V]
   template <typename F> void each(F&& f) {
-    f(q_proj), f(q_a_proj), f(q_a_layernorm), f(q_b_proj), f(kv_a_proj), f(kv_a_layernorm), f(kv_b.kv_b), f(kv_b.k_b), f(kv_b.v_b), f(o_proj);
+    f(q_proj), f(q_a_proj), f(q_a_layernorm), f(q_b_proj), f(kv_a_proj), f(kv_a_layernorm), f(kv_b.kv_b), f(kv_b.k_b),
+        f(kv_b.v_b), f(o_proj);
   }
 };
 
@@ -35,11 +36,13 @@ struct MhaWeights {
 };
 
 struct MoeWeights {
-  Tensor gate;                    ///< [E, D] router
-  Tensor e_score_correction_bias; ///< [E] or empty
-  GatedFfnWeights experts;        ///< [E, F, D], [E, D, F]
-  GatedFfnWeights shared_experts; ///< or empty
-  template <typename F> void each(F&& f) { f(gate), f(e_score_correction_bias), experts.each(f), shared_experts.each(f); }
+  Tensor gate;                     ///< [E, D] router
+  Tensor e_score_correction_bias;  ///< [E] or empty
+  GatedFfnWeights experts;         ///< [E, F, D], [E, D, F]
+  GatedFfnWeights shared_experts;  ///< or empty
+  template <typename F> void each(F&& f) {
+    f(gate), f(e_score_correction_bias), experts.each(f), shared_experts.each(f);
+  }
 };
 
 struct BlockWeights {
@@ -50,7 +53,9 @@ struct BlockWeights {
   GatedFfnWeights mlp;              ///< dense blocks
   MoeWeights moe;                   ///< the others
   bool is_moe() const { return static_cast<bool>(moe.gate); }
-  template <typename F> void each(F&& f) { f(input_layernorm), mla.each(f), mha.each(f), f(post_attention_layernorm), mlp.each(f), moe.each(f); }
+  template <typename F> void each(F&& f) {
+    f(input_layernorm), mla.each(f), mha.each(f), f(post_attention_layernorm), mlp.each(f), moe.each(f);
+  }
 };
 
 /// The tensors view the model file; norms that the file holds in a 16-bit type are owned here as f32.
@@ -74,8 +79,8 @@ struct Weights {
   }
 };
 
-/// Finds and checks every tensor. Throws Error{kModel} naming the missing tensor with the dialect seen, or the tensor with
-/// expected and found shape. `tensors` are GGUF's names and shapes (slowest first).
+/// Finds and checks every tensor. Throws Error{kModel} naming the missing tensor with the dialect seen, or the tensor
+/// with expected and found shape. `tensors` are GGUF's names and shapes (slowest first).
 Weights bind_weights(const Config& config, const std::map<std::string, Tensor>& tensors);
 
 }  // namespace fathom::deepseek

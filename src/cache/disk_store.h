@@ -27,8 +27,8 @@ class DiskStore {
   DiskStore(std::filesystem::path folder, uint64_t max_bytes, std::string fingerprint);
 
   /// Saves the first tokens.size() tokens of `sequence`; files of this model that are the beginning of it go. False,
-  /// and nothing saved, if it alone is larger than the store may be, if there are no tokens, or if `go_on`, asked before
-  /// every page, says no.
+  /// and nothing saved, if it alone is larger than the store may be, if there are no tokens, or if `go_on`, asked
+  /// before every page, says no.
   bool save(std::span<const int32_t> tokens, const Sequence& sequence, const std::function<bool()>& go_on = {});
 
   /// Tokens at the beginning of `tokens` that restore() would bring back.

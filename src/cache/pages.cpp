@@ -57,7 +57,8 @@ void validate(const CacheLayout& layout) {
   }
 }
 
-PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend) : layout_(std::move(layout)), backend_(backend) {
+PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend)
+    : layout_(std::move(layout)), backend_(backend) {
   validate(layout_);
   FATHOM_CHECK(n_pages >= 0, "a negative number of pages");
   if (n_pages > std::numeric_limits<int32_t>::max() / kPageTokens ||
@@ -68,7 +69,8 @@ PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend) : layo
   }
   for (int i = 0; i < layout_.n_layers; ++i) {
     const size_t size_bytes = static_cast<size_t>(n_pages) * kPageTokens * layout_.row_bytes(i);
-    buffers_.push_back(backend_ != nullptr ? backend_->allocate(size_bytes, "the latent cache") : allocate_heap(size_bytes, "the latent cache"));
+    buffers_.push_back(backend_ != nullptr ? backend_->allocate(size_bytes, "the latent cache")
+                                           : allocate_heap(size_bytes, "the latent cache"));
   }
   ref_counts_.assign(static_cast<size_t>(n_pages), 0);
   free_.resize(static_cast<size_t>(n_pages));
@@ -131,7 +133,8 @@ void PagePool::copy_rows(int32_t from_page, int32_t to_page, int n_rows) {
   }
 }
 
-const std::byte* PagePool::read_rows(int layer_idx, int32_t page_id, int n_rows, std::vector<std::byte>& scratch) const {
+const std::byte* PagePool::read_rows(int layer_idx, int32_t page_id, int n_rows,
+                                     std::vector<std::byte>& scratch) const {
   FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
   const std::byte* rows = page_data(layer_idx, page_id);
   if (backend_ == nullptr || backend_->shares_host_memory()) return rows;

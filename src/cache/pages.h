@@ -41,10 +41,10 @@ void validate(const CacheLayout& layout);
 
 class Sequence;
 
-/// A fixed number of pages, in the memory of a backend or on the heap. Memory is reserved at once; of the host's a page costs
-/// nothing until it is first written. Every holder of
-/// a page (a sequence, a prefix tree) counts once; a page without holders is free, its old content still in place. Not
-/// thread-safe: one thread (the scheduler) owns the pool and everything that holds its pages. Must outlive them.
+/// A fixed number of pages, in the memory of a backend or on the heap. Memory is reserved at once; of the host's a page
+/// costs nothing until it is first written. Every holder of a page (a sequence, a prefix tree) counts once; a page
+/// without holders is free, its old content still in place. Not thread-safe: one thread (the scheduler) owns the pool
+/// and everything that holds its pages. Must outlive them.
 class PagePool {
  public:
   /// n_pages >= 0, n_pages * kPageTokens below 2^31. The backend, where one is given, must outlive the pool. Throws as
@@ -90,7 +90,7 @@ class PagePool {
   void check_page(int32_t page_id) const;
 
   CacheLayout layout_;
-  Backend* backend_;  // null: the heap
+  Backend* backend_;                              // null: the heap
   std::vector<std::shared_ptr<Buffer>> buffers_;  // one per layer
   std::vector<int32_t> ref_counts_;
   std::vector<int32_t> free_;  // a stack: the page freed last is taken first, while it may still be in a CPU cache

@@ -76,8 +76,7 @@ void encode_row(DType dtype, const float* src, void* dst, int64_t n) {
   }
 }
 
-template <typename T>
-void append(std::vector<std::byte>& out, std::span<const T> values) {
+template <typename T> void append(std::vector<std::byte>& out, std::span<const T> values) {
   const auto bytes = std::as_bytes(values);
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
@@ -132,7 +131,8 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
     size_t filled = 0;
     for (int layer = 0; layer < layout.n_layers; ++layer) {
       const size_t size_bytes = n_rows * layout.row_bytes(layer);
-      const std::byte* rows = pool.read_rows(layer, sequence.pages()[static_cast<size_t>(page)], static_cast<int>(n_rows), fetched);
+      const std::byte* rows =
+          pool.read_rows(layer, sequence.pages()[static_cast<size_t>(page)], static_cast<int>(n_rows), fetched);
       split_planes(rows, plain.data() + filled, size_bytes, n_planes);
       filled += size_bytes;
     }

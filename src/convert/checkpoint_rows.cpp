@@ -12,7 +12,8 @@ namespace {
 class StackedRows final : public RowSource {
  public:
   explicit StackedRows(std::vector<SourceMatrix> parts) : parts_(std::move(parts)) {
-    is_uniform_ = std::all_of(parts_.begin(), parts_.end(), [&](const SourceMatrix& p) { return p.type() == parts_.front().type(); });
+    is_uniform_ = std::all_of(parts_.begin(), parts_.end(),
+                              [&](const SourceMatrix& p) { return p.type() == parts_.front().type(); });
   }
   void read(int64_t first, int64_t count, float* out) const override {
     each(first, count, [&](const SourceMatrix& part, int64_t row, int64_t n) {
@@ -28,14 +29,15 @@ class StackedRows final : public RowSource {
     });
     return true;
   }
-  const std::byte* in_place(DType dtype) const override { return parts_.size() == 1 ? parts_.front().in_place(dtype) : nullptr; }
+  const std::byte* in_place(DType dtype) const override {
+    return parts_.size() == 1 ? parts_.front().in_place(dtype) : nullptr;
+  }
   void release() const override {
     for (const SourceMatrix& part : parts_) part.release();
   }
 
  private:
-  template <typename Fn>
-  void each(int64_t first, int64_t count, Fn&& fn) const {
+  template <typename Fn> void each(int64_t first, int64_t count, Fn&& fn) const {
     const int64_t rows = parts_.front().rows();
     while (count > 0) {
       const int64_t row = first % rows, n = std::min(count, rows - row);
@@ -75,7 +77,8 @@ class RotaryRows final : public RowSource {
 
 class TransposedKeys final : public RowSource {
  public:
-  TransposedKeys(SourceMatrix kv_b, int64_t n_heads, int64_t nope) : kv_b_(std::move(kv_b)), head_rows_(kv_b_.rows() / n_heads), nope_(nope) {}
+  TransposedKeys(SourceMatrix kv_b, int64_t n_heads, int64_t nope)
+      : kv_b_(std::move(kv_b)), head_rows_(kv_b_.rows() / n_heads), nope_(nope) {}
   void read(int64_t first, int64_t count, float* out) const override {
     const int64_t latent = kv_b_.cols();
     std::vector<float> keys(static_cast<size_t>(nope_ * latent));
@@ -99,10 +102,12 @@ class TransposedKeys final : public RowSource {
 
 class ValueRows final : public RowSource {
  public:
-  ValueRows(SourceMatrix kv_b, int64_t n_heads, int64_t nope) : kv_b_(std::move(kv_b)), head_rows_(kv_b_.rows() / n_heads), nope_(nope) {}
+  ValueRows(SourceMatrix kv_b, int64_t n_heads, int64_t nope)
+      : kv_b_(std::move(kv_b)), head_rows_(kv_b_.rows() / n_heads), nope_(nope) {}
   void read(int64_t first, int64_t count, float* out) const override {
     const int64_t v = head_rows_ - nope_;
-    for (int64_t i = 0; i < count; ++i) kv_b_.read((first + i) / v * head_rows_ + nope_ + (first + i) % v, 1, out + i * kv_b_.cols());
+    for (int64_t i = 0; i < count; ++i)
+      kv_b_.read((first + i) / v * head_rows_ + nope_ + (first + i) % v, 1, out + i * kv_b_.cols());
   }
   void release() const override { kv_b_.release(); }
 
@@ -132,8 +137,11 @@ class SideBySide final : public RowSource {
 
 class IntegerRows final : public RowSource {
  public:
-  IntegerRows(const SafetensorsTensor& tensor, std::string name, int64_t limit) : tensor_(tensor), name_(std::move(name)), limit_(limit) {}
-  void read(int64_t, int64_t, float*) const override { FATHOM_CHECK(false, "integers are copied, not read as floats: " + name_); }
+  IntegerRows(const SafetensorsTensor& tensor, std::string name, int64_t limit)
+      : tensor_(tensor), name_(std::move(name)), limit_(limit) {}
+  void read(int64_t, int64_t, float*) const override {
+    FATHOM_CHECK(false, "integers are copied, not read as floats: " + name_);
+  }
   bool store(DType dtype, int64_t first, int64_t count, std::byte* out) const override {
     if (dtype != DType::kI32) return false;
     const int64_t cols = tensor_.shape.back();
@@ -147,8 +155,9 @@ class IntegerRows final : public RowSource {
         value = narrow;
       }
       if (value < 0 || value >= limit_) {
-        throw Error(ErrorCode::kModel, printable(tensor_.file->path(), 400) + ": tensor " + in_quotes(name_) + " holds a number out of range; expected 0 to " + std::to_string(limit_ - 1) + ", got " + std::to_string(value) +
-                                           "; try to download the checkpoint again");
+        throw Error(ErrorCode::kModel, printable(tensor_.file->path(), 400) + ": tensor " + in_quotes(name_) +
+                                           " holds a number out of range; expected 0 to " + std::to_string(limit_ - 1) +
+                                           ", got " + std::to_string(value) + "; try to download the checkpoint again");
       }
       narrow = static_cast<int32_t>(value);
       std::memcpy(out, &narrow, 4);
@@ -165,11 +174,23 @@ class IntegerRows final : public RowSource {
 
 }  // namespace
 
-std::shared_ptr<const RowSource> stacked_rows(std::vector<SourceMatrix> parts) { return std::make_shared<StackedRows>(std::move(parts)); }
-std::shared_ptr<const RowSource> rotary_rows(SourceMatrix matrix, int64_t n_heads) { return std::make_shared<RotaryRows>(std::move(matrix), n_heads); }
-std::shared_ptr<const RowSource> transposed_keys(SourceMatrix kv_b, int64_t n_heads, int64_t nope) { return std::make_shared<TransposedKeys>(std::move(kv_b), n_heads, nope); }
-std::shared_ptr<const RowSource> value_rows(SourceMatrix kv_b, int64_t n_heads, int64_t nope) { return std::make_shared<ValueRows>(std::move(kv_b), n_heads, nope); }
-std::shared_ptr<const RowSource> side_by_side(SourceMatrix left, SourceMatrix right) { return std::make_shared<SideBySide>(std::move(left), std::move(right)); }
-std::shared_ptr<const RowSource> integer_rows(const SafetensorsTensor& tensor, const std::string& name, int64_t limit) { return std::make_shared<IntegerRows>(tensor, name, limit); }
+std::shared_ptr<const RowSource> stacked_rows(std::vector<SourceMatrix> parts) {
+  return std::make_shared<StackedRows>(std::move(parts));
+}
+std::shared_ptr<const RowSource> rotary_rows(SourceMatrix matrix, int64_t n_heads) {
+  return std::make_shared<RotaryRows>(std::move(matrix), n_heads);
+}
+std::shared_ptr<const RowSource> transposed_keys(SourceMatrix kv_b, int64_t n_heads, int64_t nope) {
+  return std::make_shared<TransposedKeys>(std::move(kv_b), n_heads, nope);
+}
+std::shared_ptr<const RowSource> value_rows(SourceMatrix kv_b, int64_t n_heads, int64_t nope) {
+  return std::make_shared<ValueRows>(std::move(kv_b), n_heads, nope);
+}
+std::shared_ptr<const RowSource> side_by_side(SourceMatrix left, SourceMatrix right) {
+  return std::make_shared<SideBySide>(std::move(left), std::move(right));
+}
+std::shared_ptr<const RowSource> integer_rows(const SafetensorsTensor& tensor, const std::string& name, int64_t limit) {
+  return std::make_shared<IntegerRows>(tensor, name, limit);
+}
 
 }  // namespace fathom

@@ -18,8 +18,11 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
   if (!options.is_dry_run) check_output(options.out);
   std::error_code ignored;
   if (!std::filesystem::is_directory(options.folder, ignored)) {
-    throw Error(ErrorCode::kModel, printable(options.folder, 400) + ": no such folder; expected a Hugging Face checkpoint with config.json, tokenizer.json and safetensors files, got " +
-                                       (std::filesystem::exists(options.folder, ignored) ? "a file" : "nothing") + "; try the folder the model was downloaded to");
+    throw Error(ErrorCode::kModel, printable(options.folder, 400) +
+                                       ": no such folder; expected a Hugging Face checkpoint with config.json, "
+                                       "tokenizer.json and safetensors files, got " +
+                                       (std::filesystem::exists(options.folder, ignored) ? "a file" : "nothing") +
+                                       "; try the folder the model was downloaded to");
   }
   HfConfig config = read_hf_config(options.folder);
   if (!options.name.empty()) config.name = options.name;
@@ -31,7 +34,8 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
 
   ModelToWrite model;
   model.tensors = std::move(plan.tensors);
-  model.context = {config.n_layers + (plan.has_mtp ? config.n_mtp_layers : 0), config.n_experts, config.generation == HfGeneration::kV1 ? config.n_heads / config.n_kv_heads : 1, false};
+  model.context = {config.n_layers + (plan.has_mtp ? config.n_mtp_layers : 0), config.n_experts,
+                   config.generation == HfGeneration::kV1 ? config.n_heads / config.n_kv_heads : 1, false};
   model.source_key = file_identity(config.path);
   for (const auto& file : checkpoint.files()) model.source_key += file_identity(file->path());
   model.set_metadata = [&keys](GgufWriter& writer) {
@@ -49,7 +53,8 @@ WriteReport quantize_file(const QuantizeOptions& options) {
   const std::string* architecture = m.text("general.architecture");
   const std::string prefix = (architecture == nullptr ? std::string() : *architecture) + ".";
   int64_t n_blocks = m.integer(prefix + "block_count").value_or(0);
-  const int64_t n_left_out = options.with_mtp ? 0 : std::min(n_blocks, m.integer(prefix + "nextn_predict_layers").value_or(0));
+  const int64_t n_left_out =
+      options.with_mtp ? 0 : std::min(n_blocks, m.integer(prefix + "nextn_predict_layers").value_or(0));
   n_blocks -= n_left_out;
   const auto is_left_out = [&](const std::string& tensor) {
     for (int64_t k = 0; k < n_left_out; ++k) {
@@ -66,9 +71,11 @@ WriteReport quantize_file(const QuantizeOptions& options) {
       model.tensors.push_back({info.name, info.shape, info.dtype, std::make_shared<GgufRows>(in, *in.find(info.name))});
     }
   }
-  const int64_t heads = m.integer(prefix + "attention.head_count").value_or(1), kv_heads = m.integer(prefix + "attention.head_count_kv").value_or(heads);
+  const int64_t heads = m.integer(prefix + "attention.head_count").value_or(1),
+                kv_heads = m.integer(prefix + "attention.head_count_kv").value_or(heads);
   const bool is_mla = m.has(prefix + "attention.kv_lora_rank");
-  model.context = {n_blocks, m.integer(prefix + "expert_count").value_or(0), is_mla || kv_heads < 1 ? 1 : heads / kv_heads, false};
+  model.context = {n_blocks, m.integer(prefix + "expert_count").value_or(0),
+                   is_mla || kv_heads < 1 ? 1 : heads / kv_heads, false};
   model.set_metadata = [&](GgufWriter& writer) {
     writer.copy_metadata(in.files().front());
     if (n_left_out == 0) return;

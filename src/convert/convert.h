@@ -22,12 +22,12 @@ struct WriteOptions {
   int n_threads = 0;                      ///< 0: the physical cores this process may use
   bool is_dry_run = false;                ///< plan and sizes only
   std::function<void(uint64_t done_bytes, uint64_t total_bytes)> progress;  ///< of the result; may be empty
-  std::function<bool()> stop;             ///< asked several times a second; true ends with Error{kInterrupted}
+  std::function<bool()> stop;  ///< asked several times a second; true ends with Error{kInterrupted}
 };
 
 struct ConvertOptions : WriteOptions {
   std::string folder;
-  std::string name;         ///< general.name; empty: the folder's
+  std::string name;  ///< general.name; empty: the folder's
   MtpChoice mtp = MtpChoice::kAuto;
   bool splits_kv_b = true;  ///< attn_k_b and attn_v_b, as llama.cpp wants it since 2025; else attn_kv_b
 };
@@ -45,20 +45,21 @@ struct WriteReport {
     uint64_t from_bytes, to_bytes;
     bool has_importance;
   };
-  std::vector<Line> tensors;         ///< in file order
-  std::vector<std::string> paths;    ///< of the files written
-  std::vector<std::string> notes;    ///< what people should know: fallbacks, layers left out, types that want an importance matrix
+  std::vector<Line> tensors;       ///< in file order
+  std::vector<std::string> paths;  ///< of the files written
+  std::vector<std::string>
+      notes;  ///< what people should know: fallbacks, layers left out, types that want an importance matrix
   uint64_t from_bytes = 0, to_bytes = 0;  ///< of the tensors
-  uint64_t resumed_bytes = 0;        ///< found from an earlier, interrupted run
+  uint64_t resumed_bytes = 0;             ///< found from an earlier, interrupted run
 };
 
-/// Writes the GGUF file of a checkpoint of V1, V2, V3 (R1, V3.1), V3.2 or V4, tensor by tensor: memory stays at a few batches
-/// of rows whatever the size. An interrupted run leaves OUT.part and OUT.journal; the same command goes on from there.
-/// Throws Error{kModel} naming file, field or tensor; Error{kUsage} for types; Error{kRuntime} for the disk.
+/// Writes the GGUF file of a checkpoint of V1, V2, V3 (R1, V3.1), V3.2 or V4, tensor by tensor: memory stays at a few
+/// batches of rows whatever the size. An interrupted run leaves OUT.part and OUT.journal; the same command goes on from
+/// there. Throws Error{kModel} naming file, field or tensor; Error{kUsage} for types; Error{kRuntime} for the disk.
 WriteReport convert_checkpoint(const ConvertOptions& options);
 
-/// Writes `in` again with other types. Metadata stays, apart from the file type. Tensors that keep their type are copied
-/// bit for bit; "copy" as the type changes those alone that rules name. Resumed as above. Throws likewise.
+/// Writes `in` again with other types. Metadata stays, apart from the file type. Tensors that keep their type are
+/// copied bit for bit; "copy" as the type changes those alone that rules name. Resumed as above. Throws likewise.
 WriteReport quantize_file(const QuantizeOptions& options);
 
 }  // namespace fathom

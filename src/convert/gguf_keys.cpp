@@ -19,12 +19,18 @@ class Keys {
   void f32(const std::string& key, double value) { add(key, value, GgufValueType::kF32); }
   void boolean(const std::string& key, bool value) { add(key, value, GgufValueType::kBool); }
   void text(const std::string& key, std::string value) { add(key, std::move(value), GgufValueType::kString); }
-  void i32s(const std::string& key, std::vector<int64_t> values) { keys_.push_back({prefix_ + key, std::move(values), GgufValueType::kArray, GgufValueType::kI32}); }
-  void f32s(const std::string& key, std::vector<double> values) { keys_.push_back({prefix_ + key, std::move(values), GgufValueType::kArray, GgufValueType::kF32}); }
+  void i32s(const std::string& key, std::vector<int64_t> values) {
+    keys_.push_back({prefix_ + key, std::move(values), GgufValueType::kArray, GgufValueType::kI32});
+  }
+  void f32s(const std::string& key, std::vector<double> values) {
+    keys_.push_back({prefix_ + key, std::move(values), GgufValueType::kArray, GgufValueType::kF32});
+  }
   std::vector<GgufKey> take() { return std::move(keys_); }
 
  private:
-  void add(const std::string& key, MetadataValue value, GgufValueType type) { keys_.push_back({prefix_ + key, std::move(value), type}); }
+  void add(const std::string& key, MetadataValue value, GgufValueType type) {
+    keys_.push_back({prefix_ + key, std::move(value), type});
+  }
 
   std::string prefix_;
   std::vector<GgufKey> keys_;
@@ -115,17 +121,11 @@ std::vector<GgufKey> gguf_keys(const HfConfig& c, bool splits_kv_b, bool with_mt
   add_rope(c, keys);
   add_experts(c, keys);
   switch (c.generation) {
-    case HfGeneration::kV1:
-      keys.u32("attention.head_count_kv", c.n_kv_heads);
-      break;
+    case HfGeneration::kV1: keys.u32("attention.head_count_kv", c.n_kv_heads); break;
     case HfGeneration::kV2:
     case HfGeneration::kV3:
-    case HfGeneration::kV32:
-      add_latent_attention(c, splits_kv_b, keys);
-      break;
-    case HfGeneration::kV4:
-      add_v4(c, with_mtp, keys);
-      break;
+    case HfGeneration::kV32: add_latent_attention(c, splits_kv_b, keys); break;
+    case HfGeneration::kV4: add_v4(c, with_mtp, keys); break;
   }
   if (c.index_topk > 0) {
     keys.u32("attention.indexer.head_count", c.index_n_heads);
@@ -140,7 +140,9 @@ std::vector<GgufKey> gguf_keys(const HfConfig& c, bool splits_kv_b, bool with_mt
 std::vector<GgufKey> sampling_keys(const std::string& folder) {
   std::ifstream file(std::filesystem::path(folder) / "generation_config.json", std::ios::binary);
   const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  const nlohmann::json json = nlohmann::json::parse(text, [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) { return depth < 32; }, /*allow_exceptions=*/false);
+  const nlohmann::json json = nlohmann::json::parse(
+      text, [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) { return depth < 32; },
+      /*allow_exceptions=*/false);
   std::vector<GgufKey> keys;
   if (!json.is_object() || !json.contains("do_sample") || json["do_sample"] != true) return keys;
   const auto add = [&](const char* from, const char* to, double low, double high) {
@@ -155,16 +157,20 @@ std::vector<GgufKey> sampling_keys(const std::string& folder) {
 
 std::vector<GgufKey> tokenizer_keys(const std::string& folder, const HfConfig& config) {
   Metadata metadata = read_tokenizer_folder(folder, config.vocab_size);
-  // Two facts that the tokenizer's files do not tell: V4's rules bear another name, and llama.cpp wants V3.2 to have a BOS.
+  // Two facts that the tokenizer's files do not tell: V4's rules bear another name, and llama.cpp wants V3.2 to have a
+  // BOS.
   if (config.generation == HfGeneration::kV4) metadata.set("tokenizer.ggml.pre", std::string("joyai-llm"));
   if (config.generation == HfGeneration::kV32) metadata.set("tokenizer.ggml.add_bos_token", true);
   std::vector<GgufKey> keys;
   for (const auto& [name, value] : metadata.all()) {
     GgufKey key{name, value, GgufValueType::kString};
-    if (std::holds_alternative<int64_t>(value) || std::holds_alternative<uint64_t>(value)) key.type = GgufValueType::kU32;
+    if (std::holds_alternative<int64_t>(value) || std::holds_alternative<uint64_t>(value))
+      key.type = GgufValueType::kU32;
     if (std::holds_alternative<bool>(value)) key.type = GgufValueType::kBool;
-    if (std::holds_alternative<std::vector<int64_t>>(value)) key.type = GgufValueType::kArray, key.element = GgufValueType::kI32;
-    if (std::holds_alternative<std::vector<std::string>>(value)) key.type = GgufValueType::kArray, key.element = GgufValueType::kString;
+    if (std::holds_alternative<std::vector<int64_t>>(value))
+      key.type = GgufValueType::kArray, key.element = GgufValueType::kI32;
+    if (std::holds_alternative<std::vector<std::string>>(value))
+      key.type = GgufValueType::kArray, key.element = GgufValueType::kString;
     keys.push_back(std::move(key));
   }
   return keys;

@@ -9,7 +9,8 @@ namespace fathom {
 class GgufRows final : public RowSource {
  public:
   /// `model` must outlive this.
-  GgufRows(const GgufModel& model, const Tensor& tensor) : model_(model), tensor_(tensor), row_bytes_(row_bytes(tensor.dtype, tensor.shape.last())) {}
+  GgufRows(const GgufModel& model, const Tensor& tensor)
+      : model_(model), tensor_(tensor), row_bytes_(row_bytes(tensor.dtype, tensor.shape.last())) {}
 
   void read(int64_t first, int64_t count, float* out) const override;
   bool store(DType dtype, int64_t first, int64_t count, std::byte* out) const override;

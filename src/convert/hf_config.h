@@ -13,8 +13,8 @@ namespace fathom {
 
 enum class HfGeneration { kV1, kV2, kV3, kV32, kV4 };
 
-/// Whether MTP layers become blocks with nextn tensors, where the checkpoint has them. llama.cpp reads such files of V3 and V3.2
-/// and refuses those of V4, so kAuto keeps the former and leaves out the latter.
+/// Whether MTP layers become blocks with nextn tensors, where the checkpoint has them. llama.cpp reads such files of V3
+/// and V3.2 and refuses those of V4, so kAuto keeps the former and leaves out the latter.
 enum class MtpChoice { kAuto, kKeep, kLeaveOut };
 
 /// Rows and columns that share one scale of an FP8 weight.
@@ -56,12 +56,14 @@ struct HfConfig {
   // Weights
   std::optional<ScaleBlock> fp8_block;  ///< quantization_config.weight_block_size
 
-  bool is_mla() const { return generation == HfGeneration::kV2 || generation == HfGeneration::kV3 || generation == HfGeneration::kV32; }
+  bool is_mla() const {
+    return generation == HfGeneration::kV2 || generation == HfGeneration::kV3 || generation == HfGeneration::kV32;
+  }
   bool is_moe_layer(int64_t layer) const { return n_experts > 0 && layer >= n_dense_layers; }
 };
 
-/// Reads FOLDER/config.json. Throws Error{kModel} naming the file and the field for anything that is missing, of another kind,
-/// out of range, or of another architecture.
+/// Reads FOLDER/config.json. Throws Error{kModel} naming the file and the field for anything that is missing, of
+/// another kind, out of range, or of another architecture.
 HfConfig read_hf_config(const std::string& folder);
 
 /// A key of the file to be written.
@@ -72,8 +74,8 @@ struct GgufKey {
   GgufValueType element = GgufValueType::kU8;  ///< of arrays
 };
 
-/// general.* and architecture keys. `splits_kv_b`: the file has attn_k_b and attn_v_b instead of attn_kv_b. `with_mtp`: the
-/// MTP layers are among its blocks.
+/// general.* and architecture keys. `splits_kv_b`: the file has attn_k_b and attn_v_b instead of attn_kv_b. `with_mtp`:
+/// the MTP layers are among its blocks.
 std::vector<GgufKey> gguf_keys(const HfConfig& config, bool splits_kv_b, bool with_mtp);
 
 /// general.sampling.* from FOLDER/generation_config.json; nothing where it is absent, unusable or greedy.

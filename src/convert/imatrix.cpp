@@ -16,13 +16,17 @@ namespace {
 
 constexpr int64_t kMaxEntries = 1 << 20, kMaxNameBytes = 4096, kMaxValues = int64_t{1} << 28;
 
-[[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& expected, const std::string& got) {
-  throw Error(ErrorCode::kModel, printable(path, 400) + ": " + what + "; expected " + expected + ", got " + got + "; try another importance matrix");
+[[noreturn]] void refuse(const std::string& path, const std::string& what, const std::string& expected,
+                         const std::string& got) {
+  throw Error(ErrorCode::kModel, printable(path, 400) + ": " + what + "; expected " + expected + ", got " + got +
+                                     "; try another importance matrix");
 }
 
 void check_values(const std::string& path, const std::string& name, const std::vector<float>& values) {
   for (size_t i = 0; i < values.size(); ++i) {
-    if (!(values[i] >= 0 && std::isfinite(values[i]))) refuse(path, "entry " + in_quotes(name) + " holds an impossible mean square", "a finite number from 0 up", std::to_string(values[i]) + " at " + std::to_string(i));
+    if (!(values[i] >= 0 && std::isfinite(values[i])))
+      refuse(path, "entry " + in_quotes(name) + " holds an impossible mean square", "a finite number from 0 up",
+             std::to_string(values[i]) + " at " + std::to_string(i));
   }
 }
 
@@ -41,10 +45,14 @@ class Cursor {
   int64_t i32(int64_t low, int64_t high, const std::string& what) {
     int32_t value = 0;
     std::memcpy(&value, take(4, what), 4);
-    if (value < low || value > high) refuse(path_, what + " is out of range", std::to_string(low) + " to " + std::to_string(high), std::to_string(value));
+    if (value < low || value > high)
+      refuse(path_, what + " is out of range", std::to_string(low) + " to " + std::to_string(high),
+             std::to_string(value));
     return value;
   }
-  std::string text(int64_t n, const std::string& what) { return std::string(reinterpret_cast<const char*>(take(static_cast<uint64_t>(n), what)), static_cast<size_t>(n)); }
+  std::string text(int64_t n, const std::string& what) {
+    return std::string(reinterpret_cast<const char*>(take(static_cast<uint64_t>(n), what)), static_cast<size_t>(n));
+  }
 
  private:
   const std::string& path_;
@@ -72,11 +80,13 @@ Contents read_binary(const std::string& path, const MappedFile& file) {
     std::memcpy(values.data(), at, values.size() * sizeof(float));
     for (float& v : values) v /= static_cast<float>(std::max<int64_t>(1, n_calls));
     check_values(path, name, values);
-    if (!out.values.emplace(name, std::move(values)).second) refuse(path, "entry " + in_quotes(name) + " appears twice", "every tensor once", "a second one");
+    if (!out.values.emplace(name, std::move(values)).second)
+      refuse(path, "entry " + in_quotes(name) + " appears twice", "every tensor once", "a second one");
   }
   if (!in.at_end()) {
     out.n_chunks = in.i32(0, INT32_MAX, "the number of chunks");
-    if (!in.at_end()) out.dataset = in.text(in.i32(0, kMaxNameBytes, "the length of the text file's name"), "the text file's name");
+    if (!in.at_end())
+      out.dataset = in.text(in.i32(0, kMaxNameBytes, "the length of the text file's name"), "the text file's name");
   }
   return out;
 }
@@ -92,7 +102,8 @@ Contents read_gguf(const std::string& path) {
   constexpr std::string_view kSums = ".in_sum2";
   const GgufFile gguf = read_gguf_file(path, /*header_only=*/false);
   const std::string* type = gguf.metadata.text("general.type");
-  if (type == nullptr || *type != "imatrix") refuse(path, "not an importance matrix", "general.type 'imatrix'", type == nullptr ? "none" : in_quotes(*type));
+  if (type == nullptr || *type != "imatrix")
+    refuse(path, "not an importance matrix", "general.type 'imatrix'", type == nullptr ? "none" : in_quotes(*type));
   Contents out;
   for (const GgufTensorInfo& sums : gguf.tensors) {
     if (!sums.name.ends_with(kSums)) continue;
@@ -101,7 +112,8 @@ Contents read_gguf(const std::string& path) {
     const int64_t n = sums.shape.n_elements();
     const int64_t n_matrices = counts == nullptr ? 0 : counts->shape.n_elements();
     if (sums.dtype != DType::kF32 || n_matrices < 1 || counts->dtype != DType::kF32 || n % n_matrices != 0) {
-      refuse(path, "entry " + in_quotes(name) + " is incomplete", "F32 sums and a count for each matrix", std::to_string(n) + " sums and " + std::to_string(n_matrices) + " counts");
+      refuse(path, "entry " + in_quotes(name) + " is incomplete", "F32 sums and a count for each matrix",
+             std::to_string(n) + " sums and " + std::to_string(n_matrices) + " counts");
     }
     std::vector<float> values(static_cast<size_t>(n)), count(static_cast<size_t>(n_matrices));
     std::memcpy(values.data(), gguf.file->data() + sums.offset_bytes, values.size() * sizeof(float));
@@ -112,9 +124,11 @@ Contents read_gguf(const std::string& path) {
     check_values(path, name, values);
     out.values.emplace(name, std::move(values));
   }
-  if (out.values.empty()) refuse(path, "an importance matrix without entries", "tensors NAME.in_sum2 and NAME.counts", "none");
+  if (out.values.empty())
+    refuse(path, "an importance matrix without entries", "tensors NAME.in_sum2 and NAME.counts", "none");
   out.n_chunks = gguf.metadata.integer("imatrix.chunk_count").value_or(0);
-  if (const auto* datasets = gguf.metadata.texts("imatrix.datasets"); datasets != nullptr && !datasets->empty()) out.dataset = datasets->front();
+  if (const auto* datasets = gguf.metadata.texts("imatrix.datasets"); datasets != nullptr && !datasets->empty())
+    out.dataset = datasets->front();
   return out;
 }
 
@@ -135,14 +149,18 @@ ImportanceMatrix ImportanceMatrix::read(const std::string& path) {
 const float* ImportanceMatrix::find(const std::string& tensor, const Shape& shape, int64_t matrix) const {
   const auto it = values_.find(tensor);
   if (it == values_.end()) return nullptr;
-  const int64_t width = shape.last(), n_matrices = shape.rank >= 3 ? shape[0] : 1, n = static_cast<int64_t>(it->second.size());
+  const int64_t width = shape.last(), n_matrices = shape.rank >= 3 ? shape[0] : 1,
+                n = static_cast<int64_t>(it->second.size());
   if (n != width && n != width * n_matrices) {
-    refuse(path_, "entry " + in_quotes(tensor) + " does not fit the tensor " + shape.to_string(), std::to_string(width) + " values, or as many for each of " + std::to_string(n_matrices) + " matrices", std::to_string(n));
+    refuse(path_, "entry " + in_quotes(tensor) + " does not fit the tensor " + shape.to_string(),
+           std::to_string(width) + " values, or as many for each of " + std::to_string(n_matrices) + " matrices",
+           std::to_string(n));
   }
   return it->second.data() + (n == width ? 0 : matrix * width);
 }
 
-void write_importance_matrix(const std::string& path, const std::map<std::string, InputSquares>& tensors, const ImportanceOrigin& origin) {
+void write_importance_matrix(const std::string& path, const std::map<std::string, InputSquares>& tensors,
+                             const ImportanceOrigin& origin) {
   GgufWriter writer(path);
   writer.set_text("general.type", "imatrix");
   writer.set_texts("imatrix.datasets", {origin.dataset});
@@ -155,7 +173,8 @@ void write_importance_matrix(const std::string& path, const std::map<std::string
   }
   writer.begin();
   for (const auto& [name, squares] : tensors) {
-    const std::vector<float> sums(squares.sums.begin(), squares.sums.end()), counts(squares.counts.begin(), squares.counts.end());
+    const std::vector<float> sums(squares.sums.begin(), squares.sums.end()),
+        counts(squares.counts.begin(), squares.counts.end());
     writer.write(name + ".in_sum2", sums.data(), sums.size() * sizeof(float));
     writer.write(name + ".counts", counts.data(), counts.size() * sizeof(float));
   }

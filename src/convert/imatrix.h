@@ -11,7 +11,8 @@
 namespace fathom {
 
 /// Read from llama.cpp's files, of both forms:
-///   binary: i32 entries; each i32 name length, name, i32 calls, i32 values, f32 values times calls; then, optional, i32 chunks,
+///   binary: i32 entries; each i32 name length, name, i32 calls, i32 values, f32 values times calls; then, optional,
+///   i32 chunks,
 ///     i32 length and the text file's name;
 ///   GGUF: general.type "imatrix", tensors NAME.in_sum2 [columns x matrices] and NAME.counts [matrices].
 class ImportanceMatrix {
@@ -19,12 +20,15 @@ class ImportanceMatrix {
   /// Throws Error{kModel} naming path and entry for files that are damaged, foreign, or hold what no importance is.
   static ImportanceMatrix read(const std::string& path);
 
-  /// For `tensor` of that shape: values of its rows' columns by matrix of its slowest dimension, or null where the file has
-  /// none. One set of values serves all matrices where the file has only one. Throws Error{kModel} where the sizes do not fit.
+  /// For `tensor` of that shape: values of its rows' columns by matrix of its slowest dimension, or null where the file
+  /// has none. One set of values serves all matrices where the file has only one. Throws Error{kModel} where the sizes
+  /// do not fit.
   const float* find(const std::string& tensor, const Shape& shape, int64_t matrix) const;
 
   /// Mean squares [n_matrices * width] under a tensor's name.
-  void set(std::string tensor, std::vector<float> values) { values_.insert_or_assign(std::move(tensor), std::move(values)); }
+  void set(std::string tensor, std::vector<float> values) {
+    values_.insert_or_assign(std::move(tensor), std::move(values));
+  }
 
   const std::string& path() const { return path_; }
   const std::string& dataset() const { return dataset_; }
@@ -51,6 +55,7 @@ struct ImportanceOrigin {
 };
 
 /// Writes llama.cpp's GGUF form, whole or not at all. Throws Error{kRuntime} with the system's reason.
-void write_importance_matrix(const std::string& path, const std::map<std::string, InputSquares>& tensors, const ImportanceOrigin& origin);
+void write_importance_matrix(const std::string& path, const std::map<std::string, InputSquares>& tensors,
+                             const ImportanceOrigin& origin);
 
 }  // namespace fathom

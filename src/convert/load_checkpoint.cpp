@@ -30,7 +30,9 @@ DType type_in_memory(const PlannedTensor& t) {
 }
 
 /// Views need what kernels and readers of floats expect of an address.
-bool is_aligned(const std::byte* data, DType type) { return data != nullptr && reinterpret_cast<uintptr_t>(data) % dtype_info(type).block_bytes == 0; }
+bool is_aligned(const std::byte* data, DType type) {
+  return data != nullptr && reinterpret_cast<uintptr_t>(data) % dtype_info(type).block_bytes == 0;
+}
 
 }  // namespace
 
@@ -50,15 +52,19 @@ LoadedCheckpoint load_checkpoint(const std::string& folder, int n_threads, std::
     out.size_bytes += size_bytes;
     const std::byte* in_place = t.rows->in_place(type);
     if (is_aligned(in_place, type)) {
-      out.tensors.emplace(t.name, Tensor(type, t.shape, const_cast<std::byte*>(in_place)));  // a view that nobody writes to
+      out.tensors.emplace(t.name,
+                          Tensor(type, t.shape, const_cast<std::byte*>(in_place)));  // a view that nobody writes to
     } else {
       to_copy.push_back(&t);
       out.copied_bytes += size_bytes;
     }
   }
   if (available_bytes && out.copied_bytes > *available_bytes) {
-    throw Error(ErrorCode::kNoMemory, printable(folder, 400) + ": putting its tensors together does not fit; expected " + std::to_string(out.copied_bytes >> 20) + " MiB free, got " +
-                                          std::to_string(*available_bytes >> 20) + " MiB; try fathom convert to a smaller type, then that file");
+    throw Error(ErrorCode::kNoMemory, printable(folder, 400) +
+                                          ": putting its tensors together does not fit; expected " +
+                                          std::to_string(out.copied_bytes >> 20) + " MiB free, got " +
+                                          std::to_string(*available_bytes >> 20) +
+                                          " MiB; try fathom convert to a smaller type, then that file");
   }
   TensorEncoder encoder(n_threads > 0 ? n_threads : usable_physical_cores());
   for (const PlannedTensor* t : to_copy) {
@@ -67,7 +73,9 @@ LoadedCheckpoint load_checkpoint(const std::string& folder, int n_threads, std::
     owner->buffers.push_back(allocate_heap(size_bytes, t->name));
     std::byte* at = owner->buffers.back()->data();
     out.tensors.emplace(t->name, Tensor(type, t->shape, at));
-    encoder.encode(*t, type, nullptr, [&at](const std::byte* data, size_t n_bytes) { std::memcpy(at, data, n_bytes), at += n_bytes; }, [] {});
+    encoder.encode(
+        *t, type, nullptr,
+        [&at](const std::byte* data, size_t n_bytes) { std::memcpy(at, data, n_bytes), at += n_bytes; }, [] {});
     owner->checkpoint.check_intact();
   }
   out.check_intact = [model = &owner->checkpoint] { model->check_intact(); };

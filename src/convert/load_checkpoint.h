@@ -17,16 +17,16 @@ namespace fathom {
 struct LoadedCheckpoint {
   Metadata metadata;
   std::map<std::string, Tensor> tensors;
-  uint64_t size_bytes = 0;    ///< of all tensors
-  uint64_t copied_bytes = 0;  ///< of those that could not be viewed in their files
+  uint64_t size_bytes = 0;             ///< of all tensors
+  uint64_t copied_bytes = 0;           ///< of those that could not be viewed in their files
   std::shared_ptr<const void> owner;   ///< of what the tensors view
   std::function<void()> check_intact;  ///< throws if a file was cut short since
 };
 
-/// Weights stay in the types they have: matrices that GGUF would hold row for row alike are views of the mapped files; stacks of
-/// experts, split or rotated matrices and vectors are put together in memory, FP8 with factors as BF16, FP4 as MXFP4.
-/// `available_bytes`: what memory there is for that, if known. Throws Error{kNoMemory} with both numbers, Error{kModel} as
-/// convert_checkpoint does.
+/// Weights stay in the types they have: matrices that GGUF would hold row for row alike are views of the mapped files;
+/// stacks of experts, split or rotated matrices and vectors are put together in memory, FP8 with factors as BF16, FP4
+/// as MXFP4. `available_bytes`: what memory there is for that, if known. Throws Error{kNoMemory} with both numbers,
+/// Error{kModel} as convert_checkpoint does.
 LoadedCheckpoint load_checkpoint(const std::string& folder, int n_threads, std::optional<uint64_t> available_bytes);
 
 }  // namespace fathom

@@ -21,20 +21,23 @@ class KeptRows final : public RowSource {
       : all_(std::move(all)), kept_(std::move(kept)), rows_of_each_(rows_of_each), floats_of_row_(floats_of_row) {}
 
   void read(int64_t first, int64_t count, float* out) const override {
-    each_run(first, count, [&](int64_t from, int64_t n, int64_t done) { all_->read(from, n, out + static_cast<size_t>(done) * floats_of_row_); });
+    each_run(first, count, [&](int64_t from, int64_t n, int64_t done) {
+      all_->read(from, n, out + static_cast<size_t>(done) * floats_of_row_);
+    });
   }
   bool store(DType dtype, int64_t first, int64_t count, std::byte* out) const override {
     const size_t width_bytes = row_bytes(dtype, static_cast<int64_t>(floats_of_row_));
     bool is_stored = true;
-    each_run(first, count, [&](int64_t from, int64_t n, int64_t done) { is_stored = is_stored && all_->store(dtype, from, n, out + static_cast<size_t>(done) * width_bytes); });
+    each_run(first, count, [&](int64_t from, int64_t n, int64_t done) {
+      is_stored = is_stored && all_->store(dtype, from, n, out + static_cast<size_t>(done) * width_bytes);
+    });
     return is_stored;
   }
   void release() const override { all_->release(); }
 
  private:
   /// fn(first row in the source, rows, rows done before) for runs that stay within an expert.
-  template <typename Fn>
-  void each_run(int64_t first, int64_t count, Fn&& fn) const {
+  template <typename Fn> void each_run(int64_t first, int64_t count, Fn&& fn) const {
     for (int64_t done = 0; done < count;) {
       const int64_t row = first + done, within = row % rows_of_each_;
       const int64_t n = std::min(count - done, rows_of_each_ - within);
@@ -66,7 +69,8 @@ class KeptElements final : public RowSource {
 std::string list_of(const RouterShape& r) {
   std::string text;
   for (int64_t n = r.n_groups; n < r.n_experts; n += r.n_groups) {
-    if (n / r.n_groups >= r.least_of_group && n / r.n_groups * r.n_groups_used >= r.n_used) text += (text.empty() ? "" : ", ") + std::to_string(n);
+    if (n / r.n_groups >= r.least_of_group && n / r.n_groups * r.n_groups_used >= r.n_used)
+      text += (text.empty() ? "" : ", ") + std::to_string(n);
   }
   return text.empty() ? "no fewer than it has" : text;
 }
@@ -75,9 +79,12 @@ std::string list_of(const RouterShape& r) {
 
 std::vector<int64_t> choose_experts(const std::vector<double>& saliency, const RouterShape& r, int64_t n_keep) {
   const int64_t each = n_keep / std::max<int64_t>(1, r.n_groups);
-  if (n_keep < 1 || n_keep >= r.n_experts || n_keep % r.n_groups != 0 || each < r.least_of_group || each * r.n_groups_used < r.n_used) {
-    throw Error(ErrorCode::kUsage, "--keep: the router cannot work with that; expected one of " + list_of(r) + " (" + std::to_string(r.n_experts) + " experts in " + std::to_string(r.n_groups) +
-                                       (r.n_groups == 1 ? " group, " : " groups, ") + std::to_string(r.n_used) + " used), got " + std::to_string(n_keep));
+  if (n_keep < 1 || n_keep >= r.n_experts || n_keep % r.n_groups != 0 || each < r.least_of_group ||
+      each * r.n_groups_used < r.n_used) {
+    throw Error(ErrorCode::kUsage, "--keep: the router cannot work with that; expected one of " + list_of(r) + " (" +
+                                       std::to_string(r.n_experts) + " experts in " + std::to_string(r.n_groups) +
+                                       (r.n_groups == 1 ? " group, " : " groups, ") + std::to_string(r.n_used) +
+                                       " used), got " + std::to_string(n_keep));
   }
   FATHOM_CHECK(static_cast<int64_t>(saliency.size()) == r.n_experts, "a saliency for every expert");
   std::vector<int64_t> kept;
@@ -85,7 +92,9 @@ std::vector<int64_t> choose_experts(const std::vector<double>& saliency, const R
   for (int64_t g = 0; g < r.n_groups; ++g) {
     std::vector<int64_t> order(static_cast<size_t>(group_size));
     std::iota(order.begin(), order.end(), g * group_size);
-    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return saliency[static_cast<size_t>(a)] > saliency[static_cast<size_t>(b)]; });
+    std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+      return saliency[static_cast<size_t>(a)] > saliency[static_cast<size_t>(b)];
+    });
     std::sort(order.begin(), order.begin() + each);
     kept.insert(kept.end(), order.begin(), order.begin() + each);
   }
@@ -100,13 +109,18 @@ WriteReport prune_file(const PruneOptions& options) {
   const std::string* architecture = m.text("general.architecture");
   const std::string prefix = (architecture == nullptr ? std::string() : *architecture) + ".";
   const int64_t n_experts = options.router.n_experts, n_all_blocks = m.integer(prefix + "block_count").value_or(0);
-  if (n_experts < 2 || options.saliency.empty()) throw Error(ErrorCode::kModel, printable(options.in, 400) + ": no routed experts to drop; expected a mixture-of-experts model");
-  const int64_t n_mtp = in.find("blk." + std::to_string(n_all_blocks - 1) + ".nextn.eh_proj.weight") == nullptr ? 0 : std::max<int64_t>(1, m.integer(prefix + "nextn_predict_layers").value_or(1));
+  if (n_experts < 2 || options.saliency.empty())
+    throw Error(ErrorCode::kModel,
+                printable(options.in, 400) + ": no routed experts to drop; expected a mixture-of-experts model");
+  const int64_t n_mtp = in.find("blk." + std::to_string(n_all_blocks - 1) + ".nextn.eh_proj.weight") == nullptr
+                            ? 0
+                            : std::max<int64_t>(1, m.integer(prefix + "nextn_predict_layers").value_or(1));
   const int64_t n_blocks = n_all_blocks - n_mtp;
 
   std::map<std::string, std::vector<int64_t>> kept_by_block;  // "blk.7."
   std::vector<int64_t> all_kept;
-  for (const auto& [tensor, saliency] : options.saliency) kept_by_block[tensor.substr(0, tensor.find('.', 4) + 1)] = choose_experts(saliency, options.router, options.n_keep);
+  for (const auto& [tensor, saliency] : options.saliency)
+    kept_by_block[tensor.substr(0, tensor.find('.', 4) + 1)] = choose_experts(saliency, options.router, options.n_keep);
   for (int64_t b = 0; b < n_blocks; ++b) {
     const auto it = kept_by_block.find("blk." + std::to_string(b) + ".");
     if (it != kept_by_block.end()) all_kept.insert(all_kept.end(), it->second.begin(), it->second.end());
@@ -117,15 +131,19 @@ WriteReport prune_file(const PruneOptions& options) {
     model.source_key += file_identity(file.file->path());
     for (const GgufTensorInfo& info : file.tensors) {
       if (info.size_bytes == 0) continue;
-      const std::string block = info.name.starts_with("blk.") ? info.name.substr(0, info.name.find('.', 4) + 1) : std::string();
+      const std::string block =
+          info.name.starts_with("blk.") ? info.name.substr(0, info.name.find('.', 4) + 1) : std::string();
       if (!block.empty() && std::stoll(block.substr(4)) >= n_blocks) continue;
       const Tensor& tensor = *in.find(info.name);
       auto rows = std::make_shared<GgufRows>(in, tensor);
       const std::string part = info.name.substr(block.size());
       if (part.starts_with("ffn_gate_tid2eid")) {
-        throw Error(ErrorCode::kModel, printable(options.in, 400) + ": experts chosen by a table; expected a router in every layer, got " + in_quotes(info.name));
+        throw Error(ErrorCode::kModel, printable(options.in, 400) +
+                                           ": experts chosen by a table; expected a router in every layer, got " +
+                                           in_quotes(info.name));
       }
-      const bool is_stack = part.find("_exps.") != std::string::npos, is_router = part.starts_with("ffn_gate_inp."), is_bias = part.starts_with("exp_probs_b");
+      const bool is_stack = part.find("_exps.") != std::string::npos, is_router = part.starts_with("ffn_gate_inp."),
+                 is_bias = part.starts_with("exp_probs_b");
       if (!is_stack && !is_router && !is_bias) {
         model.tensors.push_back({info.name, info.shape, info.dtype, std::move(rows)});
         continue;
@@ -133,7 +151,9 @@ WriteReport prune_file(const PruneOptions& options) {
       const auto kept = kept_by_block.find(block);
       const int64_t slowest = info.shape[0];
       if (kept == kept_by_block.end() || slowest != n_experts) {
-        throw Error(ErrorCode::kModel, printable(options.in, 400) + ": tensor " + in_quotes(info.name) + " is not of a layer that was measured; expected " + std::to_string(n_experts) + " experts, got " + info.shape.to_string());
+        throw Error(ErrorCode::kModel, printable(options.in, 400) + ": tensor " + in_quotes(info.name) +
+                                           " is not of a layer that was measured; expected " +
+                                           std::to_string(n_experts) + " experts, got " + info.shape.to_string());
       }
       Shape shape = info.shape;
       shape.dims[0] = options.n_keep;
@@ -141,7 +161,9 @@ WriteReport prune_file(const PruneOptions& options) {
         model.tensors.push_back({info.name, shape, DType::kF32, std::make_shared<KeptElements>(tensor, kept->second)});
       } else {
         const int64_t rows_of_each = is_stack ? tensor.n_rows() / n_experts : 1;
-        model.tensors.push_back({info.name, shape, info.dtype, std::make_shared<KeptRows>(std::move(rows), kept->second, rows_of_each, static_cast<size_t>(info.shape.last()))});
+        model.tensors.push_back({info.name, shape, info.dtype,
+                                 std::make_shared<KeptRows>(std::move(rows), kept->second, rows_of_each,
+                                                            static_cast<size_t>(info.shape.last()))});
       }
     }
   }
@@ -151,7 +173,8 @@ WriteReport prune_file(const PruneOptions& options) {
   model.set_metadata = [&](GgufWriter& writer) {
     writer.copy_metadata(in.files().front());
     const std::string* name = m.text("general.name");
-    writer.set_text("general.name", (name == nullptr ? "" : *name + ", ") + std::to_string(options.n_keep) + " of " + std::to_string(n_experts) + " experts");
+    writer.set_text("general.name", (name == nullptr ? "" : *name + ", ") + std::to_string(options.n_keep) + " of " +
+                                        std::to_string(n_experts) + " experts");
     writer.set_u32(prefix + "expert_count", static_cast<uint32_t>(options.n_keep));
     if (options.router.n_groups > 1) {
       writer.set_u32(prefix + "expert_group_count", static_cast<uint32_t>(options.router.n_groups));

@@ -16,8 +16,9 @@ struct RouterShape {
   int64_t least_of_group = 1;  ///< experts that ranking a group looks at
 };
 
-/// The experts to keep of a layer, in order. Groups are of consecutive experts and stay of equal size: each keeps its best.
-/// Equal saliency: the lower id. Throws Error{kUsage} for counts that the router cannot work with, naming the nearest that it can.
+/// The experts to keep of a layer, in order. Groups are of consecutive experts and stay of equal size: each keeps its
+/// best. Equal saliency: the lower id. Throws Error{kUsage} for counts that the router cannot work with, naming the
+/// nearest that it can.
 std::vector<int64_t> choose_experts(const std::vector<double>& saliency, const RouterShape& router, int64_t n_keep);
 
 struct PruneOptions : WriteOptions {
@@ -26,13 +27,14 @@ struct PruneOptions : WriteOptions {
   RouterShape router;
   std::map<std::string, std::vector<double>> saliency;  ///< by the name of a layer's down matrices, for each expert
   std::string dataset;                                  ///< what it was measured on
-  std::map<std::string, double> numbers;                ///< architecture keys that readers would infer from the number of experts
+  std::map<std::string, double> numbers;  ///< architecture keys that readers would infer from the number of experts
 };
 
-/// Writes the model with `n_keep` experts a layer: stacks, router rows and selection biases lose the same ones, everything else is
-/// copied bit for bit. MTP layers, whose experts no text has measured, are left out. The file tells what was done to it
-/// (fathom.prune.*) and is called so. Resumed as converting is. Throws Error{kUsage}, Error{kModel} for a model without routed
-/// experts or whose experts are chosen by a table of tokens (V4's first layers), Error{kRuntime}.
+/// Writes the model with `n_keep` experts a layer: stacks, router rows and selection biases lose the same ones,
+/// everything else is copied bit for bit. MTP layers, whose experts no text has measured, are left out. The file tells
+/// what was done to it (fathom.prune.*) and is called so. Resumed as converting is. Throws Error{kUsage}, Error{kModel}
+/// for a model without routed experts or whose experts are chosen by a table of tokens (V4's first layers),
+/// Error{kRuntime}.
 WriteReport prune_file(const PruneOptions& options);
 
 }  // namespace fathom

@@ -36,8 +36,8 @@ class RowSource {
 /// A tensor of the file to come.
 struct PlannedTensor {
   std::string name;
-  Shape shape;          ///< slowest first
-  DType source_type;    ///< the narrowest type that holds the source exactly; kF8_E4M3 where FP8 with scales
+  Shape shape;        ///< slowest first
+  DType source_type;  ///< the narrowest type that holds the source exactly; kF8_E4M3 where FP8 with scales
   std::shared_ptr<const RowSource> rows;
 
   int64_t n_rows() const { return shape.n_elements() / shape.last(); }

@@ -15,13 +15,16 @@ namespace fathom {
 /// Views the mapped checkpoint. How it may be stored:
 ///   F32, F16, BF16;
 ///   FP8: F8_E4M3 [rows, cols] and one factor per block of rows and columns, F32/BF16/F16 or F8_E8M0
-///     [ceil(rows / block rows), ceil(cols / block cols)], called X.weight_scale_inv (V3) or X.scale (V4), or a single one;
+///     [ceil(rows / block rows), ceil(cols / block cols)], called X.weight_scale_inv (V3) or X.scale (V4), or a single
+///     one;
 ///   FP4: I8 [rows, cols / 2] of e2m1 pairs, even column low, and F8_E8M0 factors [rows, cols / 32] called X.scale.
 class SourceMatrix {
  public:
-  /// Finds `name` and its factors. [rows, cols] is what the configuration asks for; a vector is one row. Throws Error{kModel}
-  /// naming file and tensor where it is missing, has another shape or type, or its factors do not fit the block size.
-  static SourceMatrix bind(const SafetensorsModel& model, const HfConfig& config, const std::string& name, int64_t rows, int64_t cols);
+  /// Finds `name` and its factors. [rows, cols] is what the configuration asks for; a vector is one row. Throws
+  /// Error{kModel} naming file and tensor where it is missing, has another shape or type, or its factors do not fit the
+  /// block size.
+  static SourceMatrix bind(const SafetensorsModel& model, const HfConfig& config, const std::string& name, int64_t rows,
+                           int64_t cols);
 
   int64_t rows() const { return rows_; }
   int64_t cols() const { return cols_; }

@@ -12,7 +12,7 @@
 namespace fathom {
 namespace {
 
-constexpr size_t kBatchBytes = size_t{16} << 20;     // long enough to hide a write, short enough to stay bounded
+constexpr size_t kBatchBytes = size_t{16} << 20;      // long enough to hide a write, short enough to stay bounded
 constexpr int64_t kChunkElements = int64_t{1} << 16;  // floats of a chunk stay in the second-level cache
 
 /// The first failure by row, so that what is reported does not depend on the threads.
@@ -43,7 +43,8 @@ class FirstFailure {
 
 TensorEncoder::TensorEncoder(int n_threads) : pool_(n_threads), scratch_(static_cast<size_t>(n_threads)) {}
 
-void TensorEncoder::encode(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, const Sink& sink, const std::function<void()>& check) {
+void TensorEncoder::encode(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, const Sink& sink,
+                           const std::function<void()>& check) {
   const size_t width_bytes = row_bytes(dtype, tensor.shape.last());
   const int64_t n_rows = tensor.n_rows(), quantum = tensor.rows->quantum();
   const int64_t rows_fit = std::max<int64_t>(1, static_cast<int64_t>(kBatchBytes / std::max<size_t>(1, width_bytes)));
@@ -64,7 +65,8 @@ void TensorEncoder::encode(const PlannedTensor& tensor, DType dtype, const Impor
   tensor.rows->release();
 }
 
-void TensorEncoder::encode_batch(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, int64_t first, int64_t count, std::byte* out) {
+void TensorEncoder::encode_batch(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix,
+                                 int64_t first, int64_t count, std::byte* out) {
   const int64_t width = tensor.shape.last(), quantum = tensor.rows->quantum();
   const int64_t rows_per_matrix = tensor.shape.rank >= 3 ? tensor.n_rows() / tensor.shape[0] : tensor.n_rows();
   const size_t width_bytes = row_bytes(dtype, width);
@@ -83,8 +85,10 @@ void TensorEncoder::encode_batch(const PlannedTensor& tensor, DType dtype, const
         floats.resize(std::max(floats.size(), static_cast<size_t>((end - begin) * width)));
         tensor.rows->read(row, end - begin, floats.data());
         for (; row < first + end; ++row) {
-          const float* importance = imatrix == nullptr ? nullptr : imatrix->find(tensor.name, tensor.shape, row / rows_per_matrix);
-          quantize_row(dtype, floats.data() + (row - first - begin) * width, out + static_cast<size_t>(row - first) * width_bytes, width, importance);
+          const float* importance =
+              imatrix == nullptr ? nullptr : imatrix->find(tensor.name, tensor.shape, row / rows_per_matrix);
+          quantize_row(dtype, floats.data() + (row - first - begin) * width,
+                       out + static_cast<size_t>(row - first) * width_bytes, width, importance);
         }
       } catch (const Error& error) {
         const std::string where = "tensor " + in_quotes(tensor.name) + ", row " + std::to_string(row) + ": ";

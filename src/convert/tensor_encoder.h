@@ -11,7 +11,8 @@
 
 namespace fathom {
 
-/// One thread at a time; scratch memory is kept between tensors: two batches of kBatchBytes and a chunk of floats a thread.
+/// One thread at a time; scratch memory is kept between tensors: two batches of kBatchBytes and a chunk of floats a
+/// thread.
 class TensorEncoder {
  public:
   explicit TensorEncoder(int n_threads);
@@ -19,12 +20,15 @@ class TensorEncoder {
   /// Called with encoded bytes in order, from another thread while the next batch is computed; never twice at once.
   using Sink = std::function<void(const std::byte* data, size_t n_bytes)>;
 
-  /// Encodes every row as `dtype`, with importances where `imatrix` is given and has the tensor. `check` is called between
-  /// batches and may throw. Throws what reading or encoding a row throws, with the tensor's name before it; the first row wins.
-  void encode(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, const Sink& sink, const std::function<void()>& check);
+  /// Encodes every row as `dtype`, with importances where `imatrix` is given and has the tensor. `check` is called
+  /// between batches and may throw. Throws what reading or encoding a row throws, with the tensor's name before it; the
+  /// first row wins.
+  void encode(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, const Sink& sink,
+              const std::function<void()>& check);
 
  private:
-  void encode_batch(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, int64_t first, int64_t count, std::byte* out);
+  void encode_batch(const PlannedTensor& tensor, DType dtype, const ImportanceMatrix* imatrix, int64_t first,
+                    int64_t count, std::byte* out);
 
   ThreadPool pool_;
   std::vector<std::vector<float>> scratch_;  ///< by thread

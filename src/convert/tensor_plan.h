@@ -21,9 +21,9 @@ struct TensorPlan {
   std::vector<std::string> notes;  ///< what was left out, for people
 };
 
-/// Every tensor of the checkpoint finds its place or is known to have none (MTP layers that are not wanted, tables of rotary
-/// frequencies). `model` must outlive the plan. Throws Error{kModel} naming the tensor that is missing, unknown or of another
-/// shape than the configuration asks for.
+/// Every tensor of the checkpoint finds its place or is known to have none (MTP layers that are not wanted, tables of
+/// rotary frequencies). `model` must outlive the plan. Throws Error{kModel} naming the tensor that is missing, unknown
+/// or of another shape than the configuration asks for.
 TensorPlan plan_tensors(const HfConfig& config, const SafetensorsModel& model, const PlanOptions& options);
 
 }  // namespace fathom

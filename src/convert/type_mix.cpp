@@ -19,14 +19,17 @@ struct Named {
 };
 
 constexpr Named kMixes[] = {
-    {"f32", DType::kF32, 0},          {"f16", DType::kF16, 1},          {"bf16", DType::kBF16, 32},       {"q8_0", DType::kQ8_0, 7},
-    {"q4_0", DType::kQ4_0, 2},        {"q4_1", DType::kQ4_1, 3},        {"q5_0", DType::kQ5_0, 8},        {"q5_1", DType::kQ5_1, 9},
-    {"q2_k", DType::kQ2_K, 10},       {"q2_k_s", DType::kQ2_K, 21},     {"q3_k_s", DType::kQ3_K, 11},     {"q3_k_m", DType::kQ3_K, 12},
-    {"q3_k_l", DType::kQ3_K, 13},     {"q4_k_s", DType::kQ4_K, 14},     {"q4_k_m", DType::kQ4_K, 15},     {"q5_k_s", DType::kQ5_K, 16},
-    {"q5_k_m", DType::kQ5_K, 17},     {"q6_k", DType::kQ6_K, 18},       {"iq1_s", DType::kIQ1_S, 24},     {"iq1_m", DType::kIQ1_M, 31},
-    {"iq2_xxs", DType::kIQ2_XXS, 19}, {"iq2_xs", DType::kIQ2_XS, 20},   {"iq2_s", DType::kIQ2_XS, 28},    {"iq2_m", DType::kIQ2_S, 29},
-    {"iq3_xxs", DType::kIQ3_XXS, 23}, {"iq3_xs", DType::kIQ3_S, 22},    {"iq3_s", DType::kIQ3_S, 26},     {"iq3_m", DType::kIQ3_S, 27},
-    {"iq4_nl", DType::kIQ4_NL, 25},   {"iq4_xs", DType::kIQ4_XS, 30},   {"mxfp4", DType::kMXFP4, 38},
+    {"f32", DType::kF32, 0},          {"f16", DType::kF16, 1},        {"bf16", DType::kBF16, 32},
+    {"q8_0", DType::kQ8_0, 7},        {"q4_0", DType::kQ4_0, 2},      {"q4_1", DType::kQ4_1, 3},
+    {"q5_0", DType::kQ5_0, 8},        {"q5_1", DType::kQ5_1, 9},      {"q2_k", DType::kQ2_K, 10},
+    {"q2_k_s", DType::kQ2_K, 21},     {"q3_k_s", DType::kQ3_K, 11},   {"q3_k_m", DType::kQ3_K, 12},
+    {"q3_k_l", DType::kQ3_K, 13},     {"q4_k_s", DType::kQ4_K, 14},   {"q4_k_m", DType::kQ4_K, 15},
+    {"q5_k_s", DType::kQ5_K, 16},     {"q5_k_m", DType::kQ5_K, 17},   {"q6_k", DType::kQ6_K, 18},
+    {"iq1_s", DType::kIQ1_S, 24},     {"iq1_m", DType::kIQ1_M, 31},   {"iq2_xxs", DType::kIQ2_XXS, 19},
+    {"iq2_xs", DType::kIQ2_XS, 20},   {"iq2_s", DType::kIQ2_XS, 28},  {"iq2_m", DType::kIQ2_S, 29},
+    {"iq3_xxs", DType::kIQ3_XXS, 23}, {"iq3_xs", DType::kIQ3_S, 22},  {"iq3_s", DType::kIQ3_S, 26},
+    {"iq3_m", DType::kIQ3_S, 27},     {"iq4_nl", DType::kIQ4_NL, 25}, {"iq4_xs", DType::kIQ4_XS, 30},
+    {"mxfp4", DType::kMXFP4, 38},
 };
 
 /// The short names that people type.
@@ -39,7 +42,9 @@ std::string_view resolved(std::string_view name) {
 }
 
 std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : static_cast<char>(c); });
+  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) {
+    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : static_cast<char>(c);
+  });
   return text;
 }
 
@@ -53,7 +58,9 @@ int64_t layer_of(const std::string& tensor) {
 }
 
 /// The first and last eighth of the layers and every third between: where mixes called _M spend more.
-bool gets_more_bits(int64_t layer, int64_t n_layers) { return layer < n_layers / 8 || layer >= 7 * n_layers / 8 || (layer - n_layers / 8) % 3 == 2; }
+bool gets_more_bits(int64_t layer, int64_t n_layers) {
+  return layer < n_layers / 8 || layer >= 7 * n_layers / 8 || (layer - n_layers / 8) % 3 == 2;
+}
 
 double bits_per_weight(DType type) { return 8.0 * dtype_info(type).block_bytes / dtype_info(type).block_elements; }
 
@@ -117,7 +124,8 @@ DType TypeMix::attn_v_type(int64_t layer, const MixContext& context) const {
 DType TypeMix::type_of(const std::string& tensor, const MixContext& context) const {
   if (!dtype_info(base_).is_quantized) return base_;
   // The indexers' and compressors' small projections decide which tokens are seen at all.
-  if (has(tensor, "indexer.proj.") || has(tensor, "compressor_kv.") || has(tensor, "compressor_gate.")) return DType::kF16;
+  if (has(tensor, "indexer.proj.") || has(tensor, "compressor_kv.") || has(tensor, "compressor_gate."))
+    return DType::kF16;
   if (base_ == DType::kMXFP4) return is_routed_expert(tensor) ? base_ : DType::kQ8_0;
   const bool is_low = bits_per_weight(base_) < 4.0;
   const bool is_below_three = bits_per_weight(base_) < 3.0 && name_.starts_with("iq");
@@ -132,7 +140,9 @@ DType TypeMix::type_of(const std::string& tensor, const MixContext& context) con
   const int64_t layer = layer_of(tensor);
   if (is_routed_expert(tensor) || context.n_experts == 0) {
     if (has(tensor, "ffn_down")) return ffn_down_type(layer, context.n_layers, context.has_importance);
-    if (name_ == "iq3_xs" && has(tensor, "ffn_") && !(layer < context.n_layers / 8 || layer >= 7 * context.n_layers / 8)) return DType::kIQ3_XXS;
+    if (name_ == "iq3_xs" && has(tensor, "ffn_") &&
+        !(layer < context.n_layers / 8 || layer >= 7 * context.n_layers / 8))
+      return DType::kIQ3_XXS;
     if (is_routed_expert(tensor)) return base_;
   }
   DType type = base_;
@@ -146,14 +156,19 @@ DType TypeMix::type_of(const std::string& tensor, const MixContext& context) con
 TensorTypeRules::TensorTypeRules(const std::vector<std::string>& rules) {
   for (const std::string& text : rules) {
     const size_t equals = text.rfind('=');
-    const std::optional<DType> type = equals == std::string::npos ? std::nullopt : dtype_from_name(std::string_view(text).substr(equals + 1));
+    const std::optional<DType> type =
+        equals == std::string::npos ? std::nullopt : dtype_from_name(std::string_view(text).substr(equals + 1));
     if (equals == 0 || !type || !can_quantize(*type)) {
-      throw Error(ErrorCode::kUsage, "--tensor-type: unusable rule; expected REGEX=TYPE with a type that can be written, got " + in_quotes(text) + "; try ffn_down_exps=q6_k");
+      throw Error(ErrorCode::kUsage,
+                  "--tensor-type: unusable rule; expected REGEX=TYPE with a type that can be written, got " +
+                      in_quotes(text) + "; try ffn_down_exps=q6_k");
     }
     try {
-      rules_.push_back({text, std::regex(text.substr(0, equals), std::regex::ECMAScript | std::regex::optimize), *type});
+      rules_.push_back(
+          {text, std::regex(text.substr(0, equals), std::regex::ECMAScript | std::regex::optimize), *type});
     } catch (const std::regex_error&) {
-      throw Error(ErrorCode::kUsage, "--tensor-type: not a regular expression; expected REGEX=TYPE, got " + in_quotes(text) + "; try ffn_down_exps=q6_k");
+      throw Error(ErrorCode::kUsage, "--tensor-type: not a regular expression; expected REGEX=TYPE, got " +
+                                         in_quotes(text) + "; try ffn_down_exps=q6_k");
     }
   }
 }
@@ -169,7 +184,11 @@ const DType* TensorTypeRules::find(const std::string& tensor) {
 
 void TensorTypeRules::check_all_used() const {
   for (const Rule& rule : rules_) {
-    if (!rule.is_used) throw Error(ErrorCode::kUsage, "--tensor-type: a rule that no tensor meets; expected an expression found in a name such as blk.0.ffn_down_exps.weight, not met by an earlier rule, got " + in_quotes(rule.text));
+    if (!rule.is_used)
+      throw Error(ErrorCode::kUsage,
+                  "--tensor-type: a rule that no tensor meets; expected an expression found in a name such as "
+                  "blk.0.ffn_down_exps.weight, not met by an earlier rule, got " +
+                      in_quotes(rule.text));
   }
 }
 

@@ -13,17 +13,17 @@ namespace fathom {
 
 /// What a mix must know of the model.
 struct MixContext {
-  int64_t n_layers = 0;          ///< blocks, MTP layers among them
+  int64_t n_layers = 0;  ///< blocks, MTP layers among them
   int64_t n_experts = 0;
-  int64_t heads_per_kv_head = 1; ///< of V1's attention
+  int64_t heads_per_kv_head = 1;  ///< of V1's attention
   bool has_importance = false;
 };
 
-/// "q4_k_m", "iq2_xxs", "f16" ...: a base type and where it is departed from. The rules are those of llama-quantize, so that a
-/// name means what people expect of it, with two departures:
-///   below four bits the tensors that every token passes (attention, shared experts, dense layers) get at least Q4_K: in a
-///   model of 256 experts they are three percent of the bytes and most of the damage;
-///   routed experts that are stored as FP4 stay MXFP4, bit for bit, where the mix would give them more bits than that.
+/// "q4_k_m", "iq2_xxs", "f16" ...: a base type and where it is departed from. The rules are those of llama-quantize, so
+/// that a name means what people expect of it, with two departures:
+///   below four bits the tensors that every token passes (attention, shared experts, dense layers) get at least Q4_K:
+///   in a model of 256 experts they are three percent of the bytes and most of the damage; routed experts that are
+///   stored as FP4 stay MXFP4, bit for bit, where the mix would give them more bits than that.
 class TypeMix {
  public:
   /// Throws Error{kUsage} listing the names.

@@ -17,7 +17,9 @@ constexpr const char* kCopy = "copy";
 
 double bits_per_weight(DType type) { return 8.0 * dtype_info(type).block_bytes / dtype_info(type).block_elements; }
 
-bool is_integer(DType type) { return type == DType::kI8 || type == DType::kI16 || type == DType::kI32 || type == DType::kI64; }
+bool is_integer(DType type) {
+  return type == DType::kI8 || type == DType::kI16 || type == DType::kI32 || type == DType::kI64;
+}
 
 /// Counts by what happened, for a note each: "12 tensors ..., the first 'x'".
 class Tally {
@@ -27,7 +29,9 @@ class Tally {
     if (n++ == 0) first = tensor;
   }
   void append_to(std::vector<std::string>& notes) const {
-    for (const auto& [what, seen] : seen_) notes.push_back(std::to_string(seen.first) + (seen.first == 1 ? " tensor " : " tensors ") + what + ", the first " + seen.second);
+    for (const auto& [what, seen] : seen_)
+      notes.push_back(std::to_string(seen.first) + (seen.first == 1 ? " tensor " : " tensors ") + what +
+                      ", the first " + seen.second);
   }
 
  private:
@@ -36,7 +40,8 @@ class Tally {
 
 class TypeChooser {
  public:
-  TypeChooser(const WriteOptions& options, const MixContext& context) : rules_(options.tensor_types), context_(context) {
+  TypeChooser(const WriteOptions& options, const MixContext& context)
+      : rules_(options.tensor_types), context_(context) {
     if (options.type != kCopy) mix_ = TypeMix::named(options.type);
   }
 
@@ -48,7 +53,8 @@ class TypeChooser {
     if (!mix_) return t.source_type;
     if (is_kept) return DType::kF32;
     const DType type = mix_->type_of(t.name, context_);
-    if (t.source_type == DType::kMXFP4 && dtype_info(type).is_quantized && bits_per_weight(type) >= bits_per_weight(DType::kMXFP4)) {
+    if (t.source_type == DType::kMXFP4 && dtype_info(type).is_quantized &&
+        bits_per_weight(type) >= bits_per_weight(DType::kMXFP4)) {
       if (type != DType::kMXFP4) tally_.add("stored as FP4 stay MXFP4, bit for bit", t.name);
       return DType::kMXFP4;
     }
@@ -62,7 +68,10 @@ class TypeChooser {
  private:
   DType fitted(const PlannedTensor& t, DType type) {
     const DType fitting = fitting_type(type, t.shape.last());
-    if (fitting != type) tally_.add("with rows that " + std::string(dtype_name(type)) + " does not fit become " + std::string(dtype_name(fitting)), t.name);
+    if (fitting != type)
+      tally_.add("with rows that " + std::string(dtype_name(type)) + " does not fit become " +
+                     std::string(dtype_name(fitting)),
+                 t.name);
     return fitting;
   }
 
@@ -72,7 +81,8 @@ class TypeChooser {
   Tally tally_;
 };
 
-WriteReport plan(const ModelToWrite& model, const WriteOptions& options, const ImportanceMatrix* imatrix, std::optional<TypeMix>& mix) {
+WriteReport plan(const ModelToWrite& model, const WriteOptions& options, const ImportanceMatrix* imatrix,
+                 std::optional<TypeMix>& mix) {
   MixContext context = model.context;
   context.has_importance = imatrix != nullptr;
   TypeChooser chooser(options, context);
@@ -80,11 +90,15 @@ WriteReport plan(const ModelToWrite& model, const WriteOptions& options, const I
   for (const PlannedTensor& t : model.tensors) {
     const DType to = chooser.choose(t);
     const auto n = static_cast<uint64_t>(t.n_rows());
-    const uint64_t from_bytes = n * row_bytes(t.source_type, t.shape.last()), to_bytes = n * row_bytes(to, t.shape.last());
-    const bool has_importance = imatrix != nullptr && dtype_info(to).is_quantized && imatrix->find(t.name, t.shape, 0) != nullptr;
-    const bool is_again = dtype_info(t.source_type).is_quantized && t.source_type != DType::kMXFP4 && to != t.source_type;
+    const uint64_t from_bytes = n * row_bytes(t.source_type, t.shape.last()),
+                   to_bytes = n * row_bytes(to, t.shape.last());
+    const bool has_importance =
+        imatrix != nullptr && dtype_info(to).is_quantized && imatrix->find(t.name, t.shape, 0) != nullptr;
+    const bool is_again =
+        dtype_info(t.source_type).is_quantized && t.source_type != DType::kMXFP4 && to != t.source_type;
     if (is_again) chooser.tally().add("already quantized lose more by being quantized again", t.name);
-    if (imatrix != nullptr && dtype_info(to).is_quantized && to != t.source_type && !has_importance) chooser.tally().add("not in the importance matrix", t.name);
+    if (imatrix != nullptr && dtype_info(to).is_quantized && to != t.source_type && !has_importance)
+      chooser.tally().add("not in the importance matrix", t.name);
     report.tensors.push_back({t.name, t.shape, t.source_type, to, from_bytes, to_bytes, has_importance});
     report.from_bytes += from_bytes;
     report.to_bytes += to_bytes;
@@ -92,7 +106,8 @@ WriteReport plan(const ModelToWrite& model, const WriteOptions& options, const I
   chooser.rules().check_all_used();
   chooser.tally().append_to(report.notes);
   mix = chooser.mix();
-  if (mix && mix->wants_importance() && imatrix == nullptr) report.notes.push_back(mix->name() + " without an importance matrix loses much; try --imatrix FILE");
+  if (mix && mix->wants_importance() && imatrix == nullptr)
+    report.notes.push_back(mix->name() + " without an importance matrix loses much; try --imatrix FILE");
   return report;
 }
 
@@ -101,7 +116,9 @@ void check_room(const std::string& out, uint64_t needed_bytes) {
   std::error_code error;
   const std::filesystem::space_info space = std::filesystem::space(parent.empty() ? "." : parent, error);
   if (error || space.available >= needed_bytes) return;  // an unknown folder is told when the file is opened
-  throw Error(ErrorCode::kRuntime, printable(out, 400) + ": the disk has no room for it; expected " + std::to_string(needed_bytes) + " bytes free, got " + std::to_string(space.available) + "; try another disk or a smaller type");
+  throw Error(ErrorCode::kRuntime, printable(out, 400) + ": the disk has no room for it; expected " +
+                                       std::to_string(needed_bytes) + " bytes free, got " +
+                                       std::to_string(space.available) + "; try another disk or a smaller type");
 }
 
 void set_type_keys(GgufWriter& writer, const std::optional<TypeMix>& mix, const ImportanceMatrix* imatrix) {
@@ -117,16 +134,21 @@ void set_type_keys(GgufWriter& writer, const std::optional<TypeMix>& mix, const 
 }  // namespace
 
 void check_output(const std::string& out) {
-  if (out.empty()) throw Error(ErrorCode::kUsage, "--out: nowhere to write; expected the path of a GGUF file, got none; try -o MODEL.gguf");
+  if (out.empty())
+    throw Error(ErrorCode::kUsage,
+                "--out: nowhere to write; expected the path of a GGUF file, got none; try -o MODEL.gguf");
   std::error_code ignored;
-  if (std::filesystem::is_directory(out, ignored)) throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) + "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
+  if (std::filesystem::is_directory(out, ignored))
+    throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) +
+                                       "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
 }
 
 void check_not_source(const std::string& out, const GgufModel& in) {
   std::error_code ignored;
   for (const GgufFile& file : in.files()) {
     if (std::filesystem::equivalent(file.file->path(), out, ignored)) {
-      throw Error(ErrorCode::kUsage, "--out: the result would replace its source; expected another path, got " + in_quotes(out));
+      throw Error(ErrorCode::kUsage,
+                  "--out: the result would replace its source; expected another path, got " + in_quotes(out));
     }
   }
 }
@@ -134,7 +156,8 @@ void check_not_source(const std::string& out, const GgufModel& in) {
 std::string file_identity(const std::string& path) {
   struct stat about {};
   if (::stat(path.c_str(), &about) != 0) return path;
-  return path + " " + std::to_string(about.st_size) + " " + std::to_string(about.st_mtim.tv_sec) + "." + std::to_string(about.st_mtim.tv_nsec) + "\n";
+  return path + " " + std::to_string(about.st_size) + " " + std::to_string(about.st_mtim.tv_sec) + "." +
+         std::to_string(about.st_mtim.tv_nsec) + "\n";
 }
 
 WriteReport write_model(const ModelToWrite& model, const WriteOptions& options, std::vector<std::string> notes) {
@@ -159,7 +182,8 @@ WriteReport write_model(const ModelToWrite& model, const WriteOptions& options, 
   check_room(options.out, report.to_bytes - report.resumed_bytes);
   uint64_t done_bytes = report.resumed_bytes;
   const auto check = [&] {
-    if (options.stop && options.stop()) throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on where this one stopped");
+    if (options.stop && options.stop())
+      throw Error(ErrorCode::kInterrupted, "interrupted; the same command goes on where this one stopped");
   };
   TensorEncoder encoder(options.n_threads > 0 ? options.n_threads : usable_physical_cores());
   for (size_t i = n_there; i < model.tensors.size(); ++i) {

@@ -15,15 +15,21 @@ std::string_view name_of(FinishReason reason) {
   return "";
 }
 
-AnswerWriter::AnswerWriter(const Tokenizer& tokenizer, GenerateOptions options, std::span<const int32_t> prompt, std::shared_ptr<TokenConstraint> constraint)
-    : tokenizer_(tokenizer), options_(std::move(options)), sampler_(options_.sampling),
-      decoder_(tokenizer, options_.show_control_tokens ? ControlTokens::kShow : ControlTokens::kHide), stops_(options_.stop), constraint_(std::move(constraint)) {
+AnswerWriter::AnswerWriter(const Tokenizer& tokenizer, GenerateOptions options, std::span<const int32_t> prompt,
+                           std::shared_ptr<TokenConstraint> constraint)
+    : tokenizer_(tokenizer),
+      options_(std::move(options)),
+      sampler_(options_.sampling),
+      decoder_(tokenizer, options_.show_control_tokens ? ControlTokens::kShow : ControlTokens::kHide),
+      stops_(options_.stop),
+      constraint_(std::move(constraint)) {
   sampler_.prime(prompt);
 }
 
 TokenChoice AnswerWriter::add(std::span<const float> logits, bool room) {
   FATHOM_CHECK(!ended(), "the answer is over");
-  const TokenChoice choice = sampler_.sample(logits, constraint_ ? constraint_->allowed() : std::span<const uint64_t>());
+  const TokenChoice choice =
+      sampler_.sample(logits, constraint_ ? constraint_->allowed() : std::span<const uint64_t>());
   if (constraint_) constraint_->accept(choice.id);
   sampler_.accept(choice.id);
   token_ids_.push_back(choice.id);

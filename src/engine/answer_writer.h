@@ -39,7 +39,8 @@ class TokenConstraint {
 /// Options must have been validated. Keeps a reference to the tokenizer. One thread.
 class AnswerWriter {
  public:
-  AnswerWriter(const Tokenizer& tokenizer, GenerateOptions options, std::span<const int32_t> prompt, std::shared_ptr<TokenConstraint> constraint = {});
+  AnswerWriter(const Tokenizer& tokenizer, GenerateOptions options, std::span<const int32_t> prompt,
+               std::shared_ptr<TokenConstraint> constraint = {});
 
   /// Chooses the next token; ends the answer where it must. `room`: whether the context has room to evaluate it.
   /// Throws what Sampler::sample and the constraint throw; the answer is then as before.

@@ -7,9 +7,9 @@
 //              absorbed            expanded                    absorbed    absorbed (one token at a time)
 //
 // with E = n rounded down to blocks. Absorbed below from_position although long chunks would be cheaper expanded: there
-// attention is the small part of the work, and the answers of a chat become prompt again; as they were decoded absorbed,
-// they are found in the cache with the bits that a fresh evaluation would give. Above it, a row is used again only where
-// both prompts want it in the same form; less than a block and the answer are then evaluated anew.
+// attention is the small part of the work, and the answers of a chat become prompt again; as they were decoded
+// absorbed, they are found in the cache with the bits that a fresh evaluation would give. Above it, a row is used again
+// only where both prompts want it in the same form; less than a block and the answer are then evaluated anew.
 #pragma once
 
 #include <algorithm>
@@ -20,12 +20,13 @@
 
 namespace fathom {
 
-/// Queries for each key from which expanding is cheaper: C (N + V) / ((2C + R) - (N + R + V)) = 171 for DeepSeek's sizes.
+/// Queries for each key from which expanding is cheaper: C (N + V) / ((2C + R) - (N + R + V)) = 171 for DeepSeek's
+/// sizes.
 constexpr int64_t kExpandedPays = 171;
 
 struct ExpandThresholds {
-  /// Absorbed attention over 4096 rows costs V2-Lite 3.9 GFLOP a token (27 layers * 16 heads * 2176 FLOP a row) beside 4.8
-  /// of its weights, V3 70 beside 74: from here on half the time and more.
+  /// Absorbed attention over 4096 rows costs V2-Lite 3.9 GFLOP a token (27 layers * 16 heads * 2176 FLOP a row)
+  /// beside 4.8 of its weights, V3 70 beside 74: from here on half the time and more.
   int64_t from_position = 4096;
   int64_t block_tokens = 256;  ///< above kExpandedPays
 };

@@ -28,7 +28,9 @@ double seconds_of(const std::function<void()>& fn) {
 }
 
 void must(bool done) {
-  if (!done) throw Error(ErrorCode::kNoMemory, "bench: the cache has no page left; expected room for depth, tokens and batch; try a smaller -d or -b");
+  if (!done)
+    throw Error(ErrorCode::kNoMemory,
+                "bench: the cache has no page left; expected room for depth, tokens and batch; try a smaller -d or -b");
 }
 
 }  // namespace
@@ -36,18 +38,22 @@ void must(bool done) {
 int64_t BenchOptions::pool_tokens() const {
   auto largest = [](const std::vector<int64_t>& v, const char* what, int64_t lowest) {
     for (const int64_t x : v) {
-      if (x < lowest) throw Error(ErrorCode::kUsage, std::string("bench: ") + what + " out of range; expected " + std::to_string(lowest) + " or more, got " + std::to_string(x));
+      if (x < lowest)
+        throw Error(ErrorCode::kUsage, std::string("bench: ") + what + " out of range; expected " +
+                                           std::to_string(lowest) + " or more, got " + std::to_string(x));
     }
     return v.empty() ? 0 : *std::max_element(v.begin(), v.end());
   };
-  const int64_t tokens = std::max(largest(prefill_tokens, "prefill tokens", 0), largest(decode_tokens, "decode tokens", 0));
+  const int64_t tokens =
+      std::max(largest(prefill_tokens, "prefill tokens", 0), largest(decode_tokens, "decode tokens", 0));
   const int64_t depth = largest(depths, "depth", 0), batch = largest(batches, "batch", 1);
   // The prefix is shared; every sequence adds its own tokens and the copy of a page it shares.
   return depth + batch * (tokens + 2 * kPageTokens);
 }
 
 std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options, const SpeedBounds& bounds,
-                                    const std::function<void(const BenchRow&)>& on_row, const std::function<void(const std::string&)>& note) {
+                                    const std::function<void(const BenchRow&)>& on_row,
+                                    const std::function<void(const std::string&)>& note) {
   const int64_t vocab = engine.info().vocab_size;
   std::vector<BenchRow> rows;
   for (const int64_t depth : options.depths) {
@@ -56,7 +62,8 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
       note("filling the cache with " + std::to_string(depth) + " tokens");
       must(engine.prefill(prefix, random_ids(depth, vocab, 1), Outputs::kNone, {}, {}));
     }
-    auto measure = [&](const std::string& test, int64_t tokens, int64_t batch, const std::function<void(std::vector<Sequence>&)>& run) {
+    auto measure = [&](const std::string& test, int64_t tokens, int64_t batch,
+                       const std::function<void(std::vector<Sequence>&)>& run) {
       std::vector<double> seconds;
       for (int i = 0; i < options.repetitions; ++i) {
         std::vector<Sequence> sequences;
@@ -80,7 +87,8 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
       }
       row.gb_s = bytes / row.seconds_median / 1e9;
       row.gop_s = ops / row.seconds_median / 1e9;
-      row.percent_of_bound = test == "decode" ? 100 * row.gb_s / bounds.read_gb_s : 100 * row.gop_s / bounds.matrix_gop_s;
+      row.percent_of_bound =
+          test == "decode" ? 100 * row.gb_s / bounds.read_gb_s : 100 * row.gop_s / bounds.matrix_gop_s;
       rows.push_back(row);
       on_row(row);
     };
@@ -103,7 +111,9 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
         auto decode = [&](std::vector<Sequence>& sequences, int64_t n_steps) {
           for (int64_t step = 0; step < n_steps; ++step) {
             std::vector<StepPart> parts;
-            for (size_t b = 0; b < sequences.size(); ++b) parts.push_back({&sequences[b], {ids.data() + step * batch + static_cast<int64_t>(b), 1}, Outputs::kLast});
+            for (size_t b = 0; b < sequences.size(); ++b)
+              parts.push_back(
+                  {&sequences[b], {ids.data() + step * batch + static_cast<int64_t>(b), 1}, Outputs::kLast});
             must(engine.step(parts) == StepStatus::kDone);
           }
         };

@@ -10,19 +10,20 @@ namespace fathom {
 /// Below this a chunk costs nearly as much as a larger one: all weights are read for it.
 constexpr int64_t kMinChunkTokens = 32;
 
-/// Learns what a prompt token and a decode step cost; forgets half of it in a few steps, as cost grows with the position.
-/// Nothing it says changes a bit of any answer.
+/// Learns what a prompt token and a decode step cost; forgets half of it in a few steps, as cost grows with the
+/// position. Nothing it says changes a bit of any answer.
 class ChunkSizer {
  public:
-  explicit ChunkSizer(std::chrono::milliseconds max_stall) : max_stall_s_(std::chrono::duration<double>(max_stall).count()) {}
+  explicit ChunkSizer(std::chrono::milliseconds max_stall)
+      : max_stall_s_(std::chrono::duration<double>(max_stall).count()) {}
 
   /// Whether answers can wait for the end of a step with so many prompt tokens. Not before anything was measured.
   bool is_short(int64_t prompt_tokens) const {
     return token_s_ > 0 && static_cast<double>(prompt_tokens) * token_s_ + decode_s_ <= max_stall_s_;
   }
 
-  /// How long the answers wait for a long step before they get a step inside it: this and the step make max_stall. At least
-  /// half of it, or the long step would not come to its end.
+  /// How long the answers wait for a long step before they get a step inside it: this and the step make max_stall. At
+  /// least half of it, or the long step would not come to its end.
   double patience_s() const { return std::max(max_stall_s_ / 2, max_stall_s_ - decode_s_); }
 
   /// Prompt tokens of a step inside a long one.
@@ -39,7 +40,8 @@ class ChunkSizer {
       return seconds;
     }
     const double decode = decode_parts > 0 ? std::min(decode_s_, seconds) : 0;
-    if (prompt_tokens >= kMinChunkTokens) token_s_ = blend(token_s_, (seconds - decode) / static_cast<double>(prompt_tokens));
+    if (prompt_tokens >= kMinChunkTokens)
+      token_s_ = blend(token_s_, (seconds - decode) / static_cast<double>(prompt_tokens));
     return decode;
   }
 

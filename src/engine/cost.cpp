@@ -11,7 +11,8 @@ double elements_of(const Tensor& t) { return static_cast<double>(t.shape.n_eleme
 
 }  // namespace
 
-StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int64_t n_sequences, int64_t tokens_each, int64_t depth) {
+StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int64_t n_sequences, int64_t tokens_each,
+                   int64_t depth) {
   const deepseek::Config& c = model.config;
   const double tokens = static_cast<double>(n_sequences * tokens_each), outputs = static_cast<double>(n_sequences);
   StepCost cost;
@@ -24,20 +25,29 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
   const double k_of_e = c.n_experts > 0 ? static_cast<double>(c.router.n_used) / static_cast<double>(c.n_experts) : 0;
   for (size_t i = 0; i < model.weights.layers.size(); ++i) {
     const deepseek::BlockWeights& w = model.weights.layers[i];
-    for (const Tensor& t : {w.mla.q_proj, w.mla.q_a_proj, w.mla.q_b_proj, w.mla.kv_a_proj, w.mla.kv_b.kv_b, w.mla.kv_b.k_b, w.mla.kv_b.v_b, w.mla.o_proj, w.mha.q_proj, w.mha.k_proj, w.mha.v_proj, w.mha.o_proj}) used(t, tokens);
-    const double ffn_tokens = i + 1 == model.weights.layers.size() ? outputs : tokens;  // the last layer's network runs for outputs only
-    for (const Tensor& t : {w.mlp.gate, w.mlp.up, w.mlp.down, w.moe.gate, w.moe.shared_experts.gate, w.moe.shared_experts.up, w.moe.shared_experts.down}) used(t, ffn_tokens);
+    for (const Tensor& t :
+         {w.mla.q_proj, w.mla.q_a_proj, w.mla.q_b_proj, w.mla.kv_a_proj, w.mla.kv_b.kv_b, w.mla.kv_b.k_b,
+          w.mla.kv_b.v_b, w.mla.o_proj, w.mha.q_proj, w.mha.k_proj, w.mha.v_proj, w.mha.o_proj})
+      used(t, tokens);
+    const double ffn_tokens =
+        i + 1 == model.weights.layers.size() ? outputs : tokens;  // the last layer's network runs for outputs only
+    for (const Tensor& t : {w.mlp.gate, w.mlp.up, w.mlp.down, w.moe.gate, w.moe.shared_experts.gate,
+                            w.moe.shared_experts.up, w.moe.shared_experts.down})
+      used(t, ffn_tokens);
     for (const Tensor& t : {w.moe.experts.gate, w.moe.experts.up, w.moe.experts.down}) {
       if (t) used(t, ffn_tokens * k_of_e, 1 - std::pow(1 - k_of_e, ffn_tokens));
     }
-    cost.cache_bytes += static_cast<double>(layout.row_bytes(static_cast<int>(i))) * static_cast<double>(n_sequences * (depth + tokens_each));
+    cost.cache_bytes += static_cast<double>(layout.row_bytes(static_cast<int>(i))) *
+                        static_cast<double>(n_sequences * (depth + tokens_each));
   }
   used(model.weights.lm_head, outputs);
-  cost.weight_bytes += bytes_of(model.weights.embed_tokens) / elements_of(model.weights.embed_tokens) * static_cast<double>(c.hidden_size) * tokens;
+  cost.weight_bytes += bytes_of(model.weights.embed_tokens) / elements_of(model.weights.embed_tokens) *
+                       static_cast<double>(c.hidden_size) * tokens;
   cost.model_bytes += bytes_of(model.weights.embed_tokens);
 
   // Pairs of query and key: each of the new tokens sees the depth and the new ones up to itself.
-  const double pairs = outputs * (static_cast<double>(tokens_each * depth) + static_cast<double>(tokens_each * (tokens_each + 1)) / 2);
+  const double pairs =
+      outputs * (static_cast<double>(tokens_each * depth) + static_cast<double>(tokens_each * (tokens_each + 1)) / 2);
   const double heads = static_cast<double>(c.n_heads), layers = static_cast<double>(c.n_layers);
   if (c.attention == deepseek::Attention::kMultiHead) {
     cost.attention_ops = layers * heads * pairs * 4 * static_cast<double>(c.qk_head_dim());
@@ -45,7 +55,8 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
     // models: arXiv:2405.04434; the projections by W_UK and W_UV of the new tokens are counted as matmul above.
     const double absorbed = pairs * 2 * static_cast<double>(2 * c.kv_lora_rank + c.qk_rope_head_dim());
     const double expanded = pairs * 2 * static_cast<double>(c.qk_head_dim() + c.v_head_dim) +
-                            outputs * static_cast<double>(depth) * 2 * static_cast<double>(c.kv_lora_rank * (c.qk_nope_head_dim + c.v_head_dim));
+                            outputs * static_cast<double>(depth) * 2 *
+                                static_cast<double>(c.kv_lora_rank * (c.qk_nope_head_dim + c.v_head_dim));
     cost.attention_ops = layers * heads * std::min(absorbed, expanded);
   }
   return cost;

@@ -8,6 +8,7 @@
 namespace fathom {
 
 /// See StepCost and Engine::cost.
-StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int64_t n_sequences, int64_t tokens_each, int64_t depth);
+StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int64_t n_sequences, int64_t tokens_each,
+                   int64_t depth);
 
 }  // namespace fathom

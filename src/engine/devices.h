@@ -16,9 +16,9 @@ struct ChosenBackend {
   bool may_fall_back = false;  ///< a device nobody asked for: a model it refuses may run on the CPU
 };
 
-/// options.backend and what is there: "cpu"; "cuda" is the device, or the CPU with a note if there is no usable one; "auto" is
-/// the device if there is one and no CPU kernels are asked for, and says nothing. Throws Error{kUsage} for a device number
-/// that does not exist and for "cuda" in a program built without it.
+/// options.backend and what is there: "cpu"; "cuda" is the device, or the CPU with a note if there is no usable one;
+/// "auto" is the device if there is one and no CPU kernels are asked for, and says nothing. Throws Error{kUsage} for a
+/// device number that does not exist and for "cuda" in a program built without it.
 ChosenBackend choose_backend(const EngineOptions& options);
 
 }  // namespace fathom

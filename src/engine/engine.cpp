@@ -32,15 +32,19 @@ std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 std::string main_type(const std::map<std::string, Tensor>& tensors) {
   std::map<DType, size_t> bytes;
   for (const auto& [name, tensor] : tensors) bytes[tensor.dtype] += tensor.size_bytes();
-  const auto best = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto best =
+      std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return best == bytes.end() ? "none" : std::string(dtype_name(best->first));
 }
 
 deepseek::Model read_model(const ModelSource& source) {
   const std::string* architecture = source.metadata.text("general.architecture");
-  const std::optional<int64_t> blocks = architecture ? source.metadata.integer(*architecture + ".block_count") : std::nullopt;
-  const bool has_mtp = blocks && source.tensors.contains("blk." + std::to_string(*blocks - 1) + ".nextn.eh_proj.weight");
-  const bool has_bias = std::any_of(source.tensors.begin(), source.tensors.end(), [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
+  const std::optional<int64_t> blocks =
+      architecture ? source.metadata.integer(*architecture + ".block_count") : std::nullopt;
+  const bool has_mtp =
+      blocks && source.tensors.contains("blk." + std::to_string(*blocks - 1) + ".nextn.eh_proj.weight");
+  const bool has_bias = std::any_of(source.tensors.begin(), source.tensors.end(),
+                                    [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
   deepseek::Model model;
   model.config = deepseek::read_config(source.metadata, has_mtp, has_bias);
   model.weights = deepseek::bind_weights(model.config, source.tensors);
@@ -51,9 +55,12 @@ deepseek::Model read_model(const ModelSource& source) {
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens + 1; }
 
 /// `free_bytes`: of a device after everything else; nothing: the host's memory is looked at.
-int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout, std::optional<uint64_t> free_bytes) {
+int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout,
+                       std::optional<uint64_t> free_bytes) {
   if (options.context && (*options.context < 1 || *options.context > config.context_length)) {
-    throw Error(ErrorCode::kUsage, "--ctx: out of range; expected 1 to the model's own " + std::to_string(config.context_length) + ", got " + std::to_string(*options.context) + "; try a smaller value");
+    throw Error(ErrorCode::kUsage, "--ctx: out of range; expected 1 to the model's own " +
+                                       std::to_string(config.context_length) + ", got " +
+                                       std::to_string(*options.context) + "; try a smaller value");
   }
   const int64_t wanted = options.context.value_or(std::min(kDefaultContextLimit, config.context_length));
   const std::optional<uint64_t> available = free_bytes ? free_bytes : available_memory_bytes();
@@ -62,18 +69,23 @@ int64_t choose_context(const EngineOptions& options, const deepseek::Config& con
   if (needed <= *available) return wanted;
   const int64_t fits = (static_cast<int64_t>(*available / layout.page_bytes()) - 1) * kPageTokens;
   if (options.context || fits < kPageTokens) {
-    throw Error(ErrorCode::kNoMemory, "cache: a context of " + std::to_string(wanted) + " tokens does not fit; expected " + mib(needed) + " free, got " + mib(*available) +
-                                          "; try --ctx " + std::to_string(std::max<int64_t>(fits, kPageTokens)) + " or a smaller --cache-type");
+    throw Error(ErrorCode::kNoMemory,
+                "cache: a context of " + std::to_string(wanted) + " tokens does not fit; expected " + mib(needed) +
+                    " free, got " + mib(*available) + "; try --ctx " +
+                    std::to_string(std::max<int64_t>(fits, kPageTokens)) + " or a smaller --cache-type");
   }
   return fits;
 }
 
-/// The graph of a step of n_tokens of one sequence, all with logits or only the last, without data: for checks and plans.
-Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64_t n_tokens, int64_t n_outputs, int64_t n_pages, AttentionForm attention) {
+/// The graph of a step of n_tokens of one sequence, all with logits or only the last, without data: for checks and
+/// plans.
+Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64_t n_tokens, int64_t n_outputs,
+                  int64_t n_pages, AttentionForm attention) {
   auto ints = [](Shape shape) { return Tensor(DType::kI32, shape, nullptr); };
   const Tensor tokens = ints({n_tokens});
   deepseek::Step step{tokens, {tokens, tokens, tokens, ints({1, n_pages})}, ints({n_outputs}), {}, attention};
-  for (const int64_t row : layout.row_elements) step.caches.emplace_back(layout.dtype, Shape{n_pages, kPageTokens, row}, nullptr);
+  for (const int64_t row : layout.row_elements)
+    step.caches.emplace_back(layout.dtype, Shape{n_pages, kPageTokens, row}, nullptr);
   Graph probe;
   deepseek::forward(probe, model, step);
   return probe;
@@ -100,7 +112,8 @@ struct PreparedStep {
   Tensor logits;
 };
 
-/// On a device, steps of so many tokens are prepared once for each shape. Larger ones spend their time on matrices, not on launches.
+/// On a device, steps of so many tokens are prepared once for each shape. Larger ones spend their time on matrices, not
+/// on launches.
 constexpr int64_t kReplayedTokens = 16;
 constexpr size_t kMostPrepared = 256;
 
@@ -134,11 +147,17 @@ struct Pass {
 
 struct Engine::Impl {
   Impl(ModelSource s, const EngineOptions& o, ChosenBackend chosen)
-      : options(o), source(std::move(s)), model(read_model(source)), backend(std::move(chosen.backend)), backend_note(std::move(chosen.note)), passes{Pass(*backend), Pass(*backend)} {
+      : options(o),
+        source(std::move(s)),
+        model(read_model(source)),
+        backend(std::move(chosen.backend)),
+        backend_note(std::move(chosen.note)),
+        passes{Pass(*backend), Pass(*backend)} {
     if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
   }
 
-  /// On a device everything is taken here: weights, activations of a whole chunk, what kernels need, and the pages last.
+  /// On a device everything is taken here: weights, activations of a whole chunk, what kernels need, and the pages
+  /// last.
   void take_memory(const CacheLayout& layout, const Graph& probe);
   /// Adds the step over `sent` to the graph; its logits.
   Tensor build(Graph& g, const deepseek::Step& sent);
@@ -162,10 +181,10 @@ struct Engine::Impl {
   int64_t chunk_tokens = 0;
 
   std::vector<std::span<const int32_t>> pages;  // of the step to be sent
-  std::array<Pass, 2> passes;  // the second for steps inside a step
-  size_t depth = 0;            // steps in progress
-  Pass* last = &passes[0];     // whose logits can be read
-  uint64_t next_key = 0;       // of prepared steps
+  std::array<Pass, 2> passes;                   // the second for steps inside a step
+  size_t depth = 0;                             // steps in progress
+  Pass* last = &passes[0];                      // whose logits can be read
+  uint64_t next_key = 0;                        // of prepared steps
 };
 
 void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
@@ -177,10 +196,13 @@ void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
   }
   device_weights = place_weights(model.weights, source.tensors, probe.nodes(), *backend, options.on_load);
   const int64_t longest = options.context.value_or(std::min(kDefaultContextLimit, model.config.context_length));
-  const int64_t most_tokens = std::min(chunk_tokens, std::max<int64_t>(longest, 1)), few_tokens = std::min(kReplayedTokens, most_tokens);
-  // A chunk with one output, and the largest step that is replayed with all of its tokens' logits. Steps inside steps are short.
+  const int64_t most_tokens = std::min(chunk_tokens, std::max<int64_t>(longest, 1)),
+                few_tokens = std::min(kReplayedTokens, most_tokens);
+  // A chunk with one output, and the largest step that is replayed with all of its tokens' logits. Steps inside steps
+  // are short.
   const auto table_width = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(pages_for(longest))));
-  Graph chunk = probe_graph(model, layout, most_tokens, 1, table_width, options.attention), few = probe_graph(model, layout, few_tokens, few_tokens, table_width, options.attention);
+  Graph chunk = probe_graph(model, layout, most_tokens, 1, table_width, options.attention),
+        few = probe_graph(model, layout, few_tokens, few_tokens, table_width, options.attention);
   const size_t chunk_bytes = chunk.plan(backend->fused_nodes()), few_bytes = few.plan(backend->fused_nodes());
   passes[0].executor.reserve(std::max(chunk_bytes, few_bytes));
   passes[1].executor.reserve(few_bytes);
@@ -188,7 +210,8 @@ void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
   backend->reserve(chunk.nodes());
   backend->reserve(few.nodes());
   const std::optional<uint64_t> free = backend->free_bytes();
-  context = choose_context(options, model.config, layout, free ? std::optional(*free - std::min(*free, kDeviceReserveBytes)) : std::nullopt);
+  context = choose_context(options, model.config, layout,
+                           free ? std::optional(*free - std::min(*free, kDeviceReserveBytes)) : std::nullopt);
   pool = std::make_unique<PagePool>(layout, pages_for(context), backend.get());
 }
 
@@ -209,7 +232,9 @@ void Engine::Impl::replay_step(Pass& pass, const deepseek::Step& sent) {
     pass.prepared_arena = executor.arena_generation();
     pass.prepared_inputs = pass.inputs->generation();
   };
-  if (pass.prepared_arena != executor.arena_generation() || pass.prepared_inputs != pass.inputs->generation() || pass.prepared.size() >= kMostPrepared) forget();
+  if (pass.prepared_arena != executor.arena_generation() || pass.prepared_inputs != pass.inputs->generation() ||
+      pass.prepared.size() >= kMostPrepared)
+    forget();
   auto found = pass.prepared.find(pass.inputs->shape());
   if (found == pass.prepared.end()) {
     PreparedStep step;
@@ -267,12 +292,17 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
   std::error_code ignored;
   if (std::filesystem::is_directory(options.model_path, ignored)) {
     LoadedCheckpoint c = load_checkpoint(options.model_path, options.n_threads, available_memory_bytes());
-    return from_source({std::move(c.metadata), std::move(c.tensors), options.model_path, c.size_bytes, std::move(c.owner), std::move(c.check_intact)}, options);
+    return from_source({std::move(c.metadata), std::move(c.tensors), options.model_path, c.size_bytes,
+                        std::move(c.owner), std::move(c.check_intact)},
+                       options);
   }
   auto file = std::make_shared<const GgufModel>(GgufModel::open(options.model_path));
-  // Pages that are read from now on come in units of 2 MiB where the file system can: reading weights is a sixth faster.
+  // Pages that are read from now on come in units of 2 MiB where the file system can: reading weights is a sixth
+  // faster.
   for (const GgufFile& shard : file->files()) shard.file->advise(MappedFile::Access::kHugePages);
-  return from_source({file->metadata(), file->tensors(), file->path(), file->size_bytes(), file, [f = file.get()] { f->check_intact(); }}, options);
+  return from_source({file->metadata(), file->tensors(), file->path(), file->size_bytes(), file,
+                      [f = file.get()] { f->check_intact(); }},
+                     options);
 }
 
 std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOptions& options) {
@@ -282,7 +312,8 @@ std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOpti
   try {
     return on_backend(source, options, std::move(chosen));
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kNoMemory && error.code() != ErrorCode::kModel && error.code() != ErrorCode::kDevice) throw;
+    if (error.code() != ErrorCode::kNoMemory && error.code() != ErrorCode::kModel && error.code() != ErrorCode::kDevice)
+      throw;
     EngineOptions on_cpu = options;
     on_cpu.backend = "cpu";
     ChosenBackend cpu = choose_backend(on_cpu);
@@ -295,18 +326,32 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
   auto impl = std::make_unique<Impl>(std::move(source), options, std::move(chosen));
   Impl& m = *impl;
   const deepseek::Config& config = m.model.config;
-  m.info = {m.source.path, config.architecture, config.name, main_type(m.source.tensors), m.source.size_bytes, config.context_length, m.model.weights.vocab_size(), config.n_layers};
+  m.info = {m.source.path,
+            config.architecture,
+            config.name,
+            main_type(m.source.tensors),
+            m.source.size_bytes,
+            config.context_length,
+            m.model.weights.vocab_size(),
+            config.n_layers};
   if (m.tokenizer) {
     if (m.tokenizer->vocab().size() > m.model.weights.vocab_size()) {
-      throw Error(ErrorCode::kModel, m.source.path + ": the tokenizer has more tokens than the model; expected at most " + std::to_string(m.model.weights.vocab_size()) +
-                                         ", got " + std::to_string(m.tokenizer->vocab().size()) + "; try another copy of the file");
+      throw Error(ErrorCode::kModel,
+                  m.source.path + ": the tokenizer has more tokens than the model; expected at most " +
+                      std::to_string(m.model.weights.vocab_size()) + ", got " +
+                      std::to_string(m.tokenizer->vocab().size()) + "; try another copy of the file");
     }
-    m.chat = options.chat_format ? *options.chat_format : choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
+    m.chat =
+        options.chat_format ? *options.chat_format : choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
   }
 
-  CacheLayout layout{static_cast<int>(config.n_layers), std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()), options.cache_type};
+  CacheLayout layout{static_cast<int>(config.n_layers),
+                     std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()),
+                     options.cache_type};
   validate(layout);
-  if (options.chunk_tokens < 0) throw Error(ErrorCode::kUsage, "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));
+  if (options.chunk_tokens < 0)
+    throw Error(ErrorCode::kUsage,
+                "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));
   m.chunk_tokens = options.chunk_tokens == 0 ? kDefaultChunkTokens : options.chunk_tokens;
 
   // One token's graph shows every operation and weight type that will run: what the backend lacks is refused here.
@@ -329,7 +374,8 @@ int64_t Engine::context() const { return impl_->context; }
 int64_t Engine::chunk_tokens() const { return impl_->chunk_tokens; }
 
 AttentionPlan Engine::attention_plan(int64_t n_prompt) const {
-  const bool has_forms = impl_->model.config.attention == deepseek::Attention::kLatent && impl_->options.attention == AttentionForm::kAuto;
+  const bool has_forms =
+      impl_->model.config.attention == deepseek::Attention::kLatent && impl_->options.attention == AttentionForm::kAuto;
   return has_forms ? AttentionPlan(n_prompt, impl_->options.expand) : AttentionPlan();
 }
 
@@ -337,21 +383,28 @@ std::string Engine::cache_fingerprint() const {
   const EngineOptions& o = impl_->options;
   std::string forms = "absorbed";
   if (o.attention == AttentionForm::kExpanded) forms = "expanded";
-  if (o.attention == AttentionForm::kAuto) forms = "auto " + std::to_string(o.expand.from_position) + "/" + std::to_string(o.expand.block_tokens);
+  if (o.attention == AttentionForm::kAuto)
+    forms = "auto " + std::to_string(o.expand.from_position) + "/" + std::to_string(o.expand.block_tokens);
   const std::string backend = impl_->backend->describe();  // "cpu avx512, 2 threads": threads change no bit
-  return model_fingerprint(impl_->source.metadata, impl_->source.tensors) + ", " + impl_->pool->layout().describe() + ", " + backend.substr(0, backend.find(',')) + ", " + forms;
+  return model_fingerprint(impl_->source.metadata, impl_->source.tensors) + ", " + impl_->pool->layout().describe() +
+         ", " + backend.substr(0, backend.find(',')) + ", " + forms;
 }
 
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
 const std::string& Engine::backend_note() const { return impl_->backend_note; }
 bool Engine::on_device() const { return !impl_->backend->shares_host_memory(); }
 uint64_t Engine::device_bytes() const { return impl_->backend->allocated_bytes(); }
-StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const { return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth); }
+StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {
+  return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);
+}
 uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
-uint64_t Engine::activation_bytes() const { return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes(); }
+uint64_t Engine::activation_bytes() const {
+  return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes();
+}
 uint64_t Engine::planned_activation_bytes() const {
   const int64_t n = std::min(impl_->chunk_tokens, impl_->context);
-  return probe_graph(impl_->model, impl_->pool->layout(), n, 1, pages_for(n), impl_->options.attention).plan(impl_->backend->fused_nodes());
+  return probe_graph(impl_->model, impl_->pool->layout(), n, 1, pages_for(n), impl_->options.attention)
+      .plan(impl_->backend->fused_nodes());
 }
 int64_t Engine::n_outputs() const { return impl_->last->logits ? impl_->last->logits.dim(0) : 0; }
 
@@ -378,10 +431,12 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
   m.last = &pass;
   int64_t n_tokens = 0;
   for (const StepPart& part : parts) {
-    FATHOM_CHECK(&part.sequence->pool() == m.pool.get() && !part.token_ids.empty(), "a part brings tokens for a sequence of this engine");
+    FATHOM_CHECK(&part.sequence->pool() == m.pool.get() && !part.token_ids.empty(),
+                 "a part brings tokens for a sequence of this engine");
     for (const int32_t id : part.token_ids) {
       if (id < 0 || id >= m.info.vocab_size) {
-        throw Error(ErrorCode::kUsage, "token id: not in the vocabulary; expected 0 to " + std::to_string(m.info.vocab_size - 1) + ", got " + std::to_string(id));
+        throw Error(ErrorCode::kUsage, "token id: not in the vocabulary; expected 0 to " +
+                                           std::to_string(m.info.vocab_size - 1) + ", got " + std::to_string(id));
       }
     }
     n_tokens += static_cast<int64_t>(part.token_ids.size());
@@ -403,11 +458,13 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
     in.slots.insert(in.slots.end(), slots.begin(), slots.end());
     in.ids.insert(in.ids.end(), part.token_ids.begin(), part.token_ids.end());
     for (int64_t i = 0; i < n; ++i) {
-      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1)) in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
+      if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1))
+        in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
       in.positions.push_back(static_cast<int32_t>(first + i));
       in.sequence_of.push_back(static_cast<int32_t>(s));
     }
-    const bool expands = part.form == AttentionForm::kExpanded || (part.form == AttentionForm::kAuto && n >= kExpandedPays);
+    const bool expands =
+        part.form == AttentionForm::kExpanded || (part.form == AttentionForm::kAuto && n >= kExpandedPays);
     in.expanded.push_back(expands ? 1 : 0);
     m.pages.push_back(part.sequence->pages());
   }
@@ -428,7 +485,8 @@ void Engine::observe(WeightObserver* observer) {
   if (observer != nullptr) impl_->tap.emplace(impl_->source.tensors, *impl_->backend, *observer);
 }
 
-bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop) {
+bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress,
+                     const std::function<bool()>& stop) {
   const int64_t first = sequence.length(), n_prompt = first + static_cast<int64_t>(token_ids.size());
   const AttentionPlan plan = attention_plan(n_prompt);
   const std::function<bool()> go_on = stop ? std::function<bool()>([&stop] { return !stop(); }) : nullptr;

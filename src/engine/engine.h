@@ -27,16 +27,16 @@ struct Config;
 
 struct EngineOptions {
   std::string model_path;
-  std::string backend = "auto";     ///< "auto": a device if there is one that takes the model; "cpu"; "cuda"
-  int device = 0;                   ///< which device
-  std::string isa = "auto";         ///< of the CPU; anything but "auto" also means the CPU where backend is "auto"
-  int n_threads = 0;                ///< 0: physical cores this process may use
-  std::optional<int64_t> context;   ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
+  std::string backend = "auto";    ///< "auto": a device if there is one that takes the model; "cpu"; "cuda"
+  int device = 0;                  ///< which device
+  std::string isa = "auto";        ///< of the CPU; anything but "auto" also means the CPU where backend is "auto"
+  int n_threads = 0;               ///< 0: physical cores this process may use
+  std::optional<int64_t> context;  ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
   DType cache_type = DType::kBF16;
   AttentionForm attention = AttentionForm::kAuto;  ///< kAuto: as AttentionPlan says
   ExpandThresholds expand{};                       ///< of that plan
-  int64_t chunk_tokens = 0;         ///< most tokens of a prefill step; 0: kDefaultChunkTokens
-  std::optional<ChatGeneration> chat_format{};  ///< nothing: as the file asks for
+  int64_t chunk_tokens = 0;                        ///< most tokens of a prefill step; 0: kDefaultChunkTokens
+  std::optional<ChatGeneration> chat_format{};     ///< nothing: as the file asks for
   std::function<void(uint64_t done, uint64_t total)> on_load{};  ///< bytes of weights sent to a device; may be empty
 };
 
@@ -68,11 +68,11 @@ struct ModelSource {
 
 /// What one step reads and computes, for bounds: bytes and operations that no implementation can avoid.
 struct StepCost {
-  double weight_bytes = 0;     ///< of the file's weights, each once; experts as uniform routing would touch them
-  double cache_bytes = 0;      ///< rows of the cache
-  double matmul_ops = 0;       ///< 2 for each weight and token that meet
-  double attention_ops = 0;    ///< in the cheaper of the two forms
-  double model_bytes = 0;      ///< all weights
+  double weight_bytes = 0;   ///< of the file's weights, each once; experts as uniform routing would touch them
+  double cache_bytes = 0;    ///< rows of the cache
+  double matmul_ops = 0;     ///< 2 for each weight and token that meet
+  double attention_ops = 0;  ///< in the cheaper of the two forms
+  double model_bytes = 0;    ///< all weights
 };
 
 /// Which tokens of a part of a step give logits.
@@ -83,8 +83,9 @@ struct StepPart {
   Sequence* sequence;
   std::span<const int32_t> token_ids;
   Outputs outputs = Outputs::kLast;
-  /// Of latent attention, unless EngineOptions::attention forces one. kAuto: by the number of tokens, which is fastest, but
-  /// makes the last bits depend on how a prompt is cut: callers whose pages are found again pass AttentionPlan's form.
+  /// Of latent attention, unless EngineOptions::attention forces one. kAuto: by the number of tokens, which is fastest,
+  /// but makes the last bits depend on how a prompt is cut: callers whose pages are found again pass AttentionPlan's
+  /// form.
   AttentionForm form = AttentionForm::kAuto;
 };
 
@@ -102,26 +103,28 @@ struct ChosenBackend;
 class Engine {
  public:
   /// A GGUF file, any shard of a split one, or the folder of a Hugging Face checkpoint (load_checkpoint.h).
-  /// Throws Error{kModel} for unusable files, Error{kUsage} for impossible options, Error{kNoMemory} with the bytes needed
-  /// and available.
+  /// Throws Error{kModel} for unusable files, Error{kUsage} for impossible options, Error{kNoMemory} with the bytes
+  /// needed and available.
   static std::unique_ptr<Engine> load(const EngineOptions& options);
-  /// The same for weights from elsewhere; options.model_path is not looked at. Without tokenizer.ggml keys the engine has no
-  /// tokenizer and works on ids alone.
+  /// The same for weights from elsewhere; options.model_path is not looked at. Without tokenizer.ggml keys the engine
+  /// has no tokenizer and works on ids alone.
   static std::unique_ptr<Engine> from_source(ModelSource source, const EngineOptions& options);
   ~Engine();
 
   const ModelInfo& info() const;
-  const Metadata& metadata() const;  ///< what the file says about itself
+  const Metadata& metadata() const;        ///< what the file says about itself
   const deepseek::Config& config() const;  ///< what was read from it, with what older files leave out
-  const Tokenizer& tokenizer() const;  ///< the model must have one (checked)
-  /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it, or by EngineOptions::chat_format.
+  const Tokenizer& tokenizer() const;      ///< the model must have one (checked)
+  /// The file's chat template, empty if it has none; `chat_generation()` is the format chosen from it, or by
+  /// EngineOptions::chat_format.
   ChatGeneration chat_generation() const;
   PagePool& pool();
-  int64_t context() const;       ///< tokens a single sequence may have
+  int64_t context() const;  ///< tokens a single sequence may have
   int64_t chunk_tokens() const;
   /// The forms for a prompt of n tokens. One form throughout if the model has no latent attention or a form is forced.
   AttentionPlan attention_plan(int64_t n_prompt) const;
-  /// Names all that cached rows depend on: weights (sampled), settings, cache type, kernels. For DiskStore and save_sequence.
+  /// Names all that cached rows depend on: weights (sampled), settings, cache type, kernels. For DiskStore and
+  /// save_sequence.
   std::string cache_fingerprint() const;
   std::string backend_description() const;
   /// What its user should know about the choice of the backend ("no device, runs on the CPU"), or nothing.
@@ -129,22 +132,24 @@ class Engine {
   bool on_device() const;         ///< false: all memory is the host's
   uint64_t device_bytes() const;  ///< of a device's memory: weights, cache, activations, workspace
 
-  /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in the
-  /// order of parts and tokens. kNoPages: the pool is full, nothing has changed.
-  /// `go_on` is asked between operations, some hundred times a step; false ends it: kStopped, nothing has changed. It may
-  /// itself step other sequences (one level deep): a short step need not wait for the end of a long one.
-  /// Throws Error{kUsage} for token ids outside the vocabulary, Error{kModel} if the model file was cut short meanwhile.
+  /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in
+  /// the order of parts and tokens. kNoPages: the pool is full, nothing has changed. `go_on` is asked between
+  /// operations, some hundred times a step; false ends it: kStopped, nothing has changed. It may itself step other
+  /// sequences (one level deep): a short step need not wait for the end of a long one. Throws Error{kUsage} for token
+  /// ids outside the vocabulary, Error{kModel} if the model file was cut short meanwhile.
   StepStatus step(std::span<const StepPart> parts, const std::function<bool()>& go_on = {});
   /// [n_outputs, vocab] of the step that ended last, valid until the next begins. Row i:
   std::span<const float> logits(int64_t output_idx) const;
   int64_t n_outputs() const;
 
-  /// Evaluates the rest of a prompt in chunks, in the forms of attention_plan(its whole length); the last token's logits are at logits(0) afterwards (unless outputs is kNone).
-  /// `stop` is asked between chunks and operations; returns false if it said so or the pool is full (then sequence holds what was done).
-  bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress, const std::function<bool()>& stop);
+  /// Evaluates the rest of a prompt in chunks, in the forms of attention_plan(its whole length); the last token's
+  /// logits are at logits(0) afterwards (unless outputs is kNone). `stop` is asked between chunks and operations;
+  /// returns false if it said so or the pool is full (then sequence holds what was done).
+  bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress,
+               const std::function<bool()>& stop);
 
-  /// From here on `observer` is told what every weight is multiplied with; null: nobody. Steps are slower meanwhile, and their
-  /// logits differ in the last bits. The observer must outlive the steps.
+  /// From here on `observer` is told what every weight is multiplied with; null: nobody. Steps are slower meanwhile,
+  /// and their logits differ in the last bits. The observer must outlive the steps.
   void observe(WeightObserver* observer);
 
   /// Cost of a step in which each of n_sequences, `depth` tokens long, gets tokens_each more and has one output.

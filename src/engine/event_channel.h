@@ -32,8 +32,10 @@ class EventChannel {
  public:
   using Clock = std::chrono::steady_clock;
 
-  /// `capacity`: unread token events at which it is full; notifies `engine` when it is full no more, and when cancelled.
-  EventChannel(uint64_t id, size_t capacity, std::shared_ptr<Signal> engine) : id_(id), capacity_(capacity), engine_(std::move(engine)) {}
+  /// `capacity`: unread token events at which it is full; notifies `engine` when it is full no more, and when
+  /// cancelled.
+  EventChannel(uint64_t id, size_t capacity, std::shared_ptr<Signal> engine)
+      : id_(id), capacity_(capacity), engine_(std::move(engine)) {}
 
   uint64_t id() const { return id_; }
 

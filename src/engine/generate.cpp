@@ -10,12 +10,18 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-double ms_since(Clock::time_point start) { return std::chrono::duration<double, std::milli>(Clock::now() - start).count(); }
+double ms_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
 
 }  // namespace
 
-double Generation::prompt_tok_s() const { return prompt_ms > 0 ? static_cast<double>(prompt_tokens - cached_tokens) * 1000.0 / prompt_ms : 0; }
-double Generation::decode_tok_s() const { return decode_ms > 0 && token_ids.size() > 1 ? static_cast<double>(token_ids.size() - 1) * 1000.0 / decode_ms : 0; }
+double Generation::prompt_tok_s() const {
+  return prompt_ms > 0 ? static_cast<double>(prompt_tokens - cached_tokens) * 1000.0 / prompt_ms : 0;
+}
+double Generation::decode_tok_s() const {
+  return decode_ms > 0 && token_ids.size() > 1 ? static_cast<double>(token_ids.size() - 1) * 1000.0 / decode_ms : 0;
+}
 
 void Timeline::truncate(int64_t n_tokens) {
   sequence.truncate(n_tokens);
@@ -25,22 +31,27 @@ void Timeline::truncate(int64_t n_tokens) {
 void validate_request(const Engine& engine, std::span<const int32_t> prompt, const GenerateOptions& options) {
   options.sampling.validate(engine.info().vocab_size);
   validate_stop_strings(options.stop);
-  if (options.max_tokens < 0) throw Error(ErrorCode::kUsage, "max tokens: out of range; expected 0 or more, got " + std::to_string(options.max_tokens));
+  if (options.max_tokens < 0)
+    throw Error(ErrorCode::kUsage,
+                "max tokens: out of range; expected 0 or more, got " + std::to_string(options.max_tokens));
   if (prompt.empty()) throw Error(ErrorCode::kUsage, "prompt: empty; expected at least one token; try some text");
   const int64_t n_prompt = static_cast<int64_t>(prompt.size());
   // Room for the prompt and the first token's evaluation; a prompt that is only evaluated may fill the context.
   if (n_prompt + (options.max_tokens > 0 ? 1 : 0) > engine.context()) {
-    throw Error(ErrorCode::kRuntime, "prompt: longer than the context; expected fewer than " + std::to_string(engine.context()) + " tokens, got " + std::to_string(n_prompt) +
+    throw Error(ErrorCode::kRuntime, "prompt: longer than the context; expected fewer than " +
+                                         std::to_string(engine.context()) + " tokens, got " + std::to_string(n_prompt) +
                                          "; try a shorter prompt or a larger --ctx");
   }
   for (const int32_t id : prompt) {
     if (id < 0 || id >= engine.info().vocab_size) {
-      throw Error(ErrorCode::kUsage, "prompt: token id outside the vocabulary; expected 0 to " + std::to_string(engine.info().vocab_size - 1) + ", got " + std::to_string(id));
+      throw Error(ErrorCode::kUsage, "prompt: token id outside the vocabulary; expected 0 to " +
+                                         std::to_string(engine.info().vocab_size - 1) + ", got " + std::to_string(id));
     }
   }
 }
 
-Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t> prompt, const GenerateOptions& options, const GenerateCallbacks& callbacks) {
+Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t> prompt, const GenerateOptions& options,
+                    const GenerateCallbacks& callbacks) {
   validate_request(engine, prompt, options);
   Generation out;
   const int64_t n_prompt = out.prompt_tokens = static_cast<int64_t>(prompt.size());
@@ -54,11 +65,15 @@ Generation generate(Engine& engine, Timeline& timeline, std::span<const int32_t>
   const Clock::time_point start = Clock::now();
   auto interrupted = [&] { return callbacks.interrupted && callbacks.interrupted(); };
   const std::span<const int32_t> rest = prompt.subspan(static_cast<size_t>(out.cached_tokens));
-  const bool done = engine.prefill(timeline.sequence, rest, options.max_tokens > 0 ? Outputs::kLast : Outputs::kNone, callbacks.on_prefill, callbacks.interrupted);
+  const bool done = engine.prefill(timeline.sequence, rest, options.max_tokens > 0 ? Outputs::kLast : Outputs::kNone,
+                                   callbacks.on_prefill, callbacks.interrupted);
   timeline.token_ids.assign(prompt.begin(), prompt.begin() + timeline.sequence.length());
   out.prompt_ms = ms_since(start);
   if (!done) {
-    if (!interrupted()) throw Error(ErrorCode::kRuntime, "cache: no page left for the prompt; expected " + std::to_string(n_prompt) + " tokens of room, got " + std::to_string(timeline.sequence.length()) + "; try fewer sequences at once");
+    if (!interrupted())
+      throw Error(ErrorCode::kRuntime, "cache: no page left for the prompt; expected " + std::to_string(n_prompt) +
+                                           " tokens of room, got " + std::to_string(timeline.sequence.length()) +
+                                           "; try fewer sequences at once");
     out.finish = FinishReason::kInterrupted;
     return out;
   }

@@ -30,7 +30,9 @@ class SquaresObserver final : public WeightObserver {
   void check() const {
     for (const auto& [name, squares] : tensors) {
       for (const double sum : squares.sums) {
-        if (!std::isfinite(sum)) throw Error(ErrorCode::kRuntime, "imatrix: the inputs of " + name + " are not finite; expected a model and a text that give numbers");
+        if (!std::isfinite(sum))
+          throw Error(ErrorCode::kRuntime, "imatrix: the inputs of " + name +
+                                               " are not finite; expected a model and a text that give numbers");
       }
     }
   }
@@ -49,7 +51,9 @@ class ExpertObserver final : public WeightObserver {
     const auto e = static_cast<size_t>(seen.expert);
     for (int64_t r = 0; r < seen.n_rows; ++r) {
       double squares = 0;
-      for (int64_t c = 0; c < seen.width; ++c) squares += static_cast<double>(seen.rows[r * seen.width + c]) * static_cast<double>(seen.rows[r * seen.width + c]);
+      for (int64_t c = 0; c < seen.width; ++c)
+        squares +=
+            static_cast<double>(seen.rows[r * seen.width + c]) * static_cast<double>(seen.rows[r * seen.width + c]);
       sums[e] += static_cast<double>(seen.router_weights[r]) * std::sqrt(squares);
     }
     counts[e] += seen.n_rows;
@@ -60,7 +64,9 @@ class ExpertObserver final : public WeightObserver {
       const std::vector<int64_t>& counts = counts_[name];
       for (size_t e = 0; e < sums.size(); ++e) {
         sums[e] = counts[e] == 0 ? 0 : sums[e] / static_cast<double>(counts[e]);
-        if (!std::isfinite(sums[e])) throw Error(ErrorCode::kRuntime, "prune: the outputs of " + name + " are not finite; expected a model and a text that give numbers");
+        if (!std::isfinite(sums[e]))
+          throw Error(ErrorCode::kRuntime, "prune: the outputs of " + name +
+                                               " are not finite; expected a model and a text that give numbers");
       }
     }
     report.saliency = std::move(sums_);
@@ -91,18 +97,23 @@ double negative_log_likelihood(std::span<const float> logits, int32_t token) {
   return static_cast<double>(max) + std::log(sum) - static_cast<double>(logits[static_cast<size_t>(token)]);
 }
 
-Reading read_text(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options, const Progress& progress, const std::function<bool()>& stop) {
+Reading read_text(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options,
+                  const Progress& progress, const std::function<bool()>& stop) {
   const int64_t window = options.window, n_tokens = static_cast<int64_t>(tokens.size());
   if (window < ReadingOptions::kMinWindow || window > engine.context()) {
-    throw Error(ErrorCode::kUsage, "--ctx: out of range; expected " + std::to_string(ReadingOptions::kMinWindow) + " to " + std::to_string(engine.context()) + " tokens, got " + std::to_string(window));
+    throw Error(ErrorCode::kUsage, "--ctx: out of range; expected " + std::to_string(ReadingOptions::kMinWindow) +
+                                       " to " + std::to_string(engine.context()) + " tokens, got " +
+                                       std::to_string(window));
   }
   if (n_tokens < window) {
-    throw Error(ErrorCode::kUsage, "the text is shorter than one window; expected at least " + std::to_string(window) + " tokens, got " + std::to_string(n_tokens) + "; try a smaller --ctx");
+    throw Error(ErrorCode::kUsage, "the text is shorter than one window; expected at least " + std::to_string(window) +
+                                       " tokens, got " + std::to_string(n_tokens) + "; try a smaller --ctx");
   }
   Reading reading;
   reading.n_windows = std::min(n_tokens / window, options.max_windows.value_or(n_tokens / window));
   // All tokens must come out of the last layer, or its experts see one of them only: steps of at most 32 MiB of logits.
-  const int64_t chunk = std::clamp<int64_t>((int64_t{32} << 20) / (engine.info().vocab_size * static_cast<int64_t>(sizeof(float))), 1, engine.chunk_tokens());
+  const int64_t chunk = std::clamp<int64_t>(
+      (int64_t{32} << 20) / (engine.info().vocab_size * static_cast<int64_t>(sizeof(float))), 1, engine.chunk_tokens());
   const Vocab& vocab = engine.tokenizer().vocab();
   double nll = 0;
   std::vector<int32_t> ids;
@@ -115,20 +126,27 @@ Reading read_text(Engine& engine, std::span<const int32_t> tokens, const Reading
       if (stop && stop()) throw Error(ErrorCode::kInterrupted, "interrupted");
       if (progress) progress(static_cast<uint64_t>(w * window + at), static_cast<uint64_t>(reading.n_windows * window));
       const int64_t n = std::min(chunk, window - at);
-      const StepPart part{&sequence, std::span<const int32_t>(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), Outputs::kAll};
-      if (engine.step({&part, 1}) == StepStatus::kNoPages) throw Error(ErrorCode::kRuntime, "no page left in the cache; expected room for " + std::to_string(window) + " tokens");
-      for (int64_t i = 0; i < n && at + i + 1 < window; ++i) nll += negative_log_likelihood(engine.logits(i), ids[static_cast<size_t>(at + i + 1)]);
+      const StepPart part{&sequence,
+                          std::span<const int32_t>(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)),
+                          Outputs::kAll};
+      if (engine.step({&part, 1}) == StepStatus::kNoPages)
+        throw Error(ErrorCode::kRuntime,
+                    "no page left in the cache; expected room for " + std::to_string(window) + " tokens");
+      for (int64_t i = 0; i < n && at + i + 1 < window; ++i)
+        nll += negative_log_likelihood(engine.logits(i), ids[static_cast<size_t>(at + i + 1)]);
       at += n;
     }
   }
-  if (progress) progress(static_cast<uint64_t>(reading.n_windows * window), static_cast<uint64_t>(reading.n_windows * window));
+  if (progress)
+    progress(static_cast<uint64_t>(reading.n_windows * window), static_cast<uint64_t>(reading.n_windows * window));
   reading.perplexity = std::exp(nll / static_cast<double>(reading.n_windows * (window - 1)));
   return reading;
 }
 
 }  // namespace
 
-ImportanceReport measure_importance(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options, const Progress& progress, const std::function<bool()>& stop) {
+ImportanceReport measure_importance(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options,
+                                    const Progress& progress, const std::function<bool()>& stop) {
   SquaresObserver observer;
   ImportanceReport report;
   {
@@ -140,7 +158,8 @@ ImportanceReport measure_importance(Engine& engine, std::span<const int32_t> tok
   return report;
 }
 
-ExpertReport measure_experts(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options, const Progress& progress, const std::function<bool()>& stop) {
+ExpertReport measure_experts(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options,
+                             const Progress& progress, const std::function<bool()>& stop) {
   ExpertObserver observer;
   ExpertReport report;
   {

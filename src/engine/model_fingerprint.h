@@ -10,7 +10,8 @@
 namespace fathom {
 
 /// Architecture and a hash of the architecture's settings and of the tensors: names, types, shapes and the beginning,
-/// middle and end of their bytes (reading all of a model of 400 GB would take minutes). Against mistakes, not attackers.
+/// middle and end of their bytes (reading all of a model of 400 GB would take minutes). Against mistakes, not
+/// attackers.
 std::string model_fingerprint(const Metadata& metadata, const std::map<std::string, Tensor>& tensors);
 
 }  // namespace fathom

@@ -10,7 +10,7 @@
 namespace fathom {
 namespace {
 
-constexpr size_t kAlign = 256;               // any vector load of a kernel, and the unit device allocators use themselves
+constexpr size_t kAlign = 256;  // any vector load of a kernel, and the unit device allocators use themselves
 constexpr size_t kPiece = size_t{64} << 20;  // between two calls of progress
 
 /// Host bytes that weights view, and where they go.
@@ -37,7 +37,8 @@ std::set<const std::byte*> matrices_of(std::span<const Node> nodes) {
   for (const Node& node : nodes) {
     if (const auto* a = std::get_if<EmbedRowsArgs>(&node.args)) add(a->table);
     if (const auto* a = std::get_if<LinearArgs>(&node.args)) add(a->weight);
-    if (const auto* a = std::get_if<GatedFfnArgs>(&node.args)) add(a->weights.gate), add(a->weights.up), add(a->weights.down);
+    if (const auto* a = std::get_if<GatedFfnArgs>(&node.args))
+      add(a->weights.gate), add(a->weights.up), add(a->weights.down);
     if (const auto* a = std::get_if<MoeFfnArgs>(&node.args)) {
       for (const GatedFfnWeights* w : {&a->experts, &a->shared}) add(w->gate), add(w->up), add(w->down);
     }
@@ -47,7 +48,8 @@ std::set<const std::byte*> matrices_of(std::span<const Node> nodes) {
 
 }  // namespace
 
-std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map<std::string, Tensor>& file, std::span<const Node> nodes, Backend& backend,
+std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map<std::string, Tensor>& file,
+                                      std::span<const Node> nodes, Backend& backend,
                                       const std::function<void(uint64_t, uint64_t)>& progress) {
   std::vector<Piece> pieces;
   for (const auto& [name, t] : file) {
@@ -56,9 +58,12 @@ std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map
     pieces.push_back(piece);
   }
   for (const std::shared_ptr<Buffer>& buffer : weights.owned) pieces.push_back({buffer->data(), buffer->size_bytes()});
-  std::sort(pieces.begin(), pieces.end(), [](const Piece& a, const Piece& b) { return std::less<>()(a.begin, b.begin); });
+  std::sort(pieces.begin(), pieces.end(),
+            [](const Piece& a, const Piece& b) { return std::less<>()(a.begin, b.begin); });
   auto piece_of = [&](const Tensor& t) -> Piece& {
-    const auto after = std::upper_bound(pieces.begin(), pieces.end(), t.data, [](const std::byte* p, const Piece& piece) { return std::less<>()(p, piece.begin); });
+    const auto after =
+        std::upper_bound(pieces.begin(), pieces.end(), t.data,
+                         [](const std::byte* p, const Piece& piece) { return std::less<>()(p, piece.begin); });
     FATHOM_CHECK(after != pieces.begin() && std::prev(after)->holds(t.data), "a weight outside the model's tensors");
     return *std::prev(after);
   };
@@ -89,7 +94,9 @@ std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map
       for (int64_t row = 0; row < piece.n_rows; row += rows_each) {
         const int64_t n = std::min(rows_each, piece.n_rows - row);
         if (progress) progress(done, total_file);
-        backend.upload_weights(to + static_cast<size_t>(row) * piece.device_row_bytes, piece.begin + static_cast<size_t>(row) * piece.row_bytes, piece.dtype, n, piece.n_columns);
+        backend.upload_weights(to + static_cast<size_t>(row) * piece.device_row_bytes,
+                               piece.begin + static_cast<size_t>(row) * piece.row_bytes, piece.dtype, n,
+                               piece.n_columns);
         done += static_cast<uint64_t>(n) * piece.row_bytes;
       }
     } else {

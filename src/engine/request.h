@@ -22,10 +22,10 @@ constexpr int kMaxPriority = 1000;
 struct Request {
   std::vector<int32_t> prompt;  ///< BOS included if the model wants one
   GenerateOptions options;
-  bool logprobs = false;  ///< every token's own log-probability
-  int top_logprobs = 0;   ///< the most likely tokens at each place, 0..kMaxTopLogprobs
+  bool logprobs = false;                          ///< every token's own log-probability
+  int top_logprobs = 0;                           ///< the most likely tokens at each place, 0..kMaxTopLogprobs
   std::shared_ptr<TokenConstraint> constraint{};  ///< null: none
-  int priority = 0;  ///< -kMaxPriority..kMaxPriority; higher goes first, and is preempted last
+  int priority = 0;       ///< -kMaxPriority..kMaxPriority; higher goes first, and is preempted last
   std::string user{};     ///< whose share it is paid from; requests of one priority take turns by user
   bool use_cache = true;  ///< false: neither finds nor leaves cached pages
 };

@@ -28,7 +28,8 @@ void Scheduler::Impl::run() {
     try {
       worked = turn();
     } catch (const std::exception& e) {
-      // Not the work of one request (those are caught where they happen): the ones at work may be damaged, the engine goes on.
+      // Not the work of one request (those are caught where they happen): the ones at work may be damaged, the engine
+      // goes on.
       const Error error(ErrorCode::kRuntime, std::string("scheduler: ") + e.what());
       if (running.empty() && !queue.empty()) fail(*queue.front(), error);  // or it would come to this again
       while (!running.empty()) fail(*running.back(), error);
@@ -83,7 +84,8 @@ void Scheduler::Impl::publish() {
   totals.cached_pages = cache.idle_pages();
   totals.used_pages = engine.pool().used_pages() - totals.cached_pages;
   totals.disk_hits_total = cache.disk_hits();
-  if (cache.disk_problems() > totals.disk_problems_total && options.on_disk_problem) options.on_disk_problem(*cache.disk_problem());
+  if (cache.disk_problems() > totals.disk_problems_total && options.on_disk_problem)
+    options.on_disk_problem(*cache.disk_problem());
   totals.disk_problems_total = cache.disk_problems();
   totals.last_disk_problem = cache.disk_problem();
   const std::lock_guard lock(mutex);
@@ -130,8 +132,10 @@ void Scheduler::Impl::end_cancelled(bool all) {
   }
   for (Task* task : cancelled) finish(*task, FinishReason::kInterrupted);
   for (Task* task : impatient) {
-    fail(*task, Error(ErrorCode::kRuntime, "stream: its reader has stopped; expected fewer than " + std::to_string(options.event_buffer) + " unread tokens within " +
-                                               std::to_string(options.reader_patience.count()) + " ms, got more; try to read faster"));
+    fail(*task, Error(ErrorCode::kRuntime, "stream: its reader has stopped; expected fewer than " +
+                                               std::to_string(options.event_buffer) + " unread tokens within " +
+                                               std::to_string(options.reader_patience.count()) +
+                                               " ms, got more; try to read faster"));
   }
 }
 
@@ -170,7 +174,8 @@ void Scheduler::Impl::admit() {
 /// From one list to the other, which stays in order of arrival.
 void Scheduler::Impl::move_task(const Task& task, std::vector<TaskPtr>& from, std::vector<TaskPtr>& to) {
   const auto at = std::find_if(from.begin(), from.end(), [&](const TaskPtr& t) { return t.get() == &task; });
-  const auto place = std::upper_bound(to.begin(), to.end(), task.channel->id(), [](uint64_t id, const TaskPtr& other) { return id < other->channel->id(); });
+  const auto place = std::upper_bound(to.begin(), to.end(), task.channel->id(),
+                                      [](uint64_t id, const TaskPtr& other) { return id < other->channel->id(); });
   to.insert(place, std::move(*at));
   from.erase(at);
 }
@@ -268,10 +273,12 @@ Scheduler::Scheduler(Engine& engine, const SchedulerOptions& options) {
   auto require = [](bool holds, const std::string& message) {
     if (!holds) throw Error(ErrorCode::kUsage, "scheduler: " + message);
   };
-  require(options.max_running >= 1 && options.max_running <= 1024, "sequences at once; expected 1 to 1024, got " + std::to_string(options.max_running));
+  require(options.max_running >= 1 && options.max_running <= 1024,
+          "sequences at once; expected 1 to 1024, got " + std::to_string(options.max_running));
   require(options.max_queued >= 0, "waiting requests; expected 0 or more, got " + std::to_string(options.max_queued));
   require(options.event_buffer >= 1, "unread tokens; expected 1 or more, got 0");
-  require(options.cache_share >= 0 && options.cache_share <= 1, "the cache's share of the pages; expected 0 to 1, got " + std::to_string(options.cache_share));
+  require(options.cache_share >= 0 && options.cache_share <= 1,
+          "the cache's share of the pages; expected 0 to 1, got " + std::to_string(options.cache_share));
   impl_ = std::make_unique<Impl>(engine, options);
 }
 
@@ -281,11 +288,12 @@ std::variant<RequestHandle, Refusal> Scheduler::submit(Request request) {
   Impl& m = *impl_;
   validate_request(m.engine, request.prompt, request.options);
   if (request.top_logprobs < 0 || request.top_logprobs > kMaxTopLogprobs) {
-    throw Error(ErrorCode::kUsage, "top_logprobs: out of range; expected 0 to " + std::to_string(kMaxTopLogprobs) + ", got " + std::to_string(request.top_logprobs));
+    throw Error(ErrorCode::kUsage, "top_logprobs: out of range; expected 0 to " + std::to_string(kMaxTopLogprobs) +
+                                       ", got " + std::to_string(request.top_logprobs));
   }
   if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
-    throw Error(ErrorCode::kUsage, "priority: out of range; expected -" + std::to_string(kMaxPriority) + " to " + std::to_string(kMaxPriority) + ", got " +
-                                       std::to_string(request.priority));
+    throw Error(ErrorCode::kUsage, "priority: out of range; expected -" + std::to_string(kMaxPriority) + " to " +
+                                       std::to_string(kMaxPriority) + ", got " + std::to_string(request.priority));
   }
   const auto channel = std::make_shared<EventChannel>(m.next_id.fetch_add(1), m.options.event_buffer, m.signal);
   auto task = std::make_unique<Task>(m.engine, std::move(request), channel);

@@ -17,14 +17,14 @@ namespace fathom {
 struct SchedulerOptions {
   int max_running = 8;  ///< sequences in one step
   int max_queued = 64;  ///< waiting requests; the next is refused
-  /// What a prompt may cost the running answers: the longest wait between two of their tokens, as far as measured step costs
-  /// foretell. A chunk that takes longer is interrupted for them: then the wait is this and one operation of the chunk, or,
-  /// where a decode step alone takes more than half of this, half of this, that step and one operation.
+  /// What a prompt may cost the running answers: the longest wait between two of their tokens, as far as measured step
+  /// costs foretell. A chunk that takes longer is interrupted for them: then the wait is this and one operation of the
+  /// chunk, or, where a decode step alone takes more than half of this, half of this, that step and one operation.
   std::chrono::milliseconds max_stall{250};
   size_t event_buffer = 256;  ///< unread tokens of one request
   std::chrono::milliseconds reader_patience{30000};
-  double cache_share = 1;                    ///< of the pool that finished texts may keep while nobody needs it, 0..1
-  std::optional<DiskCacheOptions> disk{};    ///< nothing: texts are forgotten at the end of the process
+  double cache_share = 1;                  ///< of the pool that finished texts may keep while nobody needs it, 0..1
+  std::optional<DiskCacheOptions> disk{};  ///< nothing: texts are forgotten at the end of the process
   /// Told of each, on the engine's thread: answers go on without the disk. May be empty.
   std::function<void(const std::string&)> on_disk_problem{};
 };
@@ -39,7 +39,8 @@ enum class Refusal { kQueueFull, kShuttingDown };
 ///   logits: not on what runs beside it, on when it came, on preemption, or on what the cache held (attention_plan.h
 ///   says how).
 /// - An answer in progress waits for its next token as max_stall says, however long the prompts beside it.
-/// - A cancelled request gives its pages back within max_stall or, in a long step, one operation; a failed one within one
+/// - A cancelled request gives its pages back within max_stall or, in a long step, one operation; a failed one within
+/// one
 ///   step. Neither changes what others answer.
 class Scheduler {
  public:
@@ -55,8 +56,8 @@ class Scheduler {
 
   SchedulerStats stats() const;
 
-  /// Refuses new requests, lets the others finish for `deadline`, cancels the rest, saves recent texts to disk, stops the
-  /// thread. Events that were not read stay readable. Blocks; may be called once more to no effect.
+  /// Refuses new requests, lets the others finish for `deadline`, cancels the rest, saves recent texts to disk, stops
+  /// the thread. Events that were not read stay readable. Blocks; may be called once more to no effect.
   void shutdown(std::chrono::milliseconds deadline);
 
  private:

@@ -1,12 +1,12 @@
 // The inside of a Scheduler: what a request is while it is worked on, and the state of the loop. Used by scheduler.cpp
 // (who comes, goes and waits) and scheduler_step.cpp (what a step evaluates).
 //
-// A request is its tokens (prompt, then answer), of which the first sequence.length() are evaluated. A step evaluates some
-// of the others: one token of an answer, a chunk of a prompt, after a preemption everything again. When none is left, the
-// logits give the next token. So there is one path for prompts, answers and recomputation.
+// A request is its tokens (prompt, then answer), of which the first sequence.length() are evaluated. A step evaluates
+// some of the others: one token of an answer, a chunk of a prompt, after a preemption everything again. When none is
+// left, the logits give the next token. So there is one path for prompts, answers and recomputation.
 //
-// A step with much of a prompt takes longer than answers may wait. Between its operations the loop looks around (between()):
-// requests come and go, and the tasks that are not part of it get steps of their own inside it.
+// A step with much of a prompt takes longer than answers may wait. Between its operations the loop looks around
+// (between()): requests come and go, and the tasks that are not part of it get steps of their own inside it.
 #pragma once
 
 #include <atomic>
@@ -29,14 +29,21 @@ namespace fathom {
 
 using Clock = std::chrono::steady_clock;
 
-inline double seconds_between(Clock::time_point a, Clock::time_point b) { return std::chrono::duration<double>(b - a).count(); }
+inline double seconds_between(Clock::time_point a, Clock::time_point b) {
+  return std::chrono::duration<double>(b - a).count();
+}
 
 constexpr int kNotUrgent = std::numeric_limits<int>::min();
 
 struct Task {
   Task(Engine& engine, Request r, std::shared_ptr<EventChannel> c)
-      : channel(std::move(c)), request(std::move(r)), plan(engine.attention_plan(static_cast<int64_t>(request.prompt.size()))), tokens(request.prompt),
-        keys(row_keys(tokens, plan)), sequence(engine.pool()), writer(engine.tokenizer(), request.options, request.prompt, request.constraint) {
+      : channel(std::move(c)),
+        request(std::move(r)),
+        plan(engine.attention_plan(static_cast<int64_t>(request.prompt.size()))),
+        tokens(request.prompt),
+        keys(row_keys(tokens, plan)),
+        sequence(engine.pool()),
+        writer(engine.tokenizer(), request.options, request.prompt, request.constraint) {
     generation.prompt_tokens = n_prompt();
   }
 
@@ -44,7 +51,9 @@ struct Task {
   int64_t pending() const { return static_cast<int64_t>(tokens.size()) - sequence.length(); }
   /// What another's pages can spare: all but the last token, whose logits are wanted.
   std::span<const int32_t> sharable_keys() const { return std::span(keys).first(keys.size() - 1); }
-  std::span<const int32_t> evaluated_keys() const { return std::span(keys).first(static_cast<size_t>(sequence.length())); }
+  std::span<const int32_t> evaluated_keys() const {
+    return std::span(keys).first(static_cast<size_t>(sequence.length()));
+  }
   bool answering() const { return !writer.token_ids().empty(); }
   /// A reader that is behind has enough to read.
   int urgency() const { return channel->full_since() ? kNotUrgent : request.priority; }
@@ -73,7 +82,10 @@ struct Part {
 
 struct Scheduler::Impl {
   Impl(Engine& e, const SchedulerOptions& o)
-      : engine(e), options(o), cache(e, static_cast<int64_t>(o.cache_share * e.pool().n_pages()), o.disk), sizer(o.max_stall) {
+      : engine(e),
+        options(o),
+        cache(e, static_cast<int64_t>(o.cache_share * e.pool().n_pages()), o.disk),
+        sizer(o.max_stall) {
     totals.pages = engine.pool().n_pages();
     publish();
     thread = std::thread([this] { run(); });
@@ -94,11 +106,11 @@ struct Scheduler::Impl {
   SchedulerStats totals;
 
   // Of the long step in progress and the steps inside it.
-  std::span<const Part> long_step;         // its parts; empty: none in progress
-  Clock::time_point answered;              // when the answers last got a step
-  bool answers_lack_pages = false;         // a step inside found none; only a step of their own may take others'
-  bool was_stopped = false;                // the last long step did not come to its end
-  double inside_seconds = 0;               // of all steps inside others
+  std::span<const Part> long_step;  // its parts; empty: none in progress
+  Clock::time_point answered;       // when the answers last got a step
+  bool answers_lack_pages = false;  // a step inside found none; only a step of their own may take others'
+  bool was_stopped = false;         // the last long step did not come to its end
+  double inside_seconds = 0;        // of all steps inside others
   std::exception_ptr inside_problem;
 
   // Shared.

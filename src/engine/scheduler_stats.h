@@ -11,8 +11,10 @@ namespace fathom {
 
 /// Counts of values by bounds, as Prometheus histograms have them. Seconds.
 struct LatencyHistogram {
-  static constexpr std::array<double, 14> kBounds = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300};
-  std::array<uint64_t, kBounds.size() + 1> counts{};  ///< at most kBounds[i] and above the bound before; the last: above all
+  static constexpr std::array<double, 14> kBounds = {0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
+                                                     1,     2.5,  5,     10,   30,  60,   300};
+  std::array<uint64_t, kBounds.size() + 1>
+      counts{};  ///< at most kBounds[i] and above the bound before; the last: above all
   double sum = 0;
 
   void add(double seconds) {
@@ -30,7 +32,8 @@ struct SchedulerStats {
   /// Of all pages: held by running requests, and held by the cache alone (free for the asking). The rest is empty.
   int64_t pages = 0, used_pages = 0, cached_pages = 0;
   uint64_t finished_total = 0, cancelled_total = 0, failed_total = 0, refused_total = 0;
-  uint64_t prompt_tokens_total = 0, cached_tokens_total = 0;  ///< of requests whose prompt is done: all, and not evaluated
+  uint64_t prompt_tokens_total = 0,
+           cached_tokens_total = 0;     ///< of requests whose prompt is done: all, and not evaluated
   uint64_t evaluated_tokens_total = 0;  ///< tokens of prompts that went through the model, after preemptions once more
   uint64_t generated_tokens_total = 0;
   uint64_t prefix_queries_total = 0, prefix_hits_total = 0, disk_hits_total = 0;

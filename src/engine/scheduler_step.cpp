@@ -34,17 +34,18 @@ void Scheduler::Impl::catch_up(Task& task) {
 /// Whether a part of this step evaluates rows that the task can share after it.
 bool Scheduler::Impl::waits_for(const Task& task, std::span<const Part> prompts) const {
   return task.request.use_cache && std::any_of(prompts.begin(), prompts.end(), [&](const Part& part) {
-    const int64_t common = common_length(part.task->keys, task.sharable_keys());
-    return part.task->request.use_cache && common > std::max(task.sequence.length(), part.task->sequence.length());
-  });
+           const int64_t common = common_length(part.task->keys, task.sharable_keys());
+           return part.task->request.use_cache &&
+                  common > std::max(task.sequence.length(), part.task->sequence.length());
+         });
 }
 
 bool Scheduler::Impl::in_long_step(const Task& task) const {
   return std::any_of(long_step.begin(), long_step.end(), [&](const Part& part) { return part.task == &task; });
 }
 
-/// One token of every answer whose reader keeps up, and about so many of prompts. Inside a long step: of those that are no
-/// part of it and short.
+/// One token of every answer whose reader keeps up, and about so many of prompts. Inside a long step: of those that are
+/// no part of it and short.
 std::vector<Part> Scheduler::Impl::plan_step(int64_t prompt_tokens) {
   std::vector<Part> parts;
   std::vector<Task*> prompts;
@@ -53,15 +54,18 @@ std::vector<Part> Scheduler::Impl::plan_step(int64_t prompt_tokens) {
     if (task->pending() > 1) catch_up(*task);
     if (task->pending() == 1) {
       parts.push_back({task.get(), 1});
-    } else if (long_step.empty() || (task->pending() <= kShortPromptTokens && !task->plan.expanded(task->sequence.length()))) {
+    } else if (long_step.empty() ||
+               (task->pending() <= kShortPromptTokens && !task->plan.expanded(task->sequence.length()))) {
       prompts.push_back(task.get());
     }
   }
-  std::stable_sort(prompts.begin(), prompts.end(), [](const Task* a, const Task* b) { return a->request.priority > b->request.priority; });
+  std::stable_sort(prompts.begin(), prompts.end(),
+                   [](const Task* a, const Task* b) { return a->request.priority > b->request.priority; });
   int64_t left = prompt_tokens;
   const size_t first_prompt = parts.size();
   for (Task* task : prompts) {
-    if (!waits_for(*task, std::span(parts).subspan(first_prompt)) && !waits_for(*task, long_step)) parts.push_back({task, 0});
+    if (!waits_for(*task, std::span(parts).subspan(first_prompt)) && !waits_for(*task, long_step))
+      parts.push_back({task, 0});
   }
   // Every prompt gets a like share, so that a short one does not wait for a long one; the first get what others leave.
   const auto n_prompts = static_cast<int64_t>(parts.size() - first_prompt);
@@ -132,7 +136,8 @@ bool Scheduler::Impl::between() {
     end_cancelled(false);
     if (out_of_time()) return false;
     // What the others in the step lose is a chunk at most, and never twice in a row.
-    const auto n_cancelled = std::count_if(long_step.begin(), long_step.end(), [](const Part& part) { return part.task->channel->cancelled(); });
+    const auto n_cancelled = std::count_if(long_step.begin(), long_step.end(),
+                                           [](const Part& part) { return part.task->channel->cancelled(); });
     if (n_cancelled == std::ssize(long_step) || (n_cancelled > 0 && !was_stopped)) return false;
     if (seconds_between(answered, Clock::now()) >= sizer.patience_s()) {
       admit();
@@ -164,15 +169,16 @@ void Scheduler::Impl::step_inside() {
   publish();
 }
 
-/// Runs the parts together; if that fails, one by one, so that the one to blame fails alone. False if the step was ended
-/// before its time: then nothing has changed.
+/// Runs the parts together; if that fails, one by one, so that the one to blame fails alone. False if the step was
+/// ended before its time: then nothing has changed.
 bool Scheduler::Impl::evaluate(std::span<const Part> parts, bool is_long) {
   std::vector<StepPart> step;
   for (const Part& part : parts) {
     const Task& task = *part.task;
     const int64_t at = task.sequence.length();
     const bool wants_logits = part.n_tokens == task.pending() && task.request.options.max_tokens > 0;
-    step.push_back({&part.task->sequence, std::span(task.tokens).subspan(static_cast<size_t>(at), static_cast<size_t>(part.n_tokens)),
+    step.push_back({&part.task->sequence,
+                    std::span(task.tokens).subspan(static_cast<size_t>(at), static_cast<size_t>(part.n_tokens)),
                     wants_logits ? Outputs::kLast : Outputs::kNone, task.plan.form(at)});
   }
   try {
@@ -212,13 +218,15 @@ bool Scheduler::Impl::evaluate(std::span<const Part> parts, bool is_long) {
       take_logits(task, engine.logits(output++));
       continue;
     }
-    if (!task.answering()) task.channel->push(PrefillEvent{std::min(task.sequence.length(), task.n_prompt()), task.n_prompt()});
+    if (!task.answering())
+      task.channel->push(PrefillEvent{std::min(task.sequence.length(), task.n_prompt()), task.n_prompt()});
     if (task.pending() == 0) {
       prompt_done(task);
       finish(task, FinishReason::kLength);
     } else if (task.request.use_cache) {
       // Whole pages only: the rest of the last one is written next, and would have to be copied.
-      cache.keep(task.evaluated_keys().first(static_cast<size_t>(task.sequence.length() / kPageTokens * kPageTokens)), task.sequence);
+      cache.keep(task.evaluated_keys().first(static_cast<size_t>(task.sequence.length() / kPageTokens * kPageTokens)),
+                 task.sequence);
     }
   }
   return true;

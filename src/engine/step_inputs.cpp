@@ -15,23 +15,28 @@ size_t padded(size_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 StepInputs::StepInputs(Backend& backend, int64_t most_tokens, int64_t most_pages) : backend_(backend) {
   if (backend.shares_host_memory()) return;
-  const size_t ints = 6 * padded(static_cast<size_t>(most_tokens)) + padded(std::bit_ceil(static_cast<size_t>(most_pages)) * 16);
+  const size_t ints =
+      6 * padded(static_cast<size_t>(most_tokens)) + padded(std::bit_ceil(static_cast<size_t>(most_pages)) * 16);
   device_ = backend.allocate(ints * sizeof(int32_t), "the integers of a step");
 }
 
-void StepInputs::clear() { ids.clear(), positions.clear(), slots.clear(), sequence_of.clear(), expanded.clear(), output_rows.clear(); }
+void StepInputs::clear() {
+  ids.clear(), positions.clear(), slots.clear(), sequence_of.clear(), expanded.clear(), output_rows.clear();
+}
 
 void StepInputs::set_page_table(std::span<const std::span<const int32_t>> pages) {
   size_t width = 0;
   for (const std::span<const int32_t> row : pages) width = std::max(width, row.size());
   if (device_) width = std::bit_ceil(std::max(width, static_cast<size_t>(kLeastTableWidth)));
   page_table.assign(pages.size() * width, -1);
-  for (size_t s = 0; s < pages.size(); ++s) std::copy(pages[s].begin(), pages[s].end(), page_table.begin() + static_cast<ptrdiff_t>(s * width));
+  for (size_t s = 0; s < pages.size(); ++s)
+    std::copy(pages[s].begin(), pages[s].end(), page_table.begin() + static_cast<ptrdiff_t>(s * width));
 }
 
 StepShape StepInputs::shape() const {
   const auto n_sequences = static_cast<int64_t>(expanded.size());
-  return {static_cast<int64_t>(ids.size()), n_sequences, static_cast<int64_t>(output_rows.size()), static_cast<int64_t>(page_table.size()) / n_sequences};
+  return {static_cast<int64_t>(ids.size()), n_sequences, static_cast<int64_t>(output_rows.size()),
+          static_cast<int64_t>(page_table.size()) / n_sequences};
 }
 
 deepseek::Step StepInputs::send() {

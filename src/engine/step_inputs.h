@@ -1,5 +1,5 @@
-// The integers of one step: tokens, where each stands, which pages it sees. In host memory, or side by side in one block of a
-// device's that is sent in one piece.
+// The integers of one step: tokens, where each stands, which pages it sees. In host memory, or side by side in one
+// block of a device's that is sent in one piece.
 #pragma once
 
 #include <compare>
@@ -23,7 +23,8 @@ struct StepShape {
 
 class StepInputs {
  public:
-  /// On a device, takes room for `most_tokens` tokens and `most_pages` pages of one sequence, more when a step needs it.
+  /// On a device, takes room for `most_tokens` tokens and `most_pages` pages of one sequence, more when a step needs
+  /// it.
   StepInputs(Backend& backend, int64_t most_tokens, int64_t most_pages);
 
   void clear();
@@ -31,13 +32,13 @@ class StepInputs {
   std::vector<int32_t> ids, positions, slots, sequence_of, expanded, output_rows;
   std::vector<int32_t> page_table;  ///< filled by set_page_table
 
-  /// Gives every sequence a row of the page table, unused entries -1. On a device rows are widened to a power of two, so that
-  /// a growing sequence keeps the shape of its steps until it has doubled.
+  /// Gives every sequence a row of the page table, unused entries -1. On a device rows are widened to a power of two,
+  /// so that a growing sequence keeps the shape of its steps until it has doubled.
   void set_page_table(std::span<const std::span<const int32_t>> pages);
   StepShape shape() const;
 
-  /// The step over these integers, without caches; on a device they are sent there first. Tensors are good until the next
-  /// call; on a device equal shapes get equal addresses as long as generation() stays.
+  /// The step over these integers, without caches; on a device they are sent there first. Tensors are good until the
+  /// next call; on a device equal shapes get equal addresses as long as generation() stays.
   deepseek::Step send();
   uint64_t generation() const { return generation_; }
 

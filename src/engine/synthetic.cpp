@@ -18,7 +18,8 @@ namespace {
 /// A released model's numbers (its config.json).
 struct ReleasedShape {
   const char* name;
-  int64_t hidden, layers, dense_layers, heads, q_lora, ffn, experts, used, shared, expert_ffn, vocab, groups, groups_used;
+  int64_t hidden, layers, dense_layers, heads, q_lora, ffn, experts, used, shared, expert_ffn, vocab, groups,
+      groups_used;
   bool sigmoid;
   double scale;
 };
@@ -47,7 +48,11 @@ struct Types {
   static Types of(const std::string& name) {
     if (name == "q4_k_m") return {DType::kQ4_K, DType::kQ4_K, DType::kQ6_K, DType::kQ6_K};
     const std::optional<DType> t = dtype_from_name(name);
-    if (!t || (!can_quantize(*t) && *t != DType::kF32)) throw Error(ErrorCode::kUsage, "--type: not a type for weights; expected q4_k_m or a name like q8_0, q6_k, iq4_xs, mxfp4, bf16, got '" + name + "'");
+    if (!t || (!can_quantize(*t) && *t != DType::kF32))
+      throw Error(
+          ErrorCode::kUsage,
+          "--type: not a type for weights; expected q4_k_m or a name like q8_0, q6_k, iq4_xs, mxfp4, bf16, got '" +
+              name + "'");
     if (*t == DType::kMXFP4) return {DType::kMXFP4, DType::kQ8_0, DType::kMXFP4, DType::kQ8_0};
     return {*t, *t, *t, *t};
   }
@@ -62,15 +67,17 @@ class Builder {
     source_.size_bytes += (t.size_bytes() + 63) / 64 * 64;
     source_.tensors.emplace(name, t);
   }
-  void add_weight(const std::string& name, DType wanted, Shape shape) { add(name, with_fallback(wanted, shape.last()), shape); }
+  void add_weight(const std::string& name, DType wanted, Shape shape) {
+    add(name, with_fallback(wanted, shape.last()), shape);
+  }
   void add_norm(const std::string& name, int64_t n) { add(name, DType::kF32, {n}); }
 
  private:
   ModelSource& source_;
 };
 
-/// About 1 MiB of encoded normal numbers of this row length: copied over and over, they look random to every kernel and are
-/// far more than a cache would keep hot beside the rest.
+/// About 1 MiB of encoded normal numbers of this row length: copied over and over, they look random to every kernel and
+/// are far more than a cache would keep hot beside the rest.
 std::vector<std::byte> pattern(DType type, int64_t row, uint32_t seed) {
   const int64_t rows = std::max<int64_t>(1, (int64_t{1} << 20) / static_cast<int64_t>(row_bytes(type, row)));
   std::vector<std::byte> out(static_cast<size_t>(rows) * row_bytes(type, row));
@@ -111,7 +118,8 @@ void fill(ModelSource& source) {
       const Tensor& t = *tensors[static_cast<size_t>(i)];
       const std::vector<std::byte>& p = patterns.at({t.dtype, t.shape.last()});
       const size_t total = t.size_bytes();
-      for (size_t done = 0; done < total; done += p.size()) std::memcpy(t.data + done, p.data(), std::min(p.size(), total - done));
+      for (size_t done = 0; done < total; done += p.size())
+        std::memcpy(t.data + done, p.data(), std::min(p.size(), total - done));
     });
   });
   source.owner = buffer;
@@ -126,11 +134,15 @@ std::vector<std::string> synthetic_shapes() {
 }
 
 ModelSource synthetic_model(const SyntheticOptions& options) {
-  const auto found = std::find_if(kShapes.begin(), kShapes.end(), [&](const ReleasedShape& s) { return options.shape == s.name; });
-  if (found == kShapes.end()) throw Error(ErrorCode::kUsage, "--shape: unknown; expected v2-lite, v2 or v3, got '" + options.shape + "'");
+  const auto found =
+      std::find_if(kShapes.begin(), kShapes.end(), [&](const ReleasedShape& s) { return options.shape == s.name; });
+  if (found == kShapes.end())
+    throw Error(ErrorCode::kUsage, "--shape: unknown; expected v2-lite, v2 or v3, got '" + options.shape + "'");
   const ReleasedShape& s = *found;
   const int64_t layers = options.n_layers.value_or(s.layers);
-  if (layers < 1 || layers > s.layers) throw Error(ErrorCode::kUsage, "--layers: out of range; expected 1 to " + std::to_string(s.layers) + ", got " + std::to_string(layers));
+  if (layers < 1 || layers > s.layers)
+    throw Error(ErrorCode::kUsage, "--layers: out of range; expected 1 to " + std::to_string(s.layers) + ", got " +
+                                       std::to_string(layers));
   // A part of the model keeps one dense layer, as rare beside the experts as in the whole.
   const int64_t dense = layers == s.layers ? s.dense_layers : std::min<int64_t>(s.dense_layers, layers > 1 ? 1 : 0);
   const Types types = Types::of(options.type);
@@ -142,18 +154,23 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
   auto set_number = [&](const std::string& key, double v) { m.set("deepseek2." + key, v); };
   m.set("general.architecture", std::string("deepseek2"));
   m.set("general.name", source.path);
-  set_int("block_count", layers), set_int("context_length", 163840), set_int("embedding_length", s.hidden), set_int("feed_forward_length", s.ffn);
-  set_int("attention.head_count", s.heads), set_int("attention.kv_lora_rank", kLatent), set_int("rope.dimension_count", kRope);
+  set_int("block_count", layers), set_int("context_length", 163840), set_int("embedding_length", s.hidden),
+      set_int("feed_forward_length", s.ffn);
+  set_int("attention.head_count", s.heads), set_int("attention.kv_lora_rank", kLatent),
+      set_int("rope.dimension_count", kRope);
   if (s.q_lora > 0) set_int("attention.q_lora_rank", s.q_lora);
   set_int("attention.key_length", kLatent + kRope), set_int("attention.value_length", kLatent);
   set_int("attention.key_length_mla", kNope + kRope), set_int("attention.value_length_mla", kValue);
   set_int("leading_dense_block_count", dense), set_int("expert_count", s.experts), set_int("expert_used_count", s.used);
-  set_int("expert_shared_count", s.shared), set_int("expert_feed_forward_length", s.expert_ffn), set_int("expert_gating_func", s.sigmoid ? 2 : 1);
+  set_int("expert_shared_count", s.shared), set_int("expert_feed_forward_length", s.expert_ffn),
+      set_int("expert_gating_func", s.sigmoid ? 2 : 1);
   set_int("expert_group_count", s.groups), set_int("expert_group_used_count", s.groups_used);
-  set_number("expert_weights_scale", s.scale), set_number("rope.freq_base", 10000), set_number("rope.scaling.factor", 40);
+  set_number("expert_weights_scale", s.scale), set_number("rope.freq_base", 10000),
+      set_number("rope.scaling.factor", 40);
   m.set("deepseek2.expert_weights_norm", s.sigmoid);
   m.set("deepseek2.rope.scaling.type", std::string("yarn"));
-  set_int("rope.scaling.original_context_length", 4096), set_number("rope.scaling.yarn_log_multiplier", s.sigmoid ? 0.1 : 0.0707);
+  set_int("rope.scaling.original_context_length", 4096),
+      set_number("rope.scaling.yarn_log_multiplier", s.sigmoid ? 0.1 : 0.0707);
 
   Builder b(source);
   b.add_weight("token_embd.weight", types.main, {s.vocab, s.hidden});
@@ -172,7 +189,8 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
       b.add_weight(p + "attn_q.weight", types.attention, {s.heads * (kNope + kRope), s.hidden});
     }
     b.add_weight(p + "attn_kv_a_mqa.weight", types.attention, {kLatent + kRope, s.hidden});
-    b.add_weight(p + "attn_k_b.weight", dtype_info(types.attention).is_quantized ? DType::kQ8_0 : types.attention, {s.heads, kLatent, kNope});
+    b.add_weight(p + "attn_k_b.weight", dtype_info(types.attention).is_quantized ? DType::kQ8_0 : types.attention,
+                 {s.heads, kLatent, kNope});
     b.add_weight(p + "attn_v_b.weight", types.attention, {s.heads, kValue, kLatent});
     b.add_weight(p + "attn_output.weight", types.attention, {s.hidden, s.heads * kValue});
     // K-mixes give every other down matrix the larger type.
@@ -190,13 +208,19 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
     b.add_weight(p + "ffn_down_exps.weight", down, {s.experts, s.hidden, s.expert_ffn});
     b.add_weight(p + "ffn_gate_shexp.weight", types.attention, {s.shared * s.expert_ffn, s.hidden});
     b.add_weight(p + "ffn_up_shexp.weight", types.attention, {s.shared * s.expert_ffn, s.hidden});
-    b.add_weight(p + "ffn_down_shexp.weight", types.attention == types.main ? down : types.attention, {s.hidden, s.shared * s.expert_ffn});
+    b.add_weight(p + "ffn_down_shexp.weight", types.attention == types.main ? down : types.attention,
+                 {s.hidden, s.shared * s.expert_ffn});
   }
   if (options.only_shapes) return source;
   const uint64_t available = available_memory_bytes().value_or(UINT64_MAX);
   if (source.size_bytes > available) {
-    throw Error(ErrorCode::kNoMemory, "--shape: " + std::to_string(layers) + " layers do not fit in memory; expected " + std::to_string(source.size_bytes >> 20) + " MiB free, got " +
-                                          std::to_string(available >> 20) + " MiB; try --layers " + std::to_string(std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(layers) * 0.8 * static_cast<double>(available) / static_cast<double>(source.size_bytes)))));
+    throw Error(ErrorCode::kNoMemory,
+                "--shape: " + std::to_string(layers) + " layers do not fit in memory; expected " +
+                    std::to_string(source.size_bytes >> 20) + " MiB free, got " + std::to_string(available >> 20) +
+                    " MiB; try --layers " +
+                    std::to_string(std::max<int64_t>(
+                        1, static_cast<int64_t>(static_cast<double>(layers) * 0.8 * static_cast<double>(available) /
+                                                static_cast<double>(source.size_bytes)))));
   }
   fill(source);
   return source;

@@ -18,7 +18,8 @@ bool begins_with(std::span<const int32_t> text, std::span<const int32_t> beginni
 
 }  // namespace
 
-TextCache::TextCache(Engine& engine, int64_t max_pages, const std::optional<DiskCacheOptions>& disk) : pool_(engine.pool()), tree_(pool_, max_pages) {
+TextCache::TextCache(Engine& engine, int64_t max_pages, const std::optional<DiskCacheOptions>& disk)
+    : pool_(engine.pool()), tree_(pool_, max_pages) {
   if (disk) disk_.emplace(disk->folder, disk->max_bytes, engine.cache_fingerprint());
 }
 
@@ -62,7 +63,8 @@ bool TextCache::save_one(const std::function<bool()>& go_on) {
   if (sequence.length() < kMinSavedTokens) return true;
   try {
     bool was_stopped = false;
-    disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence, [&] { return !(was_stopped = go_on && !go_on()); });
+    disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence,
+                [&] { return !(was_stopped = go_on && !go_on()); });
     if (was_stopped) unsaved_.push_back(std::move(keys));
   } catch (const Error& e) {
     note_problem(e.what());

@@ -24,8 +24,8 @@ struct DiskCacheOptions {
 /// Texts of at least this many tokens are saved: shorter ones are evaluated again sooner than read and checked.
 constexpr int64_t kMinSavedTokens = 256;
 
-/// Keys are tokens with the form of their rows (attention_plan.h), so that a hit has the bits of a fresh evaluation. One
-/// thread, the pool's. Trouble with the disk never stops an answer: it is kept for disk_problem().
+/// Keys are tokens with the form of their rows (attention_plan.h), so that a hit has the bits of a fresh evaluation.
+/// One thread, the pool's. Trouble with the disk never stops an answer: it is kept for disk_problem().
 class TextCache {
  public:
   /// Throws Error{kRuntime} if the disk folder cannot be used.

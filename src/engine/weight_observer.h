@@ -12,7 +12,7 @@ struct MatrixInputs {
   int64_t matrix;             ///< of its slowest dimension: the expert or the head; 0 for plain matrices
   int64_t n_matrices;
   int64_t n_rows, width;
-  const float* rows;          ///< row i begins at rows + i * stride
+  const float* rows;  ///< row i begins at rows + i * stride
   int64_t stride;
 
   const float* row(int64_t i) const { return rows + i * stride; }

@@ -10,11 +10,14 @@ namespace {
 
 constexpr int64_t kPlainMatrix = -1;
 
-std::string with_ending(const std::string& name, const std::string& ending) { return name.substr(0, name.rfind("attn_")) + ending; }
+std::string with_ending(const std::string& name, const std::string& ending) {
+  return name.substr(0, name.rfind("attn_")) + ending;
+}
 
 }  // namespace
 
-WeightTap::WeightTap(const std::map<std::string, Tensor>& tensors, Backend& backend, WeightObserver& observer) : backend_(backend), observer_(observer) {
+WeightTap::WeightTap(const std::map<std::string, Tensor>& tensors, Backend& backend, WeightObserver& observer)
+    : backend_(backend), observer_(observer) {
   for (const auto& [name, tensor] : tensors) names_.emplace(tensor.data, &name);
 }
 
@@ -27,7 +30,8 @@ void WeightTap::report(const Tensor& weight, const Tensor& rows, int64_t matrix,
   // Half of a fused tensor begins in its middle and has no name: the other half tells the same.
   const std::string* name = name_of(weight);
   if (name == nullptr || rows.dim(0) == 0) return;
-  observer_.inputs({*name, matrix, n_matrices, rows.dim(0), rows.dim(1), rows.as<float>(), rows.strides_bytes[0] / static_cast<int64_t>(sizeof(float))});
+  observer_.inputs({*name, matrix, n_matrices, rows.dim(0), rows.dim(1), rows.as<float>(),
+                    rows.strides_bytes[0] / static_cast<int64_t>(sizeof(float))});
 }
 
 Tensor WeightTap::scratch(std::vector<float>& memory, int64_t n_rows, int64_t width) const {
@@ -59,7 +63,8 @@ bool WeightTap::run(const Node& node) {
 Tensor WeightTap::expert(const Tensor& x, const GatedFfnWeights& stack, int64_t expert_idx) {
   const bool is_plain = expert_idx == kPlainMatrix;
   const int64_t matrix = is_plain ? 0 : expert_idx, n_matrices = is_plain ? 1 : stack.gate.dim(0);
-  const Tensor gate = is_plain ? stack.gate : stack.gate.slab(expert_idx), up = is_plain ? stack.up : stack.up.slab(expert_idx);
+  const Tensor gate = is_plain ? stack.gate : stack.gate.slab(expert_idx),
+               up = is_plain ? stack.up : stack.up.slab(expert_idx);
   const Tensor down = is_plain ? stack.down : stack.down.slab(expert_idx);
   report(stack.gate, x, matrix, n_matrices);
   report(stack.up, x, matrix, n_matrices);
@@ -81,11 +86,15 @@ void WeightTap::run_ffn(const GatedFfnArgs& a) {
 }
 
 void WeightTap::run_moe(const MoeFfnArgs& a) {
-  const int64_t n_tokens = a.x.dim(0), n_used = a.expert_ids.dim(1), n_experts = a.experts.gate.dim(0), hidden_size = a.x.dim(1);
+  const int64_t n_tokens = a.x.dim(0), n_used = a.expert_ids.dim(1), n_experts = a.experts.gate.dim(0),
+                hidden_size = a.x.dim(1);
   for (int64_t t = 0; t < n_tokens; ++t) std::fill_n(a.out.row_as<float>(t), hidden_size, 0.0F);
-  std::vector<std::vector<std::pair<int64_t, float>>> chosen_by(static_cast<size_t>(n_experts));  // token, router weight
+  std::vector<std::vector<std::pair<int64_t, float>>> chosen_by(
+      static_cast<size_t>(n_experts));  // token, router weight
   for (int64_t t = 0; t < n_tokens; ++t) {
-    for (int64_t k = 0; k < n_used; ++k) chosen_by[static_cast<size_t>(a.expert_ids.row_as<int32_t>(t)[k])].emplace_back(t, a.expert_weights.row_as<float>(t)[k]);
+    for (int64_t k = 0; k < n_used; ++k)
+      chosen_by[static_cast<size_t>(a.expert_ids.row_as<int32_t>(t)[k])].emplace_back(
+          t, a.expert_weights.row_as<float>(t)[k]);
   }
   const std::string* down_name = name_of(a.experts.down);
   std::vector<float> router_weights;
@@ -100,7 +109,8 @@ void WeightTap::run_moe(const MoeFfnArgs& a) {
       router_weights.push_back(routes[static_cast<size_t>(i)].second);
     }
     const Tensor y = expert(x, a.experts, e);
-    if (down_name != nullptr) observer_.expert_outputs({*down_name, e, n_experts, n, hidden_size, y.as<float>(), router_weights.data()});
+    if (down_name != nullptr)
+      observer_.expert_outputs({*down_name, e, n_experts, n, hidden_size, y.as<float>(), router_weights.data()});
     for (int64_t i = 0; i < n; ++i) {
       float* out = a.out.row_as<float>(routes[static_cast<size_t>(i)].first);
       const float* from = y.row_as<float>(i);
@@ -114,16 +124,19 @@ void WeightTap::run_moe(const MoeFfnArgs& a) {
   }
 }
 
-/// W_UK meets the queries and W_UV the latents that attention gathered, head by head; kv_b as one matrix, as programs without
-/// absorption multiply it, the latents themselves. All three are told, whichever form this file has.
+/// W_UK meets the queries and W_UV the latents that attention gathered, head by head; kv_b as one matrix, as programs
+/// without absorption multiply it, the latents themselves. All three are told, whichever form this file has.
 void WeightTap::look_at(const LatentAttentionArgs& a) {
   const std::string* name = name_of(a.kv_b ? a.kv_b : a.k_b);
   if (name == nullptr) return;
-  const std::string kv_b = with_ending(*name, "attn_kv_b.weight"), k_b = with_ending(*name, "attn_k_b.weight"), v_b = with_ending(*name, "attn_v_b.weight");
-  const int64_t n_tokens = a.q.dim(0), n_heads = a.n_heads(), nope = a.nope_dim(), value = a.value_dim(), latent = a.latent_dim();
+  const std::string kv_b = with_ending(*name, "attn_kv_b.weight"), k_b = with_ending(*name, "attn_k_b.weight"),
+                    v_b = with_ending(*name, "attn_v_b.weight");
+  const int64_t n_tokens = a.q.dim(0), n_heads = a.n_heads(), nope = a.nope_dim(), value = a.value_dim(),
+                latent = a.latent_dim();
 
   for (int64_t h = 0; h < n_heads; ++h) {
-    observer_.inputs({k_b, h, n_heads, n_tokens, nope, a.q.as<float>() + h * a.q.dim(2), a.q.strides_bytes[0] / static_cast<int64_t>(sizeof(float))});
+    observer_.inputs({k_b, h, n_heads, n_tokens, nope, a.q.as<float>() + h * a.q.dim(2),
+                      a.q.strides_bytes[0] / static_cast<int64_t>(sizeof(float))});
   }
 
   LatentAttentionArgs gather = a;
@@ -133,7 +146,8 @@ void WeightTap::look_at(const LatentAttentionArgs& a) {
     for (int64_t h = 0; h < n_heads; ++h) {
       for (int64_t n = 0; n < nope; ++n) {
         dequantize_row(a.kv_b.dtype, a.kv_b.row(h * (nope + value) + n), row.data(), latent);
-        for (int64_t c = 0; c < latent; ++c) keys_[static_cast<size_t>((h * latent + c) * nope + n)] = row[static_cast<size_t>(c)];
+        for (int64_t c = 0; c < latent; ++c)
+          keys_[static_cast<size_t>((h * latent + c) * nope + n)] = row[static_cast<size_t>(c)];
       }
     }
     gather.k_b = Tensor(DType::kF32, {n_heads, latent, nope}, keys_.data());

@@ -12,9 +12,9 @@
 
 namespace fathom {
 
-/// Feed-forward networks, whose hidden rows a backend keeps to itself, are composed here from the backend's matrix products;
-/// the latents that attention gathers for W_UV come from the same attention with the identity in W_UV's place. Needs a backend
-/// whose memory the host can read.
+/// Feed-forward networks, whose hidden rows a backend keeps to itself, are composed here from the backend's matrix
+/// products; the latents that attention gathers for W_UV come from the same attention with the identity in W_UV's
+/// place. Needs a backend whose memory the host can read.
 class WeightTap {
  public:
   /// `tensors` are the model's weights by name; all three must outlive this.

@@ -18,7 +18,8 @@ struct ShardName {
 
   std::string of(int64_t shard) const {
     char tail[64];
-    std::snprintf(tail, sizeof tail, "-%05lld-of-%05lld.gguf", static_cast<long long>(shard), static_cast<long long>(count));
+    std::snprintf(tail, sizeof tail, "-%05lld-of-%05lld.gguf", static_cast<long long>(shard),
+                  static_cast<long long>(count));
     return prefix + tail;
   }
 };
@@ -39,12 +40,15 @@ std::optional<ShardName> parse_shard_name(const std::string& path) {
   const std::string_view tail = std::string_view(path).substr(begin);
   const std::optional<int64_t> number = five_digits(tail.substr(1, 5));
   const std::optional<int64_t> count = five_digits(tail.substr(10, 5));
-  if (!number || !count || tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf") return std::nullopt;
+  if (!number || !count || tail[0] != '-' || tail.substr(6, 4) != "-of-" || tail.substr(15) != ".gguf")
+    return std::nullopt;
   return ShardName{path.substr(0, begin), *number, *count};
 }
 
-[[noreturn]] void fail(const std::string& path, const std::string& what, const std::string& expected, const std::string& got, const std::string& hint) {
-  throw Error(ErrorCode::kModel, printable(path, 400) + ": " + what + "; expected " + expected + ", got " + got + "; try " + hint);
+[[noreturn]] void fail(const std::string& path, const std::string& what, const std::string& expected,
+                       const std::string& got, const std::string& hint) {
+  throw Error(ErrorCode::kModel,
+              printable(path, 400) + ": " + what + "; expected " + expected + ", got " + got + "; try " + hint);
 }
 
 std::string or_none(const std::optional<int64_t>& value) { return value ? std::to_string(*value) : "none"; }
@@ -54,7 +58,8 @@ std::optional<int64_t> shard_key(const GgufFile& gguf, const char* key) {
   try {
     return gguf.metadata.integer(key);
   } catch (const Error& error) {
-    throw Error(error.code(), printable(gguf.file->path(), 400) + ": " + error.what() + "; try to split the model again");
+    throw Error(error.code(),
+                printable(gguf.file->path(), 400) + ": " + error.what() + "; try to split the model again");
   }
 }
 
@@ -65,18 +70,21 @@ void check_shard(const GgufFile& gguf, const ShardName& name, int64_t shard, con
     fail(path, "wrong key split.count", std::to_string(name.count) + " as in the file's name", or_none(count), hint);
   }
   if (const auto number = shard_key(gguf, "split.no"); number != shard - 1) {
-    fail(path, "this is another shard than its name says", "shard " + std::to_string(shard) + " (split.no " + std::to_string(shard - 1) + ")",
+    fail(path, "this is another shard than its name says",
+         "shard " + std::to_string(shard) + " (split.no " + std::to_string(shard - 1) + ")",
          "split.no " + or_none(number), hint);
   }
   const auto total = shard_key(gguf, "split.tensors.count");
   if (const auto total_of_first = shard_key(first, "split.tensors.count"); total != total_of_first) {
-    fail(path, "a shard of another model", "split.tensors.count " + or_none(total_of_first) + " as in the first shard", or_none(total), hint);
+    fail(path, "a shard of another model", "split.tensors.count " + or_none(total_of_first) + " as in the first shard",
+         or_none(total), hint);
   }
   for (const char* key : {"general.architecture", "general.name"}) {
     const MetadataValue* mine = gguf.metadata.find(key);
     const MetadataValue* of_first = first.metadata.find(key);
     if (mine != nullptr && (of_first == nullptr || *mine != *of_first)) {
-      fail(path, "a shard of another model", std::string("the same ") + key + " as in the first shard", "another one", hint);
+      fail(path, "a shard of another model", std::string("the same ") + key + " as in the first shard", "another one",
+           hint);
     }
   }
 }
@@ -87,14 +95,15 @@ GgufFile read_shard(const ShardName& name, int64_t shard, const std::string& ask
     return read_gguf_file(path, header_only);
   } catch (const Error& error) {
     if (path == asked) throw;
-    throw Error(error.code(), "shard " + std::to_string(shard) + " of " + std::to_string(name.count) + ", " + error.what());
+    throw Error(error.code(),
+                "shard " + std::to_string(shard) + " of " + std::to_string(name.count) + ", " + error.what());
   }
 }
 
 std::vector<GgufFile> read_shards(const ShardName& name, const std::string& asked, bool header_only) {
   if (name.count < 1 || name.number < 1 || name.number > name.count) {
-    fail(asked, "an impossible shard name", "a number from 1 to the count", std::to_string(name.number) + " of " + std::to_string(name.count),
-         "the file's original name");
+    fail(asked, "an impossible shard name", "a number from 1 to the count",
+         std::to_string(name.number) + " of " + std::to_string(name.count), "the file's original name");
   }
   std::vector<GgufFile> files;
   for (int64_t shard = 1; shard <= name.count; ++shard) {
@@ -111,8 +120,9 @@ std::vector<GgufFile> read_files(const std::string& path, bool header_only) {
   files.push_back(read_gguf_file(path, header_only));
   const auto count = shard_key(files.front(), "split.count");
   if (count && *count > 1) {
-    fail(path, "one shard of a split model under another name", "a name like MODEL-00001-of-" + ShardName{"", 0, *count}.of(0).substr(10),
-         "a name without shard numbers", "the shards' original names");
+    fail(path, "one shard of a split model under another name",
+         "a name like MODEL-00001-of-" + ShardName{"", 0, *count}.of(0).substr(10), "a name without shard numbers",
+         "the shards' original names");
   }
   return files;
 }
@@ -127,18 +137,19 @@ GgufModel GgufModel::open(const std::string& path, GgufOptions options) {
     if (gguf.missing_data) model.has_data_ = false;
     for (const GgufTensorInfo& t : gguf.tensors) {
       // The offset of a tensor without bytes was not compared with the file.
-      void* data = options.header_only ? nullptr : gguf.file->data() + (t.size_bytes == 0 ? gguf.data_offset : t.offset_bytes);
+      void* data =
+          options.header_only ? nullptr : gguf.file->data() + (t.size_bytes == 0 ? gguf.data_offset : t.offset_bytes);
       if (!model.tensors_.emplace(t.name, Tensor(t.dtype, t.shape, data)).second) {
-        fail(gguf.file->path(), "the tensor '" + printable(t.name) + "' is also in an earlier shard", "every tensor once", "a second one",
-             "to put the shards of one model into one folder");
+        fail(gguf.file->path(), "the tensor '" + printable(t.name) + "' is also in an earlier shard",
+             "every tensor once", "a second one", "to put the shards of one model into one folder");
       }
     }
   }
   if (is_split) {
     const auto total = shard_key(model.files_.front(), "split.tensors.count");
     if (total && *total != static_cast<int64_t>(model.tensors_.size())) {
-      fail(path, "the shards do not hold all tensors", std::to_string(*total) + " tensors (split.tensors.count)", std::to_string(model.tensors_.size()),
-           "to download all shards again");
+      fail(path, "the shards do not hold all tensors", std::to_string(*total) + " tensors (split.tensors.count)",
+           std::to_string(model.tensors_.size()), "to download all shards again");
     }
   }
   check_model_metadata(model.files_.front());

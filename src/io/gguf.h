@@ -16,8 +16,8 @@
 namespace fathom {
 
 struct GgufOptions {
-  /// Metadata and shapes are enough: a file that ends where its tensors' bytes should begin is accepted (not one that ends
-  /// among them), and every tensor's data is null.
+  /// Metadata and shapes are enough: a file that ends where its tensors' bytes should begin is accepted (not one that
+  /// ends among them), and every tensor's data is null.
   bool header_only = false;
 };
 
@@ -28,12 +28,12 @@ struct FileSpan {
   uint64_t size_bytes;
 };
 
-/// An open GGUF model. Tensors view the mapped files: they must not outlive the model or a copy of files(). Const use from
-/// many threads is fine.
+/// An open GGUF model. Tensors view the mapped files: they must not outlive the model or a copy of files(). Const use
+/// from many threads is fine.
 class GgufModel {
  public:
-  /// Opens `path`; for any one shard of a split model (NAME-00002-of-00003.gguf) opens all of them and checks that they belong
-  /// together. Reads headers only, however large the files. Refuses what no model can mean (gguf_checks.h).
+  /// Opens `path`; for any one shard of a split model (NAME-00002-of-00003.gguf) opens all of them and checks that they
+  /// belong together. Reads headers only, however large the files. Refuses what no model can mean (gguf_checks.h).
   /// Throws Error{kModel} "path: what (byte offset N); expected .., got ..; try ..".
   static GgufModel open(const std::string& path, GgufOptions options = {});
 
@@ -46,7 +46,7 @@ class GgufModel {
   /// The files in shard order, one of them if the model is not split.
   const std::vector<GgufFile>& files() const { return files_; }
   const std::string& path() const { return files_.front().file->path(); }  ///< of the first shard
-  uint64_t size_bytes() const;  ///< of all files
+  uint64_t size_bytes() const;                                             ///< of all files
   /// True where every tensor's bytes are there; only a header_only model can lack them.
   bool has_data() const { return has_data_; }
 

@@ -16,22 +16,25 @@ namespace {
 void read_magic_and_version(ByteReader& in, GgufFile& gguf) {
   constexpr std::string_view kMagic = "GGUF";
   if (in.left() < 24) {
-    in.fail(0, "too short for a GGUF header", "at least 24 bytes", std::to_string(in.left()) + " bytes", "download the file again");
+    in.fail(0, "too short for a GGUF header", "at least 24 bytes", std::to_string(in.left()) + " bytes",
+            "download the file again");
   }
   if (const std::string_view magic = in.take(4, "the magic"); magic != kMagic) {
-    in.fail(0, "not a GGUF file", "the bytes 'GGUF' at the start", in_quotes(magic), "give a .gguf file, or a Hugging Face folder where that is allowed");
+    in.fail(0, "not a GGUF file", "the bytes 'GGUF' at the start", in_quotes(magic),
+            "give a .gguf file, or a Hugging Face folder where that is allowed");
   }
   gguf.version = in.read<uint32_t>("the version");
   if (gguf.version == 2 || gguf.version == 3) return;
   const bool big_endian = gguf.version != 0 && (gguf.version & 0xffffu) == 0;
-  in.fail(4, big_endian ? "a big-endian GGUF file" : "unsupported GGUF version", "version 2 or 3, little endian", std::to_string(gguf.version),
-          "convert the model again with a current converter");
+  in.fail(4, big_endian ? "a big-endian GGUF file" : "unsupported GGUF version", "version 2 or 3, little endian",
+          std::to_string(gguf.version), "convert the model again with a current converter");
 }
 
 GgufValueType read_value_type(ByteReader& in, const std::string& what) {
   const uint64_t at = in.position();
   const auto number = in.read<uint32_t>("the type of " + what);
-  if (number >= kGgufValueTypeCount) in.fail(at, "unknown value type of " + what, "a number from 0 to 12", std::to_string(number));
+  if (number >= kGgufValueTypeCount)
+    in.fail(at, "unknown value type of " + what, "a number from 0 to 12", std::to_string(number));
   return static_cast<GgufValueType>(number);
 }
 
@@ -42,7 +45,9 @@ bool read_bool(ByteReader& in, const std::string& what) {
   return byte == 1;
 }
 
-std::string read_text(ByteReader& in, const std::string& what) { return std::string(in.take_string(kGgufMaxStringBytes, what)); }
+std::string read_text(ByteReader& in, const std::string& what) {
+  return std::string(in.take_string(kGgufMaxStringBytes, what));
+}
 
 template <typename Stored, typename Kept>
 std::vector<Kept> read_numbers(ByteReader& in, uint64_t count, const std::string& what) {
@@ -60,7 +65,9 @@ std::vector<int64_t> read_u64s(ByteReader& in, uint64_t count, const std::string
   const uint64_t at = in.position();
   std::vector<int64_t> values = read_numbers<uint64_t, int64_t>(in, count, what);
   for (uint64_t i = 0; i < count; ++i) {
-    if (values[i] < 0) in.fail(at + 8 * i, "a number too large in " + what, "at most 2^63 - 1", std::to_string(static_cast<uint64_t>(values[i])));
+    if (values[i] < 0)
+      in.fail(at + 8 * i, "a number too large in " + what, "at most 2^63 - 1",
+              std::to_string(static_cast<uint64_t>(values[i])));
   }
   return values;
 }
@@ -81,12 +88,14 @@ std::vector<std::string> read_texts(ByteReader& in, uint64_t count, const std::s
 MetadataValue read_array(ByteReader& in, const std::string& what, GgufStoredType& stored) {
   const uint64_t at = in.position();
   stored.element = read_value_type(in, "the elements of " + what);
-  if (stored.element == GgufValueType::kArray) in.fail(at, "an array of arrays in " + what, "an array of numbers, bools or strings", "nested arrays");
+  if (stored.element == GgufValueType::kArray)
+    in.fail(at, "an array of arrays in " + what, "an array of numbers, bools or strings", "nested arrays");
   const uint64_t count_at = in.position();
   const auto count = in.read<uint64_t>("the element count of " + what);
   in.check_count(count_at, count, gguf_value_min_bytes(stored.element), "elements of " + what);
   if (count > kGgufMaxArrayElements) {
-    in.fail(count_at, "too many elements of " + what, "at most " + std::to_string(kGgufMaxArrayElements), std::to_string(count));
+    in.fail(count_at, "too many elements of " + what, "at most " + std::to_string(kGgufMaxArrayElements),
+            std::to_string(count));
   }
   switch (stored.element) {
     case GgufValueType::kU8: return read_numbers<uint8_t, int64_t>(in, count, what);
@@ -128,7 +137,8 @@ void read_metadata(ByteReader& in, uint64_t n_keys, GgufFile& gguf) {
     stored.at = in.position();
     const std::string_view key = in.take_string(kGgufMaxKeyBytes, "the name of key " + std::to_string(i));
     if (key.empty()) in.fail(stored.at, "key " + std::to_string(i) + " has no name", "at least one byte", "none");
-    if (gguf.metadata.has(key)) in.fail(stored.at, "the key " + in_quotes(key) + " appears twice", "every key once", "a second one");
+    if (gguf.metadata.has(key))
+      in.fail(stored.at, "the key " + in_quotes(key) + " appears twice", "every key once", "a second one");
     const std::string what = "key " + in_quotes(key);
     stored.type = read_value_type(in, what);
     gguf.metadata.set(std::string(key), read_value(in, what, stored));
@@ -141,11 +151,13 @@ void read_alignment(const ByteReader& in, GgufFile& gguf) {
   const MetadataValue* value = gguf.metadata.find(kKey);
   if (value == nullptr) return;
   const GgufStoredType& stored = gguf.stored_types.at(std::string(kKey));
-  if (stored.type != GgufValueType::kU32) in.fail(stored.at, "the key 'general.alignment' has the wrong type", "u32", stored.text());
+  if (stored.type != GgufValueType::kU32)
+    in.fail(stored.at, "the key 'general.alignment' has the wrong type", "u32", stored.text());
   const auto alignment = static_cast<uint64_t>(std::get<int64_t>(*value));
   if (!std::has_single_bit(alignment) || alignment < kGgufMinAlignment || alignment > kGgufMaxAlignment) {
     in.fail(stored.at, "an impossible general.alignment",
-            "a power of two from " + std::to_string(kGgufMinAlignment) + " to " + std::to_string(kGgufMaxAlignment), std::to_string(alignment));
+            "a power of two from " + std::to_string(kGgufMinAlignment) + " to " + std::to_string(kGgufMaxAlignment),
+            std::to_string(alignment));
   }
   gguf.alignment = alignment;
 }
@@ -161,7 +173,8 @@ int64_t spread(const Shape& shape) {
 Shape read_shape(ByteReader& in, const std::string& what) {
   const uint64_t at = in.position();
   const auto n_dims = in.read<uint32_t>("the number of dimensions of " + what);
-  if (n_dims < 1 || n_dims > kMaxDims) in.fail(at, "wrong number of dimensions of " + what, "1 to " + std::to_string(kMaxDims), std::to_string(n_dims));
+  if (n_dims < 1 || n_dims > kMaxDims)
+    in.fail(at, "wrong number of dimensions of " + what, "1 to " + std::to_string(kMaxDims), std::to_string(n_dims));
   Shape shape;
   shape.rank = static_cast<int>(n_dims);
   int64_t n_elements = 1;
@@ -170,7 +183,8 @@ Shape read_shape(ByteReader& in, const std::string& what) {
     const auto dim = in.read<int64_t>("a dimension of " + what);
     if (dim < 0) in.fail(dim_at, "a negative dimension of " + what, "at least 0", std::to_string(dim));
     if (__builtin_mul_overflow(n_elements, std::max<int64_t>(dim, 1), &n_elements)) {
-      in.fail(dim_at, "the number of elements of " + what + " overflows", "fewer than 2^63", "a further dimension of " + std::to_string(dim));
+      in.fail(dim_at, "the number of elements of " + what + " overflows", "fewer than 2^63",
+              "a further dimension of " + std::to_string(dim));
     }
     shape.dims[n_dims - 1 - i] = dim;
   }
@@ -182,7 +196,8 @@ DType read_dtype(ByteReader& in, const std::string& what) {
   const auto type = in.read<uint32_t>("the type of " + what);
   const std::optional<DType> dtype = dtype_from_gguf(type);
   if (!dtype) {
-    in.fail(at, what + " has a type that cannot be read", "F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, MXFP4 or integers",
+    in.fail(at, what + " has a type that cannot be read",
+            "F32, F16, BF16, Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, MXFP4 or integers",
             "type " + gguf_tensor_type_text(type), "get the model in one of these types");
   }
   return *dtype;
@@ -198,7 +213,8 @@ uint64_t tensor_bytes(const ByteReader& in, const GgufTensorInfo& t, const std::
   // The number of elements was checked; that of bytes can still overflow.
   if (__builtin_mul_overflow(spread(t.shape) / info.block_elements, info.block_bytes, &size) ||
       size > std::numeric_limits<int64_t>::max() - static_cast<int64_t>(kGgufMaxAlignment)) {
-    in.fail(t.info_at, "the size of " + what + " overflows", "fewer than 2^63 bytes", t.shape.to_string() + " of " + std::string(info.name));
+    in.fail(t.info_at, "the size of " + what + " overflows", "fewer than 2^63 bytes",
+            t.shape.to_string() + " of " + std::string(info.name));
   }
   return t.shape.n_elements() == 0 ? 0 : static_cast<uint64_t>(size);
 }
@@ -213,7 +229,8 @@ void read_tensor_infos(ByteReader& in, uint64_t n_tensors, GgufFile& gguf) {
     const std::string_view name = in.take_string(kGgufMaxTensorNameBytes, "the name of tensor " + std::to_string(i));
     if (name.empty()) in.fail(t.info_at, "tensor " + std::to_string(i) + " has no name", "at least one byte", "none");
     const std::string what = "tensor " + in_quotes(name);
-    if (!names.insert(name).second) in.fail(t.info_at, "the " + what + " appears twice", "every tensor once", "a second one");
+    if (!names.insert(name).second)
+      in.fail(t.info_at, "the " + what + " appears twice", "every tensor once", "a second one");
     t.name = name;
     t.shape = read_shape(in, what);
     t.dtype = read_dtype(in, what);
@@ -221,17 +238,20 @@ void read_tensor_infos(ByteReader& in, uint64_t n_tensors, GgufFile& gguf) {
     const uint64_t offset_at = in.position();
     t.offset_bytes = in.read<uint64_t>("the offset of " + what);
     if (t.offset_bytes % gguf.alignment != 0) {
-      in.fail(offset_at, "the offset of " + what + " is not aligned", "a multiple of " + std::to_string(gguf.alignment), std::to_string(t.offset_bytes));
+      in.fail(offset_at, "the offset of " + what + " is not aligned", "a multiple of " + std::to_string(gguf.alignment),
+              std::to_string(t.offset_bytes));
     }
     if (!gguf.tensors.empty()) {
       const GgufTensorInfo& before = gguf.tensors.back();
       if (t.offset_bytes < before.offset_bytes + before.size_bytes) {
         in.fail(offset_at, what + " overlaps the one before it or is out of order",
-                "an offset of at least " + std::to_string(before.offset_bytes + before.size_bytes), std::to_string(t.offset_bytes));
+                "an offset of at least " + std::to_string(before.offset_bytes + before.size_bytes),
+                std::to_string(t.offset_bytes));
       }
     }
     if (t.offset_bytes > static_cast<uint64_t>(std::numeric_limits<int64_t>::max()) - t.size_bytes) {
-      in.fail(offset_at, "the end of " + what + " overflows", "an end below 2^63", "offset " + std::to_string(t.offset_bytes));
+      in.fail(offset_at, "the end of " + what + " overflows", "an end below 2^63",
+              "offset " + std::to_string(t.offset_bytes));
     }
     gguf.tensors.push_back(std::move(t));
   }
@@ -248,7 +268,8 @@ void place_tensors(const ByteReader& in, bool header_only, GgufFile& gguf) {
     const std::string what = "the data of tensor " + in_quotes(t.name) + " reaches beyond the end of the file";
     const std::string needed = "at least " + std::to_string(t.offset_bytes + t.size_bytes) + " bytes";
     if (!header_only || file_bytes > gguf.data_offset) {
-      in.fail(t.offset_bytes, what, needed, std::to_string(file_bytes), "download the file again, it seems to be incomplete");
+      in.fail(t.offset_bytes, what, needed, std::to_string(file_bytes),
+              "download the file again, it seems to be incomplete");
     }
     if (!gguf.missing_data) gguf.missing_data = what + "; expected " + needed + ", got " + std::to_string(file_bytes);
   }
@@ -270,11 +291,13 @@ GgufFile read_gguf_file(const std::string& path, bool header_only) {
   const uint64_t counts_at = in.position();
   const auto n_tensors = in.read<uint64_t>("the tensor count");
   const auto n_keys = in.read<uint64_t>("the key count");
-  // Shortest key: an 8-byte length, one letter, a type, one byte. Shortest tensor: length, letter, rank, one dimension, type, offset.
+  // Shortest key: an 8-byte length, one letter, a type, one byte. Shortest tensor: length, letter, rank, one dimension,
+  // type, offset.
   in.check_count(counts_at, n_tensors, 8 + 1 + 4 + 8 + 4 + 8, "tensors");
   in.check_count(counts_at + 8, n_keys, 8 + 1 + 4 + 1, "keys");
   const uint64_t most = std::max(n_tensors, n_keys);
-  if (most > kGgufMaxEntries) in.fail(counts_at, "too many tensors or keys", "at most " + std::to_string(kGgufMaxEntries), std::to_string(most));
+  if (most > kGgufMaxEntries)
+    in.fail(counts_at, "too many tensors or keys", "at most " + std::to_string(kGgufMaxEntries), std::to_string(most));
   read_metadata(in, n_keys, gguf);
   read_alignment(in, gguf);
   in.check_count(counts_at, n_tensors, 8 + 1 + 4 + 8 + 4 + 8, "tensors");

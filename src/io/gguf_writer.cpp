@@ -15,8 +15,7 @@
 namespace fathom {
 namespace {
 
-template <typename T>
-void append(std::string& out, T value) {
+template <typename T> void append(std::string& out, T value) {
   char bytes[sizeof(T)];
   std::memcpy(bytes, &value, sizeof(T));
   out.append(bytes, sizeof(T));
@@ -27,16 +26,14 @@ void append_string(std::string& out, std::string_view text) {
   out += text;
 }
 
-template <typename T, typename From>
-void append_checked(std::string& out, From value, const std::string& key) {
+template <typename T, typename From> void append_checked(std::string& out, From value, const std::string& key) {
   if constexpr (std::is_integral_v<T>) {
     FATHOM_CHECK(std::in_range<T>(value), "the value of '" + key + "' does not fit its type");
   }
   append(out, static_cast<T>(value));
 }
 
-template <typename From>
-void append_integer(std::string& out, GgufValueType type, From value, const std::string& key) {
+template <typename From> void append_integer(std::string& out, GgufValueType type, From value, const std::string& key) {
   switch (type) {
     case GgufValueType::kU8: return append_checked<uint8_t>(out, value, key);
     case GgufValueType::kI8: return append_checked<int8_t>(out, value, key);
@@ -54,7 +51,8 @@ void append_integer(std::string& out, GgufValueType type, From value, const std:
 }
 
 void append_float(std::string& out, GgufValueType type, double value, const std::string& key) {
-  FATHOM_CHECK(type == GgufValueType::kF32 || type == GgufValueType::kF64, "the value of '" + key + "' is a float, its type is not");
+  FATHOM_CHECK(type == GgufValueType::kF32 || type == GgufValueType::kF64,
+               "the value of '" + key + "' is a float, its type is not");
   if (type == GgufValueType::kF32) {
     append(out, static_cast<float>(value));
   } else {
@@ -67,11 +65,21 @@ void append_text(std::string& out, GgufValueType type, const std::string& value,
   append_string(out, value);
 }
 
-void append_scalar(std::string& out, GgufValueType type, int64_t value, const std::string& key) { append_integer(out, type, value, key); }
-void append_scalar(std::string& out, GgufValueType type, uint64_t value, const std::string& key) { append_integer(out, type, value, key); }
-void append_scalar(std::string& out, GgufValueType type, bool value, const std::string& key) { append_integer(out, type, value ? 1 : 0, key); }
-void append_scalar(std::string& out, GgufValueType type, double value, const std::string& key) { append_float(out, type, value, key); }
-void append_scalar(std::string& out, GgufValueType type, const std::string& value, const std::string& key) { append_text(out, type, value, key); }
+void append_scalar(std::string& out, GgufValueType type, int64_t value, const std::string& key) {
+  append_integer(out, type, value, key);
+}
+void append_scalar(std::string& out, GgufValueType type, uint64_t value, const std::string& key) {
+  append_integer(out, type, value, key);
+}
+void append_scalar(std::string& out, GgufValueType type, bool value, const std::string& key) {
+  append_integer(out, type, value ? 1 : 0, key);
+}
+void append_scalar(std::string& out, GgufValueType type, double value, const std::string& key) {
+  append_float(out, type, value, key);
+}
+void append_scalar(std::string& out, GgufValueType type, const std::string& value, const std::string& key) {
+  append_text(out, type, value, key);
+}
 
 std::string encode(const std::string& key, const MetadataValue& value, GgufStoredType stored) {
   std::string out;
@@ -85,7 +93,8 @@ std::string encode(const std::string& key, const MetadataValue& value, GgufStore
   std::visit(
       [&](const auto& v) {
         using V = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<V, std::vector<int64_t>> || std::is_same_v<V, std::vector<double>> || std::is_same_v<V, std::vector<std::string>>) {
+        if constexpr (std::is_same_v<V, std::vector<int64_t>> || std::is_same_v<V, std::vector<double>> ||
+                      std::is_same_v<V, std::vector<std::string>>) {
           append_array(v);
         } else {
           append_scalar(out, stored.type, v, key);
@@ -109,9 +118,11 @@ uint64_t aligned(uint64_t n, uint64_t alignment) { return (n + alignment - 1) / 
 }  // namespace
 
 GgufWriter::GgufWriter(std::string path, GgufWriterOptions options) : path_(std::move(path)), options_(options) {
-  FATHOM_CHECK(std::has_single_bit(options.alignment) && options.alignment >= kGgufMinAlignment && options.alignment <= kGgufMaxAlignment,
+  FATHOM_CHECK(std::has_single_bit(options.alignment) && options.alignment >= kGgufMinAlignment &&
+                   options.alignment <= kGgufMaxAlignment,
                "no alignment: " + std::to_string(options.alignment));
-  if (options.alignment != kGgufDefaultAlignment) set_u32("general.alignment", static_cast<uint32_t>(options.alignment));
+  if (options.alignment != kGgufDefaultAlignment)
+    set_u32("general.alignment", static_cast<uint32_t>(options.alignment));
 }
 
 void GgufWriter::set(const std::string& key, const MetadataValue& value, GgufStoredType stored) {
@@ -128,8 +139,12 @@ void GgufWriter::set(const std::string& key, const MetadataValue& value, GgufSto
 void GgufWriter::set_texts(const std::string& key, std::vector<std::string> values) {
   set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kString});
 }
-void GgufWriter::set_i32s(const std::string& key, std::vector<int64_t> values) { set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kI32}); }
-void GgufWriter::set_f32s(const std::string& key, std::vector<double> values) { set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kF32}); }
+void GgufWriter::set_i32s(const std::string& key, std::vector<int64_t> values) {
+  set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kI32});
+}
+void GgufWriter::set_f32s(const std::string& key, std::vector<double> values) {
+  set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kF32});
+}
 
 void GgufWriter::copy_metadata(const GgufFile& from) {
   for (const auto& [key, value] : from.metadata.all()) {
@@ -139,8 +154,10 @@ void GgufWriter::copy_metadata(const GgufFile& from) {
 }
 
 void GgufWriter::add_tensor(std::string name, DType dtype, Shape shape) {
-  FATHOM_CHECK(!begun_ && !name.empty() && name.size() <= kGgufMaxTensorNameBytes, "the tensor '" + name + "' comes too late or is badly named");
-  FATHOM_CHECK(dtype_from_gguf(static_cast<uint32_t>(dtype)) == dtype, "GGUF has no type " + std::string(dtype_name(dtype)));
+  FATHOM_CHECK(!begun_ && !name.empty() && name.size() <= kGgufMaxTensorNameBytes,
+               "the tensor '" + name + "' comes too late or is badly named");
+  FATHOM_CHECK(dtype_from_gguf(static_cast<uint32_t>(dtype)) == dtype,
+               "GGUF has no type " + std::string(dtype_name(dtype)));
   FATHOM_CHECK(shape.rank >= 1, "the tensor '" + name + "' has no shape");
   const uint64_t size = Tensor(dtype, shape, nullptr).size_bytes();
   tensors_.push_back({std::move(name), dtype, shape, size, 0, 0});
@@ -185,14 +202,17 @@ std::string GgufWriter::header_of(size_t shard) const {
   if (shard == 0) {
     keys = keys_;
   } else if (options_.alignment != kGgufDefaultAlignment) {
-    keys.emplace_back("general.alignment", encode("general.alignment", static_cast<int64_t>(options_.alignment), {GgufValueType::kU32}));
+    keys.emplace_back("general.alignment",
+                      encode("general.alignment", static_cast<int64_t>(options_.alignment), {GgufValueType::kU32}));
   }
   if (n_shards_ > 1) {
     keys.emplace_back("split.no", encode("split.no", static_cast<int64_t>(shard), {GgufValueType::kU16}));
     keys.emplace_back("split.count", encode("split.count", static_cast<int64_t>(n_shards_), {GgufValueType::kU16}));
-    keys.emplace_back("split.tensors.count", encode("split.tensors.count", static_cast<int64_t>(tensors_.size()), {GgufValueType::kI32}));
+    keys.emplace_back("split.tensors.count",
+                      encode("split.tensors.count", static_cast<int64_t>(tensors_.size()), {GgufValueType::kI32}));
   }
-  const auto n_tensors = std::count_if(tensors_.begin(), tensors_.end(), [&](const TensorPlan& t) { return t.shard == shard; });
+  const auto n_tensors =
+      std::count_if(tensors_.begin(), tensors_.end(), [&](const TensorPlan& t) { return t.shard == shard; });
   std::string out = "GGUF";
   append(out, uint32_t{3});
   append(out, static_cast<uint64_t>(n_tensors));
@@ -237,7 +257,8 @@ void GgufWriter::enter_shard_of_next_tensor() {
   }
 }
 
-// The journal: what the bytes are made from, how many shards are whole, and how many bytes of the next one are on the disk.
+// The journal: what the bytes are made from, how many shards are whole, and how many bytes of the next one are on the
+// disk.
 bool GgufWriter::take_up() {
   uint64_t hash = 0xcbf29ce484222325u;
   for (size_t shard = 0; shard < n_shards_; ++shard) hash = fnv1a(header_of(shard), hash);
@@ -250,7 +271,9 @@ bool GgufWriter::take_up() {
   std::string word, fingerprint;
   size_t shard = 0;
   uint64_t n_bytes = 0;
-  if (!(journal >> word >> fingerprint >> shard >> n_bytes) || word != "fathom-journal-1" || fingerprint != fingerprint_ || shard >= n_shards_) return false;
+  if (!(journal >> word >> fingerprint >> shard >> n_bytes) || word != "fathom-journal-1" ||
+      fingerprint != fingerprint_ || shard >= n_shards_)
+    return false;
   for (size_t s = 0; s <= shard; ++s) {
     const uint64_t start = aligned(header_of(s).size(), options_.alignment);
     uint64_t keep = start;  // whole tensors only
@@ -275,7 +298,8 @@ bool GgufWriter::take_up() {
 void GgufWriter::note_progress() {
   files_.back()->flush();
   AtomicFile journal(journal_path());
-  const std::string text = "fathom-journal-1 " + fingerprint_ + " " + std::to_string(files_.size() - 1) + " " + std::to_string(files_.back()->written_bytes() - current_written_bytes_) + "\n";
+  const std::string text = "fathom-journal-1 " + fingerprint_ + " " + std::to_string(files_.size() - 1) + " " +
+                           std::to_string(files_.back()->written_bytes() - current_written_bytes_) + "\n";
   journal.write(text.data(), text.size());
   journal.commit();
   noted_bytes_ = files_.back()->written_bytes();
@@ -313,7 +337,9 @@ void GgufWriter::write(std::string_view name, const void* data, size_t size_byte
   pad();
   current_written_bytes_ = 0;
   ++current_tensor_;
-  if (options_.resume_key && (files_.back()->written_bytes() - noted_bytes_ >= kNoteBytes || std::chrono::steady_clock::now() - noted_at_ >= kNoteInterval)) note_progress();
+  if (options_.resume_key && (files_.back()->written_bytes() - noted_bytes_ >= kNoteBytes ||
+                              std::chrono::steady_clock::now() - noted_at_ >= kNoteInterval))
+    note_progress();
   enter_shard_of_next_tensor();
 }
 

@@ -23,16 +23,17 @@ struct GgufWriterOptions {
   /// Tensor bytes a file may hold before the next shard begins; 0: one file. A larger tensor gets a shard of its own.
   uint64_t split_max_bytes = 0;
   /// Names what the tensors' bytes are made from (sources, options). With it an unfinished result stays on the disk as
-  /// PATH.part with PATH.journal beside it, and the next writer that declares the same under the same key goes on there.
+  /// PATH.part with PATH.journal beside it, and the next writer that declares the same under the same key goes on
+  /// there.
   std::optional<std::string> resume_key = std::nullopt;
 };
 
-/// Declare (set, add_tensor), begin(), write() every tensor in the order of declaration, finish(). Nothing of the result is
-/// visible under its name before finish(); destroyed earlier, the writer leaves no trace. More than one shard: the files are
-/// called PREFIX-00001-of-0000N.gguf, PREFIX being the path without ".gguf", and the metadata stands in the first.
-/// With a resume_key a destroyed writer keeps whole tensors for the next one; begin() says how many there are.
-/// Misuse (order, sizes, values out of their type's range) is a BugError; the disk's refusals are Error{kRuntime}.
-/// One thread at a time.
+/// Declare (set, add_tensor), begin(), write() every tensor in the order of declaration, finish(). Nothing of the
+/// result is visible under its name before finish(); destroyed earlier, the writer leaves no trace. More than one
+/// shard: the files are called PREFIX-00001-of-0000N.gguf, PREFIX being the path without ".gguf", and the metadata
+/// stands in the first. With a resume_key a destroyed writer keeps whole tensors for the next one; begin() says how
+/// many there are. Misuse (order, sizes, values out of their type's range) is a BugError; the disk's refusals are
+/// Error{kRuntime}. One thread at a time.
 class GgufWriter {
  public:
   explicit GgufWriter(std::string path, GgufWriterOptions options = {});
@@ -57,8 +58,8 @@ class GgufWriter {
   /// Shape slowest first. Names are unique.
   void add_tensor(std::string name, DType dtype, Shape shape);
 
-  /// Lays out the shards; from here on nothing may be declared. Returns how many tensors, in the order of declaration, are
-  /// there already from an earlier writer with the same resume_key: write() goes on with the one after.
+  /// Lays out the shards; from here on nothing may be declared. Returns how many tensors, in the order of declaration,
+  /// are there already from an earlier writer with the same resume_key: write() goes on with the one after.
   size_t begin();
   /// The next bytes of the tensor `name`, which must be the first one in order that is not complete.
   void write(std::string_view name, const void* data, size_t size_bytes);

@@ -32,7 +32,8 @@ void add_tensor(InspectReport& report, Types& types, InspectReport::TensorLine l
 
 void take_types(InspectReport& report, Types& types) {
   for (auto& [name, total] : types) report.types.push_back(std::move(total));
-  std::stable_sort(report.types.begin(), report.types.end(), [](const auto& a, const auto& b) { return a.size_bytes > b.size_bytes; });
+  std::stable_sort(report.types.begin(), report.types.end(),
+                   [](const auto& a, const auto& b) { return a.size_bytes > b.size_bytes; });
 }
 
 // The shortest decimal that reads back as this float: 1e-06, not 9.999999974752427e-07.
@@ -48,7 +49,8 @@ Json configuration_value(const MetadataValue& value, const GgufStoredType& store
   return std::visit(
       [&](const auto& v) -> Json {
         using V = std::decay_t<decltype(v)>;
-        if constexpr (std::is_same_v<V, std::vector<int64_t>> || std::is_same_v<V, std::vector<double>> || std::is_same_v<V, std::vector<std::string>>) {
+        if constexpr (std::is_same_v<V, std::vector<int64_t>> || std::is_same_v<V, std::vector<double>> ||
+                      std::is_same_v<V, std::vector<std::string>>) {
           return {{"array", gguf_value_type_name(stored.element)}, {"count", v.size()}};
         } else if constexpr (std::is_same_v<V, double>) {
           return stored.type == GgufValueType::kF32 ? shortest_decimal(static_cast<float>(v)) : v;
@@ -101,7 +103,8 @@ InspectReport inspect_gguf(const std::string& path) {
     report.files.push_back({gguf.file->path(), gguf.file->size_bytes(), gguf.tensors.size()});
     for (const GgufTensorInfo& t : gguf.tensors) {
       std::vector<int64_t> shape(t.shape.dims.begin(), t.shape.dims.begin() + t.shape.rank);
-      add_tensor(report, types, {t.name, std::string(dtype_name(t.dtype)), std::move(shape), t.size_bytes, t.offset_bytes, i},
+      add_tensor(report, types,
+                 {t.name, std::string(dtype_name(t.dtype)), std::move(shape), t.size_bytes, t.offset_bytes, i},
                  static_cast<uint64_t>(t.shape.n_elements()));
     }
   }
@@ -121,7 +124,9 @@ std::optional<Json> read_json_object(const std::filesystem::path& path) {
   if (!std::filesystem::exists(std::filesystem::symlink_status(path, error))) return std::nullopt;
   const auto file = MappedFile::open(path.string());
   const auto refuse = [&](const std::string& what, const std::string& got) {
-    throw Error(ErrorCode::kModel, printable(path.string(), 400) + ": " + what + "; expected a JSON object of at most 4 MiB, got " + got + "; try to download the file again");
+    throw Error(ErrorCode::kModel, printable(path.string(), 400) + ": " + what +
+                                       "; expected a JSON object of at most 4 MiB, got " + got +
+                                       "; try to download the file again");
   };
   if (file->size_bytes() > kMaxBytes) refuse("too long", std::to_string(file->size_bytes()) + " bytes");
   const std::string_view text(reinterpret_cast<const char*>(file->data()), file->size_bytes());
@@ -171,7 +176,8 @@ InspectReport inspect_safetensors(const std::string& path) {
   for (const auto& file : model.files()) report.files.push_back({file->path(), file->size_bytes(), 0});
   Types types;
   for (const auto& [name, t] : model.tensors()) {
-    const auto file = std::find_if(model.files().begin(), model.files().end(), [&](const auto& f) { return f.get() == t.file; });
+    const auto file =
+        std::find_if(model.files().begin(), model.files().end(), [&](const auto& f) { return f.get() == t.file; });
     const auto file_idx = static_cast<size_t>(file - model.files().begin());
     std::string type(safetensors_type_name(t.type));
     for (char& c : type) c = c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
@@ -198,13 +204,15 @@ std::string model_type_name(const GgufModel& model) {
   }
   std::map<DType, uint64_t> bytes;
   for (const auto& [name, tensor] : model.tensors()) bytes[tensor.dtype] += tensor.size_bytes();
-  const auto most = std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto most =
+      std::max_element(bytes.begin(), bytes.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   return most == bytes.end() ? "none" : std::string(dtype_name(most->first));
 }
 
 InspectReport inspect_model(const std::string& path) {
   std::error_code error;
-  const bool is_checkpoint = std::filesystem::is_directory(path, error) || path.ends_with(".safetensors") || path.ends_with(".json");
+  const bool is_checkpoint =
+      std::filesystem::is_directory(path, error) || path.ends_with(".safetensors") || path.ends_with(".json");
   return is_checkpoint ? inspect_safetensors(path) : inspect_gguf(path);
 }
 

@@ -48,7 +48,8 @@ struct InspectReport {
   std::vector<File> files;
   std::vector<TypeTotal> types;  ///< most bytes first
   std::vector<TensorLine> tensors;
-  nlohmann::ordered_json configuration = nlohmann::ordered_json::object();  ///< scalars; arrays as {"array": type, "count": n}
+  nlohmann::ordered_json configuration =
+      nlohmann::ordered_json::object();  ///< scalars; arrays as {"array": type, "count": n}
   std::string tokenizer_model;
   std::string tokenizer_pre;
   uint64_t n_tokens = 0;
@@ -57,8 +58,8 @@ struct InspectReport {
   std::optional<std::string> chat_template;
 };
 
-/// `path`: GGUF file or shard, safetensors file, or Hugging Face folder. Throws Error{kModel} as opening it for use would,
-/// except that a file which ends before its tensors' bytes is enough.
+/// `path`: GGUF file or shard, safetensors file, or Hugging Face folder. Throws Error{kModel} as opening it for use
+/// would, except that a file which ends before its tensors' bytes is enough.
 InspectReport inspect_model(const std::string& path);
 
 /// "q4_k_m" and the like: general.file_type, or the type that takes most bytes, or "none" without tensors.
@@ -66,7 +67,8 @@ std::string model_type_name(const GgufModel& model);
 
 /// Control characters of the file's texts are escaped; ends with a newline.
 std::string inspect_text(const InspectReport& report, bool with_tensors);
-/// Invalid UTF-8 in the file's texts becomes U+FFFD when dumped with error_handler_t::replace, as inspect_json_text does.
+/// Invalid UTF-8 in the file's texts becomes U+FFFD when dumped with error_handler_t::replace, as inspect_json_text
+/// does.
 nlohmann::ordered_json inspect_json(const InspectReport& report, bool with_tensors);
 std::string inspect_json_text(const InspectReport& report, bool with_tensors);
 

@@ -14,7 +14,9 @@ std::string padded(std::string text, size_t width) {
   return text;
 }
 
-std::string right(const std::string& text, size_t width) { return text.size() < width ? std::string(width - text.size(), ' ') + text : text; }
+std::string right(const std::string& text, size_t width) {
+  return text.size() < width ? std::string(width - text.size(), ' ') + text : text;
+}
 
 std::string bytes_text(uint64_t n) {
   constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
@@ -52,7 +54,8 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 std::string value_text(const Json& value) {
   if (value.is_string()) return printable(value.get_ref<const std::string&>());
-  if (value.is_object()) return plural(value["count"].get<uint64_t>(), "element") + " of " + value["array"].get<std::string>();
+  if (value.is_object())
+    return plural(value["count"].get<uint64_t>(), "element") + " of " + value["array"].get<std::string>();
   return value.dump();
 }
 
@@ -67,7 +70,8 @@ std::string tokenizer_text(const InspectReport& r) {
 std::string types_table(const InspectReport& r) {
   std::string out = padded("type", 10) + right("tensors", 9) + right("parameters", 18) + right("bytes", 18) + "\n";
   for (const InspectReport::TypeTotal& t : r.types) {
-    out += padded(t.type, 10) + right(std::to_string(t.n_tensors), 9) + right(std::to_string(t.n_parameters), 18) + right(std::to_string(t.size_bytes), 18) + "\n";
+    out += padded(t.type, 10) + right(std::to_string(t.n_tensors), 9) + right(std::to_string(t.n_parameters), 18) +
+           right(std::to_string(t.size_bytes), 18) + "\n";
   }
   return out;
 }
@@ -77,7 +81,8 @@ std::string tensors_table(const InspectReport& r) {
   for (const InspectReport::TensorLine& t : r.tensors) name_width = std::max(name_width, printable(t.name).size());
   std::string out;
   for (const InspectReport::TensorLine& t : r.tensors) {
-    out += "  " + padded(printable(t.name), name_width + 2) + padded(t.type, 9) + padded(shape_text(t.shape), 22) + plural(t.size_bytes, "byte");
+    out += "  " + padded(printable(t.name), name_width + 2) + padded(t.type, 9) + padded(shape_text(t.shape), 22) +
+           plural(t.size_bytes, "byte");
     if (r.files.size() > 1) out += ", file " + std::to_string(t.file + 1);
     out += "\n";
   }
@@ -96,34 +101,56 @@ std::string inspect_text(const InspectReport& r, bool with_tensors) {
   line("type", r.type);
   line("parameters", count_text(r.n_parameters) + " in " + plural(r.tensors.size(), "tensor"));
   line("tokenizer", tokenizer_text(r));
-  for (const InspectReport::SpecialToken& t : r.special_tokens) line("", padded(printable(t.role), 10) + std::to_string(t.token_id) + " " + in_quotes(t.text));
+  for (const InspectReport::SpecialToken& t : r.special_tokens)
+    line("", padded(printable(t.role), 10) + std::to_string(t.token_id) + " " + in_quotes(t.text));
   line("chat template", r.chat_template ? plural(r.chat_template->size(), "byte") : "none");
   if (r.files.size() > 1) {
     out += "\nfiles\n";
-    for (const InspectReport::File& file : r.files) out += "  " + printable(file.path, 4096) + ": " + bytes_text(file.size_bytes) + ", " + plural(file.n_tensors, "tensor") + "\n";
+    for (const InspectReport::File& file : r.files)
+      out += "  " + printable(file.path, 4096) + ": " + bytes_text(file.size_bytes) + ", " +
+             plural(file.n_tensors, "tensor") + "\n";
   }
   if (!r.types.empty()) out += "\n" + types_table(r);
   if (!r.configuration.empty()) out += "\nconfiguration\n";
-  for (const auto& [key, value] : r.configuration.items()) out += "  " + padded(printable(key), 44) + " " + value_text(value) + "\n";
+  for (const auto& [key, value] : r.configuration.items())
+    out += "  " + padded(printable(key), 44) + " " + value_text(value) + "\n";
   if (with_tensors && !r.tensors.empty()) out += "\ntensors (slowest dimension first)\n" + tensors_table(r);
   return out;
 }
 
 Json inspect_json(const InspectReport& r, bool with_tensors) {
-  Json json = {{"path", r.path}, {"format", r.format}, {"architecture", r.architecture}, {"name", r.name}, {"type", r.type},
-               {"size_bytes", r.size_bytes}, {"parameters", r.n_parameters}, {"tensor_count", r.tensors.size()}};
+  Json json = {{"path", r.path},
+               {"format", r.format},
+               {"architecture", r.architecture},
+               {"name", r.name},
+               {"type", r.type},
+               {"size_bytes", r.size_bytes},
+               {"parameters", r.n_parameters},
+               {"tensor_count", r.tensors.size()}};
   json["files"] = Json::array();
-  for (const auto& f : r.files) json["files"].push_back({{"path", f.path}, {"size_bytes", f.size_bytes}, {"tensors", f.n_tensors}});
+  for (const auto& f : r.files)
+    json["files"].push_back({{"path", f.path}, {"size_bytes", f.size_bytes}, {"tensors", f.n_tensors}});
   json["types"] = Json::array();
-  for (const auto& t : r.types) json["types"].push_back({{"type", t.type}, {"tensors", t.n_tensors}, {"parameters", t.n_parameters}, {"size_bytes", t.size_bytes}});
+  for (const auto& t : r.types)
+    json["types"].push_back(
+        {{"type", t.type}, {"tensors", t.n_tensors}, {"parameters", t.n_parameters}, {"size_bytes", t.size_bytes}});
   json["configuration"] = r.configuration;
-  json["tokenizer"] = {{"model", r.tokenizer_model}, {"pre", r.tokenizer_pre}, {"tokens", r.n_tokens}, {"merges", r.n_merges}, {"special", Json::object()}};
+  json["tokenizer"] = {{"model", r.tokenizer_model},
+                       {"pre", r.tokenizer_pre},
+                       {"tokens", r.n_tokens},
+                       {"merges", r.n_merges},
+                       {"special", Json::object()}};
   for (const auto& t : r.special_tokens) json["tokenizer"]["special"][t.role] = {{"id", t.token_id}, {"text", t.text}};
   json["chat_template"] = r.chat_template ? Json(*r.chat_template) : Json(nullptr);
   if (!with_tensors) return json;
   json["tensors"] = Json::array();
   for (const auto& t : r.tensors) {
-    json["tensors"].push_back({{"name", t.name}, {"type", t.type}, {"shape", t.shape}, {"size_bytes", t.size_bytes}, {"offset_bytes", t.offset_bytes}, {"file", t.file}});
+    json["tensors"].push_back({{"name", t.name},
+                               {"type", t.type},
+                               {"shape", t.shape},
+                               {"size_bytes", t.size_bytes},
+                               {"offset_bytes", t.offset_bytes},
+                               {"file", t.file}});
   }
   return json;
 }

@@ -71,8 +71,11 @@ bool replace_with_zeros(uintptr_t address) {
     uintptr_t n_bytes = page_bytes;
     struct stat status;
     // Cut short: replace the whole tail, or every page of it would come here. Otherwise one page could not be read.
-    if (::fstat(range->fd, &status) == 0 && static_cast<uintptr_t>(status.st_size) <= page - begin) n_bytes = end - page;
-    if (::mmap(reinterpret_cast<void*>(page), n_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) return false;
+    if (::fstat(range->fd, &status) == 0 && static_cast<uintptr_t>(status.st_size) <= page - begin)
+      n_bytes = end - page;
+    if (::mmap(reinterpret_cast<void*>(page), n_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        MAP_FAILED)
+      return false;
     range->truncated = true;
     return true;
   }
@@ -109,16 +112,19 @@ const char* kind_of_file(mode_t mode) {
 }
 
 [[noreturn]] void refuse_open(const std::string& path, int error) {
-  const std::string expected = "expected a readable regular file, got '" + std::string(std::strerror(error)) + "'; try ";
+  const std::string expected =
+      "expected a readable regular file, got '" + std::string(std::strerror(error)) + "'; try ";
   if (error == ELOOP) refuse(path, "cannot open, too many symbolic links", expected + "the path of the file itself");
-  if (error == EACCES || error == EPERM) refuse(path, "cannot open, not readable by this user", expected + "chmod or another user");
+  if (error == EACCES || error == EPERM)
+    refuse(path, "cannot open, not readable by this user", expected + "chmod or another user");
   refuse(path, error == ENOENT ? "no such file" : "cannot open", expected + "another path");
 }
 
 }  // namespace
 
 std::shared_ptr<MappedFile> MappedFile::open(const std::string& path) {
-  if (path.find('\0') != std::string::npos) refuse(path, "not a path", "expected no zero bytes in it, got one; try another path");
+  if (path.find('\0') != std::string::npos)
+    refuse(path, "not a path", "expected no zero bytes in it, got one; try another path");
   // O_NONBLOCK: opening a FIFO or a device must come back at once; on regular files it does nothing.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (fd < 0) refuse_open(path, errno);
@@ -130,7 +136,9 @@ std::shared_ptr<MappedFile> MappedFile::open(const std::string& path) {
   }
   if (!S_ISREG(status.st_mode)) {
     ::close(fd);
-    refuse(path, "not a regular file", std::string("expected a regular file, got ") + kind_of_file(status.st_mode) + "; try the path of a model file");
+    refuse(
+        path, "not a regular file",
+        std::string("expected a regular file, got ") + kind_of_file(status.st_mode) + "; try the path of a model file");
   }
   const auto size = static_cast<size_t>(status.st_size);
   void* data = nullptr;
@@ -140,7 +148,8 @@ std::shared_ptr<MappedFile> MappedFile::open(const std::string& path) {
       const int error = errno;
       ::close(fd);
       refuse(path, "cannot map " + std::to_string(size) + " bytes into memory",
-             "expected room in the address space, got '" + std::string(std::strerror(error)) + "'; try ulimit -v unlimited");
+             "expected room in the address space, got '" + std::string(std::strerror(error)) +
+                 "'; try ulimit -v unlimited");
     }
   }
   return std::shared_ptr<MappedFile>(new MappedFile(path, fd, static_cast<std::byte*>(data), size));
@@ -177,7 +186,9 @@ double MappedFile::resident_fraction(uint64_t offset, uint64_t n_bytes, int n_sa
   uint64_t n_resident = 0;
   for (uint64_t i = 0; i < n; ++i) {
     unsigned char present = 0;
-    const uint64_t at = (first_page + static_cast<uint64_t>(static_cast<double>(i) * static_cast<double>(n_pages) / static_cast<double>(n))) * page;
+    const uint64_t at = (first_page + static_cast<uint64_t>(static_cast<double>(i) * static_cast<double>(n_pages) /
+                                                            static_cast<double>(n))) *
+                        page;
     if (::mincore(data_ + at, 1, &present) == 0 && (present & 1) != 0) ++n_resident;
   }
   return static_cast<double>(n_resident) / static_cast<double>(n);
@@ -190,10 +201,12 @@ void MappedFile::check_intact() const {
   const bool known = ::fstat(fd_, &status) == 0;
   if (known && static_cast<uint64_t>(status.st_size) < size_bytes_) {
     refuse(path_, "the file became smaller while it was in use",
-           "expected " + std::to_string(size_bytes_) + " bytes, got " + std::to_string(status.st_size) + "; try to restore the file and load it again");
+           "expected " + std::to_string(size_bytes_) + " bytes, got " + std::to_string(status.st_size) +
+               "; try to restore the file and load it again");
   }
   if (was_truncated()) {
-    refuse(path_, "part of the file could not be read while it was in use", "expected its bytes, got an error of the disk or a cut; try to load it again");
+    refuse(path_, "part of the file could not be read while it was in use",
+           "expected its bytes, got an error of the disk or a cut; try to load it again");
   }
 }
 

@@ -36,7 +36,9 @@ class PartFile final : public OutputFile {
     if (fd_ < 0) fail("create it");
     if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
       ::close(fd_);
-      throw Error(ErrorCode::kRuntime, printable(part_, 400) + ": another process is writing it; expected to be alone, got a lock; try again when it is done");
+      throw Error(ErrorCode::kRuntime,
+                  printable(part_, 400) +
+                      ": another process is writing it; expected to be alone, got a lock; try again when it is done");
     }
   }
   ~PartFile() override {
@@ -80,7 +82,9 @@ class PartFile final : public OutputFile {
 
  private:
   [[noreturn]] void fail(const char* doing) const {
-    throw Error(ErrorCode::kRuntime, printable(part_, 400) + ": cannot " + doing + "; expected a writable folder with room, got '" + std::strerror(errno) + "'; try another place");
+    throw Error(ErrorCode::kRuntime, printable(part_, 400) + ": cannot " + doing +
+                                         "; expected a writable folder with room, got '" + std::strerror(errno) +
+                                         "'; try another place");
   }
 
   std::string path_, part_;

@@ -1,4 +1,5 @@
-// Where a writer's bytes go: a file that is thrown away unless it gets finished, or one that a later process may go on with.
+// Where a writer's bytes go: a file that is thrown away unless it gets finished, or one that a later process may go on
+// with.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +22,8 @@ class OutputFile {
 /// Nothing remains unless it is committed (AtomicFile).
 std::unique_ptr<OutputFile> open_whole_file(const std::string& path);
 
-/// Bytes are kept in "PATH.part", locked against other processes (Error{kRuntime} if one holds it). `keep_bytes` of what is
-/// there already are kept; fewer than that, and nothing is returned.
+/// Bytes are kept in "PATH.part", locked against other processes (Error{kRuntime} if one holds it). `keep_bytes` of
+/// what is there already are kept; fewer than that, and nothing is returned.
 std::unique_ptr<OutputFile> open_part_file(const std::string& path, uint64_t keep_bytes);
 
 }  // namespace fathom

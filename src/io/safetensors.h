@@ -17,7 +17,24 @@ namespace fathom {
 constexpr uint64_t kSafetensorsMaxHeaderBytes = uint64_t{32} << 20;  // V3 in one file would need about 12 MiB
 constexpr uint64_t kSafetensorsMaxIndexBytes = uint64_t{64} << 20;   // V3's index has 9 MB
 
-enum class SafetensorsType { kF64, kF32, kF16, kBF16, kF8_E4M3, kF8_E5M2, kF8_E8M0, kI64, kI32, kI16, kI8, kU64, kU32, kU16, kU8, kBool };
+enum class SafetensorsType {
+  kF64,
+  kF32,
+  kF16,
+  kBF16,
+  kF8_E4M3,
+  kF8_E5M2,
+  kF8_E8M0,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU64,
+  kU32,
+  kU16,
+  kU8,
+  kBool
+};
 
 /// The format's name of it: "BF16".
 std::string_view safetensors_type_name(SafetensorsType type);
@@ -34,21 +51,24 @@ struct SafetensorsTensor {
   uint64_t offset_bytes = 0;  ///< from the start of its file
   const MappedFile* file = nullptr;
 
-  /// As a Tensor (a scalar as [1]). Throws Error{kModel} naming `name` for types without DType and for more than 4 dimensions.
+  /// As a Tensor (a scalar as [1]). Throws Error{kModel} naming `name` for types without DType and for more than 4
+  /// dimensions.
   Tensor view(std::string_view name) const;
 };
 
 /// Tensors by name over the files of a checkpoint. Must outlive what views it. Const use from many threads is fine.
 class SafetensorsModel {
  public:
-  /// `path`: a .safetensors file, an .index.json, or a folder with model.safetensors.index.json or model.safetensors. With an
-  /// index exactly the tensors it names are there, each from the file it names. Reads headers only.
-  /// Throws Error{kModel} naming file, tensor and byte offset.
+  /// `path`: a .safetensors file, an .index.json, or a folder with model.safetensors.index.json or model.safetensors.
+  /// With an index exactly the tensors it names are there, each from the file it names. Reads headers only. Throws
+  /// Error{kModel} naming file, tensor and byte offset.
   static SafetensorsModel open(const std::string& path);
 
   const std::map<std::string, SafetensorsTensor>& tensors() const { return tensors_; }
   const SafetensorsTensor* find(const std::string& name) const;
-  const std::map<std::string, std::string>& metadata() const { return metadata_; }  ///< "__metadata__" of the first file
+  const std::map<std::string, std::string>& metadata() const {
+    return metadata_;
+  }  ///< "__metadata__" of the first file
   const std::vector<std::shared_ptr<MappedFile>>& files() const { return files_; }
   uint64_t size_bytes() const;
   void check_intact() const;  ///< as GgufModel::check_intact
@@ -67,8 +87,9 @@ struct SafetensorsItem {
   const void* data;
 };
 
-/// Writes a file, whole or not at all. Larger elements stand first, so that every tensor is aligned. Names must differ (checked).
-/// Throws Error{kRuntime} with the system's reason.
-void write_safetensors(const std::string& path, const std::vector<SafetensorsItem>& items, const std::map<std::string, std::string>& metadata = {});
+/// Writes a file, whole or not at all. Larger elements stand first, so that every tensor is aligned. Names must differ
+/// (checked). Throws Error{kRuntime} with the system's reason.
+void write_safetensors(const std::string& path, const std::vector<SafetensorsItem>& items,
+                       const std::map<std::string, std::string>& metadata = {});
 
 }  // namespace fathom

@@ -32,7 +32,8 @@ class StrictReader : public nlohmann::json_sax<Json> {
 
  protected:
   [[noreturn]] void fail(const std::string& what, const std::string& expected, const std::string& got) const {
-    throw Error(ErrorCode::kModel, printable(path_, 400) + ": " + what + "; expected " + expected + ", got " + got + "; try to download the file again");
+    throw Error(ErrorCode::kModel, printable(path_, 400) + ": " + what + "; expected " + expected + ", got " + got +
+                                       "; try to download the file again");
   }
   [[noreturn]] void unexpected(const std::string& got) const { fail("a wrong value " + place(), expected(), got); }
   virtual std::string place() const = 0;
@@ -121,16 +122,32 @@ class HeaderReader final : public StrictReader {
     return true;
   }
   bool end_object() override {
-    if (state_ == State::kFields && seen_ != 7) fail("an incomplete description of tensor " + in_quotes(name_), "dtype, shape and data_offsets", "fewer fields");
+    if (state_ == State::kFields && seen_ != 7)
+      fail("an incomplete description of tensor " + in_quotes(name_), "dtype, shape and data_offsets", "fewer fields");
     state_ = state_ == State::kNames ? State::kEnd : State::kNames;
     return true;
   }
 
  private:
-  enum class State { kStart, kNames, kEntry, kFields, kDtype, kShape, kDims, kOffsets, kOffsetPair, kMetadata, kMetadataKeys, kMetadataValue, kEnd };
+  enum class State {
+    kStart,
+    kNames,
+    kEntry,
+    kFields,
+    kDtype,
+    kShape,
+    kDims,
+    kOffsets,
+    kOffsetPair,
+    kMetadata,
+    kMetadataKeys,
+    kMetadataValue,
+    kEnd
+  };
 
   void enter(State field, int bit) {
-    if ((seen_ & bit) != 0) fail("tensor " + in_quotes(name_) + " has a field twice", "every field once", "a second one");
+    if ((seen_ & bit) != 0)
+      fail("tensor " + in_quotes(name_) + " has a field twice", "every field once", "a second one");
     seen_ |= bit;
     state_ = field;
   }
@@ -140,7 +157,8 @@ class HeaderReader final : public StrictReader {
       case State::kDtype: return "a dtype name";
       case State::kShape: return "a list of dimensions";
       case State::kDims: return "at most " + std::to_string(kMaxDimensions) + " dimensions, integers of at least 0";
-      case State::kOffsets: case State::kOffsetPair: return "two offsets of at least 0";
+      case State::kOffsets:
+      case State::kOffsetPair: return "two offsets of at least 0";
       case State::kMetadataValue: return "a text";
       default: return "an object";
     }
@@ -167,7 +185,8 @@ class IndexReader final : public StrictReader {
   bool number_float(number_float_t, const string_t&) override { return skip("a number"); }
   bool string(string_t& text) override {
     if (!in_weight_map()) return skip("a text");
-    if (!weight_map.emplace(key_, text).second) fail("tensor " + in_quotes(key_) + " appears twice", "every tensor once", "a second one");
+    if (!weight_map.emplace(key_, text).second)
+      fail("tensor " + in_quotes(key_) + " appears twice", "every tensor once", "a second one");
     return true;
   }
   bool start_object(size_t) override {
@@ -198,7 +217,9 @@ class IndexReader final : public StrictReader {
     return true;
   }
   std::string place() const override { return key_.empty() ? "at the start" : "at " + in_quotes(key_); }
-  std::string expected() const override { return depth_ == 0 ? "an object" : depth_ == 1 ? "an object of file names" : "a file name"; }
+  std::string expected() const override {
+    return depth_ == 0 ? "an object" : depth_ == 1 ? "an object of file names" : "a file name";
+  }
 
   int depth_ = 0;
   std::string top_key_;
@@ -217,7 +238,9 @@ std::map<std::string, std::string> parse_safetensors_index(const std::string& pa
   IndexReader reader(path);
   Json::sax_parse(json.begin(), json.end(), &reader);
   if (!reader.has_weight_map) {
-    throw Error(ErrorCode::kModel, printable(path, 400) + ": not an index of a checkpoint; expected the key 'weight_map', got none; try model.safetensors.index.json");
+    throw Error(ErrorCode::kModel, printable(path, 400) +
+                                       ": not an index of a checkpoint; expected the key 'weight_map', got none; try "
+                                       "model.safetensors.index.json");
   }
   return std::move(reader.weight_map);
 }

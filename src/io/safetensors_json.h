@@ -1,4 +1,5 @@
-// The two JSON texts of a safetensors checkpoint, read without building a tree: memory stays in proportion, nesting is refused.
+// The two JSON texts of a safetensors checkpoint, read without building a tree: memory stays in proportion, nesting is
+// refused.
 #pragma once
 
 #include <cstdint>

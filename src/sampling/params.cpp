@@ -9,8 +9,7 @@
 namespace fathom {
 namespace {
 
-template <typename T>
-void check_range(const std::string& field, T value, T lowest, T highest, T usual) {
+template <typename T> void check_range(const std::string& field, T value, T lowest, T highest, T usual) {
   if (value >= lowest && value <= highest) return;  // false for NaN
   std::ostringstream text;
   text << "sampling: " << field << " is out of range; expected " << lowest << " to " << highest << ", got " << value

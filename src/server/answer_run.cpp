@@ -183,7 +183,8 @@ class AnswerRun::Choice {
   FinishedAnswer answer_;
 };
 
-AnswerRun::AnswerRun(Service& service, const Caller& caller, AnswerRequest request) : service_(service), request_(std::move(request)) {
+AnswerRun::AnswerRun(Service& service, const Caller& caller, AnswerRequest request)
+    : service_(service), request_(std::move(request)) {
   const int64_t context = service.engine.context();
   for (const std::vector<int32_t>& prompt : request_.prompts) {
     const auto n_prompt = static_cast<int64_t>(prompt.size());
@@ -206,8 +207,8 @@ AnswerRun::AnswerRun(Service& service, const Caller& caller, AnswerRequest reque
       std::variant<RequestHandle, Refusal> taken = service.scheduler.submit(std::move(one));
       if (const auto* refusal = std::get_if<Refusal>(&taken)) {
         const bool full = *refusal == Refusal::kQueueFull;
-        ApiError error(
-            full ? 429 : 503, full ? "server: busy, the queue is full; try again later" : "server: it shuts down; try again later");
+        ApiError error(full ? 429 : 503, full ? "server: busy, the queue is full; try again later"
+                                              : "server: it shuts down; try again later");
         error.retry_after_s = full ? 2 : 10;
         throw error;
       }

@@ -68,7 +68,8 @@ constexpr std::chrono::milliseconds kWaitSlice{100};
 
 class AnswerRun {
  public:
-  /// Submits. Throws ApiError: 400 for prompts that do not fit, 429 when the queue is full, 503 when the server shuts down.
+  /// Submits. Throws ApiError: 400 for prompts that do not fit, 429 when the queue is full, 503 when the server shuts
+  /// down.
   AnswerRun(Service& service, const Caller& caller, AnswerRequest request);
   ~AnswerRun();
 

@@ -273,10 +273,8 @@ class MessageEvents final : public StreamListener {
         close();
         return open(Block::kCall,
                     {{"type", "tool_use"}, {"id", delta.call_id}, {"name", event.text}, {"input", ChatJson::object()}});
-      case ChatEvent::Kind::kCallArguments:
-        return add({{"type", "input_json_delta"}, {"partial_json", event.text}});
-      case ChatEvent::Kind::kCallEnd:
-        return close();
+      case ChatEvent::Kind::kCallArguments: return add({{"type", "input_json_delta"}, {"partial_json", event.text}});
+      case ChatEvent::Kind::kCallEnd: return close();
     }
   }
 

@@ -11,24 +11,15 @@ namespace {
 std::string type_of(int status, ApiStyle style) {
   const bool anthropic = style == ApiStyle::kAnthropic;
   switch (status) {
-    case 401:
-      return "authentication_error";
-    case 403:
-      return "permission_error";
-    case 404:
-      return "not_found_error";
-    case 413:
-      return anthropic ? "request_too_large" : "invalid_request_error";
-    case 429:
-      return "rate_limit_error";
-    case 500:
-      return anthropic ? "api_error" : "server_error";
-    case 501:
-      return anthropic ? "invalid_request_error" : "not_supported_error";
-    case 503:
-      return anthropic ? "overloaded_error" : "unavailable_error";
-    default:
-      return "invalid_request_error";
+    case 401: return "authentication_error";
+    case 403: return "permission_error";
+    case 404: return "not_found_error";
+    case 413: return anthropic ? "request_too_large" : "invalid_request_error";
+    case 429: return "rate_limit_error";
+    case 500: return anthropic ? "api_error" : "server_error";
+    case 501: return anthropic ? "invalid_request_error" : "not_supported_error";
+    case 503: return anthropic ? "overloaded_error" : "unavailable_error";
+    default: return "invalid_request_error";
   }
 }
 
@@ -43,17 +34,14 @@ ApiError current_error() {
     return ApiError(refusal.status(), refusal.what());
   } catch (const Error& error) {
     switch (error.code()) {
-      case ErrorCode::kUsage:
-        return ApiError(400, error.what());
-      case ErrorCode::kNoMemory:
-        return ApiError(503, error.what());
+      case ErrorCode::kUsage: return ApiError(400, error.what());
+      case ErrorCode::kNoMemory: return ApiError(503, error.what());
       case ErrorCode::kDevice: {
         ApiError broken(503, error.what());
         broken.may_retry = false;
         return broken;
       }
-      default:
-        return ApiError(500, error.what());
+      default: return ApiError(500, error.what());
     }
   } catch (const std::bad_alloc&) {
     return ApiError(503, "memory: the system gave no more; try a shorter request");

@@ -269,8 +269,7 @@ struct HttpServer::Impl {
         case SocketStream::ReadResult::kData:
           if (!std::exchange(begun, true)) deadline = SteadyClock::now() + options.head_timeout;
           break;
-        case SocketStream::ReadResult::kClosed:
-          return {};
+        case SocketStream::ReadResult::kClosed: return {};
         case SocketStream::ReadResult::kTimeout:
           if (input.empty()) return {};
           throw HttpRefusal(408, "request: its head did not arrive in time");
@@ -309,10 +308,8 @@ struct HttpServer::Impl {
     while (input.size() < length) {
       switch (socket.read_some(input, static_cast<size_t>(length) - input.size(),
                                SteadyClock::now() + options.body_timeout)) {
-        case SocketStream::ReadResult::kData:
-          break;
-        case SocketStream::ReadResult::kClosed:
-          return false;
+        case SocketStream::ReadResult::kData: break;
+        case SocketStream::ReadResult::kClosed: return false;
         case SocketStream::ReadResult::kTimeout:
           return refuse_and_close(handler.refuse(408, "body: it did not arrive in time; expected " +
                                                           std::to_string(length) + " bytes, got " +

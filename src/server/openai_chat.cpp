@@ -108,10 +108,8 @@ class Chunks final : public StreamListener {
   void on_delta(size_t choice_idx, const AnswerDelta& delta) override {
     const ChatEvent& event = delta.event;
     switch (event.kind) {
-      case ChatEvent::Kind::kReasoning:
-        return send(choice_idx, {{"reasoning_content", event.text}}, nullptr, {});
-      case ChatEvent::Kind::kContent:
-        return send(choice_idx, {{"content", event.text}}, nullptr, delta.logprobs);
+      case ChatEvent::Kind::kReasoning: return send(choice_idx, {{"reasoning_content", event.text}}, nullptr, {});
+      case ChatEvent::Kind::kContent: return send(choice_idx, {{"content", event.text}}, nullptr, delta.logprobs);
       case ChatEvent::Kind::kCallStart: {
         ChatJson call = call_json(delta.call_id, event.text, "");
         ChatJson indexed = {{"index", event.call_idx}};
@@ -122,8 +120,7 @@ class Chunks final : public StreamListener {
         const ChatJson call = {{"index", event.call_idx}, {"function", {{"arguments", event.text}}}};
         return send(choice_idx, {{"tool_calls", ChatJson::array({call})}}, nullptr, {});
       }
-      case ChatEvent::Kind::kCallEnd:
-        return;
+      case ChatEvent::Kind::kCallEnd: return;
     }
   }
 

@@ -328,8 +328,7 @@ class ResponseBuilder final : public AnswerListener {
       case Item::kCall:
         item_id_ = random_id("fc_");
         return tell_item("response.output_item.added", call_item(item_id_, call_id_, call_name_, "", "in_progress"));
-      case Item::kNone:
-        return;
+      case Item::kNone: return;
     }
   }
 
@@ -338,8 +337,7 @@ class ResponseBuilder final : public AnswerListener {
     const char* status = whole_ ? "completed" : "incomplete";
     ChatJson done;
     switch (item) {
-      case Item::kNone:
-        return;
+      case Item::kNone: return;
       case Item::kReasoning:
         tell("response.reasoning_text.done", {{"content_index", 0}, {"text", text_}});
         done = reasoning_item(item_id_, text_, status);

@@ -43,8 +43,7 @@ struct Service {
 
   /// Reads the body and makes something of it while at most four bodies are in memory as JSON, which takes 15 times its
   /// text.
-  template <typename Make>
-  auto with_body(const HttpRequest& request, Make make) {
+  template <typename Make> auto with_body(const HttpRequest& request, Make make) {
     body_slots_.acquire();
     struct Release {
       std::counting_semaphore<4>& slots;

@@ -1,12 +1,12 @@
 #include "server/socket_stream.h"
 
-#include <cstdint>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
+#include <cstdint>
 
 #include <algorithm>
 #include <array>

@@ -49,13 +49,11 @@ class MarkerCallParser final : public CallParser {
     if (state_ == State::kDone) return;
     static constexpr std::string_view kMarkers[] = {kCallBegin, kCallEnd, kCallsEnd, kSep};
     switch (scanner_.read(c, kMarkers)) {
-      case MarkerScanner::Found::kHeld:
-        return;
+      case MarkerScanner::Found::kHeld: return;
       case MarkerScanner::Found::kText:
         for (const char byte : scanner_.text()) read_text(byte);
         return;
-      case MarkerScanner::Found::kMarker:
-        read_marker(kMarkers[scanner_.index()]);
+      case MarkerScanner::Found::kMarker: read_marker(kMarkers[scanner_.index()]);
     }
   }
 
@@ -94,9 +92,7 @@ class MarkerCallParser final : public CallParser {
 
   void read_text(char c) {
     switch (state_) {
-      case State::kType:
-        name_ += c;
-        break;
+      case State::kType: name_ += c; break;
       case State::kName:
         if (c == '\n')
           begin_arguments(State::kFence);
@@ -112,11 +108,8 @@ class MarkerCallParser final : public CallParser {
         state_ = State::kArguments;
         for (const char byte : std::exchange(pending_, {})) read_argument(byte);
         break;
-      case State::kArguments:
-        read_argument(c);
-        break;
-      default:
-        break;
+      case State::kArguments: read_argument(c); break;
+      default: break;
     }
   }
 

@@ -55,8 +55,7 @@ class MarkerScanner {
 
   /// kMarker: `markers[index()]` is complete. kHeld: c may belong to one. kText: text() is not part of any; c is its
   /// last byte, or is the beginning of a possible marker again and held.
-  template <size_t N>
-  Found read(char c, const std::string_view (&markers)[N]) {
+  template <size_t N> Found read(char c, const std::string_view (&markers)[N]) {
     if (held_.empty() && c != '<') {
       text_.clear();
       text_ += c;

@@ -43,9 +43,7 @@ class DsmlFormat {
         case ChatRole::kDeveloper:
           if (!thinking_ || i == last_user_) write_developer(i);
           break;
-        case ChatRole::kAssistant:
-          write_assistant(i);
-          break;
+        case ChatRole::kAssistant: write_assistant(i); break;
         case ChatRole::kTool:
           while (next < messages_.size() && messages_[next].role == ChatRole::kTool) ++next;
           write_results_v32(i, next);

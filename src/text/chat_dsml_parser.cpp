@@ -14,17 +14,10 @@ class DsmlCallParser final : public CallParser {
 
   void read(char c) override {
     switch (state_) {
-      case State::kBetween:
-        read_between(c);
-        break;
-      case State::kTag:
-        read_tag(c);
-        break;
-      case State::kValue:
-        read_value(c);
-        break;
-      case State::kDone:
-        break;
+      case State::kBetween: read_between(c); break;
+      case State::kTag: read_tag(c); break;
+      case State::kValue: read_value(c); break;
+      case State::kDone: break;
     }
   }
 
@@ -121,8 +114,7 @@ class DsmlCallParser final : public CallParser {
   void read_value(char c) {
     static constexpr std::string_view kMarkers[] = {"</｜DSML｜parameter>"};
     switch (scanner_.read(c, kMarkers)) {
-      case MarkerScanner::Found::kHeld:
-        break;
+      case MarkerScanner::Found::kHeld: break;
       case MarkerScanner::Found::kText:
         if (streams_)
           give_escaped(scanner_.text());

@@ -1,4 +1,5 @@
-// The fixed texts that DeepSeek's own templates and encoders write. Wording, line ends and spacing are part of the format.
+// The fixed texts that DeepSeek's own templates and encoders write. Wording, line ends and spacing are part of the
+// format.
 #include "text/chat_literals.h"
 
 namespace fathom::chat_literals {

@@ -19,9 +19,7 @@ void write_v2(PromptWriter& out, const ChatRendering& chat) {
   if (!leading_system) write_schema();
   for (const ChatMessage& message : chat.messages) {
     switch (message.role) {
-      case ChatRole::kUser:
-        out.plain("User: ").plain(message.content).plain("\n\n");
-        break;
+      case ChatRole::kUser: out.plain("User: ").plain(message.content).plain("\n\n"); break;
       case ChatRole::kAssistant:
         out.plain("Assistant: ").plain(message.content);
         if (!message.prefix) out.marker(kEos);
@@ -46,17 +44,10 @@ class MarkerFormat {
     write_system();
     for (const ChatMessage& message : chat_.messages) {
       switch (message.role) {
-        case ChatRole::kUser:
-          write_user(message);
-          break;
-        case ChatRole::kAssistant:
-          write_assistant(message);
-          break;
-        case ChatRole::kTool:
-          write_result(message);
-          break;
-        default:
-          break;  // system texts stand in front
+        case ChatRole::kUser: write_user(message); break;
+        case ChatRole::kAssistant: write_assistant(message); break;
+        case ChatRole::kTool: write_result(message); break;
+        default: break;  // system texts stand in front
       }
     }
     write_end();

@@ -89,8 +89,7 @@ std::vector<std::string> known_steps(PreTokenizer rules) {
       }
       return {"[\r\n]", cased + "]+", "\\s?[!-/:-~！-／：-～‘-‟　-。]+", "\\s+$", kEastAsian, "digits"};
     }
-    case PreTokenizer::kDeepSeekCoder:
-      return {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", kEastAsian, "digits"};
+    case PreTokenizer::kDeepSeekCoder: return {"[\r\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", kEastAsian, "digits"};
     case PreTokenizer::kDeepSeekV3:
       return {"\\p{N}{1,3}", "[一-龥\xE3\x81\x80-ゟ゠-ヿ]+",
               "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+|"
@@ -99,8 +98,8 @@ std::vector<std::string> known_steps(PreTokenizer rules) {
   return {};
 }
 
-// A regex in the one spelling that is compared: the range of two neighbours, "a-b", as "ab", line ends as themselves and not
-// as backslash and letter. Checkpoints differ in that.
+// A regex in the one spelling that is compared: the range of two neighbours, "a-b", as "ab", line ends as themselves
+// and not as backslash and letter. Checkpoints differ in that.
 std::string in_one_spelling(const std::string& regex) {
   std::string text;
   for (size_t pos = 0; pos < regex.size();) {

@@ -38,8 +38,7 @@ bool is_ascii_punctuation(Char c) {
 }
 
 // End of the longest run of characters with `test` that begins at `pos`.
-template <typename Test>
-size_t run_end(std::string_view piece, size_t pos, Test test) {
+template <typename Test> size_t run_end(std::string_view piece, size_t pos, Test test) {
   for (Char c = char_at(piece, pos); c.length > 0 && test(c); c = char_at(piece, pos)) pos += c.length;
   return pos;
 }
@@ -47,8 +46,7 @@ size_t run_end(std::string_view piece, size_t pos, Test test) {
 // Splits like a regex whose matches are isolated: matches and the gaps between them are pieces. `match(piece, pos)`
 // gives the end of the match that begins exactly at pos, or pos for none. Linear as long as a failing match takes
 // constant time.
-template <typename Match, typename Sink>
-void isolate(std::string_view piece, Match match, const Sink& sink) {
+template <typename Match, typename Sink> void isolate(std::string_view piece, Match match, const Sink& sink) {
   size_t gap = 0;
   for (size_t pos = 0; pos < piece.size();) {
     const size_t end = match(piece, pos);
@@ -64,8 +62,7 @@ void isolate(std::string_view piece, Match match, const Sink& sink) {
 }
 
 // \s?X+
-template <typename Test>
-auto spaced_run(Test test) {
+template <typename Test> auto spaced_run(Test test) {
   return [test](std::string_view piece, size_t pos) {
     const Char c = char_at(piece, pos);
     if (test(c)) return run_end(piece, pos, test);
@@ -114,8 +111,7 @@ bool is_llm_punctuation(Char c) {
 }
 
 // \s+$ : not by isolate(), where every inner run of spaces would be scanned once per space.
-template <typename Sink>
-void isolate_trailing_space(std::string_view piece, const Sink& sink) {
+template <typename Sink> void isolate_trailing_space(std::string_view piece, const Sink& sink) {
   size_t trailing = 0;
   for (size_t pos = 0; pos < piece.size();) {
     const Char c = char_at(piece, pos);
@@ -161,15 +157,13 @@ size_t v3_word(std::string_view piece, size_t pos) {
   return white_space(piece, pos);
 }
 
-template <typename Sink>
-void split_v3(std::string_view text, const Sink& sink) {
+template <typename Sink> void split_v3(std::string_view text, const Sink& sink) {
   isolate(text, up_to_three_numbers, [&](std::string_view a) {
     isolate(a, han_kana_run, [&](std::string_view b) { isolate(b, v3_word, sink); });
   });
 }
 
-template <typename Sink>
-void split_coder(std::string_view text, const Sink& sink) {
+template <typename Sink> void split_coder(std::string_view text, const Sink& sink) {
   const auto letters = spaced_run([](Char c) { return c.is(kLetter); });
   const auto punctuation = spaced_run([](Char c) { return c.is(kPunctuation); });
   isolate(text, one_newline, [&](std::string_view a) {
@@ -181,8 +175,7 @@ void split_coder(std::string_view text, const Sink& sink) {
   });
 }
 
-template <typename Sink>
-void split_llm(std::string_view text, const Sink& sink) {
+template <typename Sink> void split_llm(std::string_view text, const Sink& sink) {
   const auto letters = spaced_run([](Char c) { return c.is(kCased); });
   const auto punctuation = spaced_run(is_llm_punctuation);
   isolate(text, one_newline, [&](std::string_view a) {
@@ -210,12 +203,9 @@ PreTokenizer pre_tokenizer_from_name(std::string_view name) {
 
 void split_pieces(PreTokenizer rules, std::string_view text, const std::function<void(std::string_view)>& sink) {
   switch (rules) {
-    case PreTokenizer::kDeepSeekLlm:
-      return split_llm(text, sink);
-    case PreTokenizer::kDeepSeekCoder:
-      return split_coder(text, sink);
-    case PreTokenizer::kDeepSeekV3:
-      return split_v3(text, sink);
+    case PreTokenizer::kDeepSeekLlm: return split_llm(text, sink);
+    case PreTokenizer::kDeepSeekCoder: return split_coder(text, sink);
+    case PreTokenizer::kDeepSeekV3: return split_v3(text, sink);
   }
 }
 

@@ -28,8 +28,7 @@ constexpr std::string_view kEotText = "<|EOT|>";
 
 std::string entry(std::string_view key, size_t index) { return std::string(key) + "[" + std::to_string(index) + "]"; }
 
-template <typename T>
-const T& required(const T* value, std::string_view key) {
+template <typename T> const T& required(const T* value, std::string_view key) {
   if (value == nullptr) refuse(std::string(key), "missing; expected the tokenizer of the model; try another file");
   return *value;
 }

@@ -101,12 +101,14 @@ struct MadeCheckpoint {
   }
 
   /// F8_E4M3 with an F32 factor per block, or E8M0 as V4 has it.
-  void fp8(const std::string& name, int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols, bool is_v4 = false) {
+  void fp8(const std::string& name, int64_t rows, int64_t cols, int64_t block_rows, int64_t block_cols,
+           bool is_v4 = false) {
     MadeTensor w{SafetensorsType::kF8_E4M3, {rows, cols}, "", {}};
     const int64_t sr = (rows + block_rows - 1) / block_rows, sc = (cols + block_cols - 1) / block_cols;
     MadeTensor s{is_v4 ? SafetensorsType::kF8_E8M0 : SafetensorsType::kF32, {sr, sc}, "", {}};
     for (int64_t i = 0; i < sr * sc; ++i) {
-      const float factor = is_v4 ? std::ldexp(1.0F, static_cast<int>(i % 5) - 6) : 0.001F * static_cast<float>(1 + i % 7);
+      const float factor =
+          is_v4 ? std::ldexp(1.0F, static_cast<int>(i % 5) - 6) : 0.001F * static_cast<float>(1 + i % 7);
       s.meant.push_back(factor);
       if (is_v4) {
         s.bytes.push_back(static_cast<char>(121 + i % 5));
@@ -117,7 +119,8 @@ struct MadeCheckpoint {
     for (int64_t i = 0; i < rows * cols; ++i) {
       const uint8_t code = f32_to_f8_e4m3(draw() * 400);
       w.bytes.push_back(static_cast<char>(code));
-      w.meant.push_back(f8_e4m3_to_f32(code) * s.meant[static_cast<size_t>(i / cols / block_rows * sc + i % cols / block_cols)]);
+      w.meant.push_back(f8_e4m3_to_f32(code) *
+                        s.meant[static_cast<size_t>(i / cols / block_rows * sc + i % cols / block_cols)]);
     }
     tensors[is_v4 ? name.substr(0, name.size() - 6) + "scale" : name + "_scale_inv"] = std::move(s);
     tensors[name] = std::move(w);
@@ -126,7 +129,8 @@ struct MadeCheckpoint {
   /// FP4 pairs with an E8M0 factor per 32 columns.
   void fp4(const std::string& name, int64_t rows, int64_t cols) {
     constexpr float kValues[8] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
-    MadeTensor w{SafetensorsType::kI8, {rows, cols / 2}, "", {}}, s{SafetensorsType::kF8_E8M0, {rows, cols / 32}, "", {}};
+    MadeTensor w{SafetensorsType::kI8, {rows, cols / 2}, "", {}},
+        s{SafetensorsType::kF8_E8M0, {rows, cols / 32}, "", {}};
     for (int64_t i = 0; i < rows * cols / 32; ++i) s.bytes.push_back(static_cast<char>(118 + i % 7));
     for (int64_t i = 0; i < rows * cols; ++i) {
       state = state * 1664525u + 1013904223u;
@@ -136,7 +140,8 @@ struct MadeCheckpoint {
       } else {
         w.bytes.back() = static_cast<char>(w.bytes.back() | code << 4);
       }
-      w.meant.push_back((code & 8 ? -1.0F : 1.0F) * kValues[code & 7] * std::ldexp(1.0F, static_cast<int>(118 + i / 32 % 7) - 127));
+      w.meant.push_back((code & 8 ? -1.0F : 1.0F) * kValues[code & 7] *
+                        std::ldexp(1.0F, static_cast<int>(118 + i / 32 % 7) - 127));
     }
     tensors[name.substr(0, name.size() - 6) + "scale"] = std::move(s);
     tensors[name] = std::move(w);
@@ -146,7 +151,8 @@ struct MadeCheckpoint {
   void save(const std::string& folder, size_t n_files = 1) const {
     std::filesystem::create_directories(folder);
     write_bytes(folder + "/config.json", config.dump());
-    write_bytes(folder + "/tokenizer.json", read_bytes(std::string(FATHOM_FIXTURES "/tokenizers/") + tokenizer + "/tokenizer.json"));
+    write_bytes(folder + "/tokenizer.json",
+                read_bytes(std::string(FATHOM_FIXTURES "/tokenizers/") + tokenizer + "/tokenizer.json"));
     std::vector<std::vector<SafetensorsItem>> files(n_files);
     nlohmann::json index = {{"metadata", {{"total_size", 0}}}, {"weight_map", nlohmann::json::object()}};
     size_t k = 0;
@@ -160,7 +166,8 @@ struct MadeCheckpoint {
   }
 
   static std::string file_name(size_t i, size_t n) {
-    return n == 1 ? "model.safetensors" : "model-0000" + std::to_string(i + 1) + "-of-00000" + std::to_string(n) + ".safetensors";
+    return n == 1 ? "model.safetensors"
+                  : "model-0000" + std::to_string(i + 1) + "-of-00000" + std::to_string(n) + ".safetensors";
   }
 };
 
@@ -169,14 +176,45 @@ constexpr int64_t kVocab = 2048;  // above the ids of the fixtures' tokenizers
 /// V3 with an MTP layer: hidden 64, 2 layers, 4 experts. Linear weights FP8 in blocks of `fp8_block` if that is not 0.
 inline MadeCheckpoint made_v3(int64_t fp8_block = 0) {
   MadeCheckpoint c;
-  c.config = {{"model_type", "deepseek_v3"}, {"vocab_size", kVocab}, {"hidden_size", 64}, {"num_hidden_layers", 2}, {"num_nextn_predict_layers", 1},
-              {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-6}, {"rope_theta", 10000.0}, {"num_attention_heads", 2}, {"num_key_value_heads", 2},
-              {"q_lora_rank", 32}, {"kv_lora_rank", 32}, {"qk_nope_head_dim", 32}, {"qk_rope_head_dim", 16}, {"v_head_dim", 16}, {"intermediate_size", 96},
-              {"first_k_dense_replace", 1}, {"n_routed_experts", 4}, {"num_experts_per_tok", 2}, {"n_shared_experts", 1}, {"moe_intermediate_size", 32},
-              {"n_group", 2}, {"topk_group", 1}, {"routed_scaling_factor", 2.5}, {"norm_topk_prob", true}, {"scoring_func", "sigmoid"}, {"topk_method", "noaux_tc"},
-              {"rope_scaling", {{"type", "yarn"}, {"factor", 40}, {"original_max_position_embeddings", 64}, {"mscale", 1.0}, {"mscale_all_dim", 1.0}}}};
-  if (fp8_block > 0) c.config["quantization_config"] = {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"weight_block_size", {fp8_block, fp8_block}}};
-  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols) { fp8_block > 0 ? c.fp8(name, rows, cols, fp8_block, fp8_block) : c.bf16(name, {rows, cols}); };
+  c.config = {{"model_type", "deepseek_v3"},
+              {"vocab_size", kVocab},
+              {"hidden_size", 64},
+              {"num_hidden_layers", 2},
+              {"num_nextn_predict_layers", 1},
+              {"max_position_embeddings", 512},
+              {"rms_norm_eps", 1e-6},
+              {"rope_theta", 10000.0},
+              {"num_attention_heads", 2},
+              {"num_key_value_heads", 2},
+              {"q_lora_rank", 32},
+              {"kv_lora_rank", 32},
+              {"qk_nope_head_dim", 32},
+              {"qk_rope_head_dim", 16},
+              {"v_head_dim", 16},
+              {"intermediate_size", 96},
+              {"first_k_dense_replace", 1},
+              {"n_routed_experts", 4},
+              {"num_experts_per_tok", 2},
+              {"n_shared_experts", 1},
+              {"moe_intermediate_size", 32},
+              {"n_group", 2},
+              {"topk_group", 1},
+              {"routed_scaling_factor", 2.5},
+              {"norm_topk_prob", true},
+              {"scoring_func", "sigmoid"},
+              {"topk_method", "noaux_tc"},
+              {"rope_scaling",
+               {{"type", "yarn"},
+                {"factor", 40},
+                {"original_max_position_embeddings", 64},
+                {"mscale", 1.0},
+                {"mscale_all_dim", 1.0}}}};
+  if (fp8_block > 0)
+    c.config["quantization_config"] = {
+        {"quant_method", "fp8"}, {"fmt", "e4m3"}, {"weight_block_size", {fp8_block, fp8_block}}};
+  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols) {
+    fp8_block > 0 ? c.fp8(name, rows, cols, fp8_block, fp8_block) : c.bf16(name, {rows, cols});
+  };
   c.bf16("model.embed_tokens.weight", {kVocab, 64});
   c.bf16("model.norm.weight", {64});
   c.bf16("lm_head.weight", {kVocab, 64});
@@ -218,9 +256,12 @@ inline MadeCheckpoint made_v3(int64_t fp8_block = 0) {
 inline MadeCheckpoint made_v1() {
   MadeCheckpoint c;
   c.tokenizer = "deepseek-llm";
-  c.config = {{"model_type", "deepseek"}, {"vocab_size", kVocab}, {"hidden_size", 64}, {"num_hidden_layers", 2}, {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-6},
-              {"num_attention_heads", 2}, {"num_key_value_heads", 2}, {"intermediate_size", 96}, {"first_k_dense_replace", 1}, {"n_routed_experts", 4}, {"num_experts_per_tok", 2},
-              {"n_shared_experts", 2}, {"moe_intermediate_size", 32}, {"norm_topk_prob", false}, {"scoring_func", "softmax"}, {"rope_scaling", nullptr}};
+  c.config = {{"model_type", "deepseek"},   {"vocab_size", kVocab},           {"hidden_size", 64},
+              {"num_hidden_layers", 2},     {"max_position_embeddings", 512}, {"rms_norm_eps", 1e-6},
+              {"num_attention_heads", 2},   {"num_key_value_heads", 2},       {"intermediate_size", 96},
+              {"first_k_dense_replace", 1}, {"n_routed_experts", 4},          {"num_experts_per_tok", 2},
+              {"n_shared_experts", 2},      {"moe_intermediate_size", 32},    {"norm_topk_prob", false},
+              {"scoring_func", "softmax"},  {"rope_scaling", nullptr}};
   c.bf16("model.embed_tokens.weight", {kVocab, 64});
   c.bf16("model.norm.weight", {64});
   c.f16("lm_head.weight", {kVocab, 64});
@@ -247,14 +288,45 @@ inline MadeCheckpoint made_v1() {
 /// V4 as released: experts FP4, other linears FP8 with E8M0 factors. One layer of each kind: window, 4, 128.
 inline MadeCheckpoint made_v4() {
   MadeCheckpoint c;
-  c.config = {{"model_type", "deepseek_v4"}, {"vocab_size", kVocab}, {"hidden_size", 64}, {"num_hidden_layers", 3}, {"num_nextn_predict_layers", 0}, {"max_position_embeddings", 512},
-              {"rms_norm_eps", 1e-6}, {"rope_theta", 10000.0}, {"num_attention_heads", 4}, {"num_key_value_heads", 1}, {"head_dim", 32}, {"qk_rope_head_dim", 16}, {"q_lora_rank", 32},
-              {"o_groups", 2}, {"o_lora_rank", 32}, {"n_routed_experts", 4}, {"num_experts_per_tok", 2}, {"n_shared_experts", 1}, {"moe_intermediate_size", 32}, {"num_hash_layers", 1},
-              {"sliding_window", 8}, {"hc_mult", 4}, {"hc_sinkhorn_iters", 20}, {"hc_eps", 1e-6}, {"swiglu_limit", 10.0}, {"compress_rope_theta", 160000.0}, {"compress_ratios", {0, 4, 128}},
-              {"index_n_heads", 2}, {"index_head_dim", 32}, {"index_topk", 4}, {"scoring_func", "sqrtsoftplus"}, {"norm_topk_prob", true}, {"routed_scaling_factor", 1.5},
+  c.config = {{"model_type", "deepseek_v4"},
+              {"vocab_size", kVocab},
+              {"hidden_size", 64},
+              {"num_hidden_layers", 3},
+              {"num_nextn_predict_layers", 0},
+              {"max_position_embeddings", 512},
+              {"rms_norm_eps", 1e-6},
+              {"rope_theta", 10000.0},
+              {"num_attention_heads", 4},
+              {"num_key_value_heads", 1},
+              {"head_dim", 32},
+              {"qk_rope_head_dim", 16},
+              {"q_lora_rank", 32},
+              {"o_groups", 2},
+              {"o_lora_rank", 32},
+              {"n_routed_experts", 4},
+              {"num_experts_per_tok", 2},
+              {"n_shared_experts", 1},
+              {"moe_intermediate_size", 32},
+              {"num_hash_layers", 1},
+              {"sliding_window", 8},
+              {"hc_mult", 4},
+              {"hc_sinkhorn_iters", 20},
+              {"hc_eps", 1e-6},
+              {"swiglu_limit", 10.0},
+              {"compress_rope_theta", 160000.0},
+              {"compress_ratios", {0, 4, 128}},
+              {"index_n_heads", 2},
+              {"index_head_dim", 32},
+              {"index_topk", 4},
+              {"scoring_func", "sqrtsoftplus"},
+              {"norm_topk_prob", true},
+              {"routed_scaling_factor", 1.5},
               {"rope_scaling", {{"type", "yarn"}, {"factor", 16}, {"original_max_position_embeddings", 64}}},
-              {"quantization_config", {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 128}}, {"scale_fmt", "ue8m0"}}}};
-  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols) { c.fp8(name, rows, cols, 128, 128, true); };
+              {"quantization_config",
+               {{"quant_method", "fp8"}, {"fmt", "e4m3"}, {"weight_block_size", {128, 128}}, {"scale_fmt", "ue8m0"}}}};
+  const auto linear = [&](const std::string& name, int64_t rows, int64_t cols) {
+    c.fp8(name, rows, cols, 128, 128, true);
+  };
   c.bf16("embed.weight", {kVocab, 64});
   c.bf16("norm.weight", {64});
   c.bf16("head.weight", {kVocab, 64});

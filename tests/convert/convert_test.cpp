@@ -29,7 +29,8 @@ std::vector<float> stacked(const MadeCheckpoint& c, const std::string& before, c
   return out;
 }
 
-WriteReport convert(const MadeCheckpoint& c, const TempFolder& folder, const std::string& type, ConvertOptions o = {}, size_t n_files = 1) {
+WriteReport convert(const MadeCheckpoint& c, const TempFolder& folder, const std::string& type, ConvertOptions o = {},
+                    size_t n_files = 1) {
   c.save(folder / "hf", n_files);
   o.folder = folder / "hf";
   o.out = folder / "out.gguf";
@@ -67,7 +68,9 @@ TEST_CASE("a V3 checkpoint becomes the tensors and keys that llama.cpp's convert
   const TempFolder folder;
   convert(c, folder, "f32", {}, 3);
   const GgufModel m = GgufModel::open(folder / "out.gguf");
-  const auto same = [&](const std::string& to, const std::string& from) { CHECK_MESSAGE(floats_of(m, to) == c.tensors.at(from).meant, to); };
+  const auto same = [&](const std::string& to, const std::string& from) {
+    CHECK_MESSAGE(floats_of(m, to) == c.tensors.at(from).meant, to);
+  };
   same("token_embd.weight", "model.embed_tokens.weight");
   same("output.weight", "lm_head.weight");
   same("blk.0.ffn_down.weight", "model.layers.0.mlp.down_proj.weight");
@@ -87,7 +90,8 @@ TEST_CASE("a V3 checkpoint becomes the tensors and keys that llama.cpp's convert
   for (size_t h = 0; h < 2; ++h) {
     for (size_t latent = 0; latent < 32; ++latent) {
       for (size_t i = 0; i < 32; ++i) keys_agree &= k_b[(h * 32 + latent) * 32 + i] == kv_b[(h * 48 + i) * 32 + latent];
-      for (size_t i = 0; i < 16; ++i) values_agree &= v_b[(h * 16 + i) * 32 + latent] == kv_b[(h * 48 + 32 + i) * 32 + latent];
+      for (size_t i = 0; i < 16; ++i)
+        values_agree &= v_b[(h * 16 + i) * 32 + latent] == kv_b[(h * 48 + 32 + i) * 32 + latent];
     }
   }
   CHECK(keys_agree);
@@ -158,7 +162,8 @@ TEST_CASE("V1's q and k rows are paired as GGUF rotates them, mixed types of sou
   for (size_t h = 0; h < 2; ++h) {
     for (size_t i = 0; i < 16; ++i) {
       for (size_t half = 0; half < 2; ++half) {
-        for (size_t j = 0; j < 64; ++j) agrees &= got[(h * 32 + 2 * i + half) * 64 + j] == q[(h * 32 + half * 16 + i) * 64 + j];
+        for (size_t j = 0; j < 64; ++j)
+          agrees &= got[(h * 32 + 2 * i + half) * 64 + j] == q[(h * 32 + half * 16 + i) * 64 + j];
       }
     }
   }
@@ -183,12 +188,14 @@ TEST_CASE("V4: experts stored as FP4 become MXFP4 bit for bit, the table of expe
       CHECK(floats_of(m, "blk.1.ffn_down_exps.weight") == stacked(c, "layers.1.ffn.experts.", ".w2.weight"));
       CHECK(floats_of(m, "blk.2.ffn_up_exps.weight") == stacked(c, "layers.2.ffn.experts.", ".w3.weight"));
     }
-    if (type == "f32") CHECK(floats_of(m, "blk.0.attn_output_a.weight") == c.tensors.at("layers.0.attn.wo_a.weight").meant);
+    if (type == "f32")
+      CHECK(floats_of(m, "blk.0.attn_output_a.weight") == c.tensors.at("layers.0.attn.wo_a.weight").meant);
     const Tensor* table = m.find("blk.0.ffn_gate_tid2eid.weight");
     REQUIRE(table != nullptr);
     CHECK(table->dtype == DType::kI32);
     const std::vector<float>& meant = c.tensors.at("layers.0.ffn.gate.tid2eid").meant;
-    CHECK(std::equal(meant.begin(), meant.end(), table->as<int32_t>(), [](float a, int32_t b) { return static_cast<int32_t>(a) == b; }));
+    CHECK(std::equal(meant.begin(), meant.end(), table->as<int32_t>(),
+                     [](float a, int32_t b) { return static_cast<int32_t>(a) == b; }));
     CHECK(m.find("blk.0.hc_attn_fn.weight")->dtype == DType::kF32);
   }
   const TempFolder folder;
@@ -221,7 +228,8 @@ TEST_CASE("a damaged or foreign configuration is refused with the field's name")
   check_refused(with("num_experts_per_tok", 5), "'num_experts_per_tok'");
   check_refused(with("scoring_func", "tanh"), "'scoring_func'");
   check_refused(with("quantization_config", {{"quant_method", "awq"}}), "'quantization_config.quant_method'");
-  check_refused(with("quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128}}}), "weight_block_size");
+  check_refused(with("quantization_config", {{"quant_method", "fp8"}, {"weight_block_size", {128}}}),
+                "weight_block_size");
   check_refused(with("quantization_config", {{"quant_method", "fp8"}}), "weight_block_size");
   check_refused(with("tie_word_embeddings", 3), "'tie_word_embeddings'");
 }
@@ -267,7 +275,9 @@ TEST_CASE("a shard that is missing and an index that is wrong are refused with t
   CHECK(refusal([&] { convert_checkpoint(o); }).value_or("").find("does not lie in the file") != std::string::npos);
   write_bytes(second, bytes);
   nlohmann::json index = nlohmann::json::parse(read_bytes(folder / "hf/model.safetensors.index.json"));
-  index["weight_map"]["lm_head.weight"] = index["weight_map"]["lm_head.weight"] == "model-00001-of-000002.safetensors" ? "model-00002-of-000002.safetensors" : "model-00001-of-000002.safetensors";
+  index["weight_map"]["lm_head.weight"] = index["weight_map"]["lm_head.weight"] == "model-00001-of-000002.safetensors"
+                                              ? "model-00002-of-000002.safetensors"
+                                              : "model-00001-of-000002.safetensors";
   write_bytes(folder / "hf/model.safetensors.index.json", index.dump());
   CHECK(refusal([&] { convert_checkpoint(o); }).value_or("").find("the index is wrong") != std::string::npos);
   std::filesystem::remove(folder / "hf/tokenizer.json");

@@ -87,7 +87,8 @@ TEST_CASE("a round trip through f16 and bf16 of a model that both hold exactly g
   quantize_file(options(folder / "a.gguf", folder / "b.gguf", "f16"));
   quantize_file(options(folder / "b.gguf", folder / "c.gguf", "f32"));
   const GgufModel a = GgufModel::open(kV2), c = GgufModel::open(folder / "c.gguf");
-  for (const auto& [name, t] : a.tensors()) CHECK_MESSAGE(std::memcmp(t.data, c.find(name)->data, t.size_bytes()) == 0, name);
+  for (const auto& [name, t] : a.tensors())
+    CHECK_MESSAGE(std::memcmp(t.data, c.find(name)->data, t.size_bytes()) == 0, name);
   for (const auto& [key, value] : a.metadata().all()) {
     if (key != "general.file_type") CHECK_MESSAGE(*c.metadata().find(key) == value, key);
   }
@@ -97,7 +98,8 @@ TEST_CASE("metadata keeps its types, the file type follows the mix") {
   const TempFolder folder;
   quantize_file(options(kV2, folder / "out.gguf", "q4_k_m"));
   const GgufModel in = GgufModel::open(kV2), out = GgufModel::open(folder / "out.gguf");
-  for (const auto& [key, stored] : in.files().front().stored_types) CHECK_MESSAGE(out.files().front().stored_types.at(key).text() == stored.text(), key);
+  for (const auto& [key, stored] : in.files().front().stored_types)
+    CHECK_MESSAGE(out.files().front().stored_types.at(key).text() == stored.text(), key);
   CHECK(out.metadata().integer("general.file_type") == 15);
 }
 
@@ -142,7 +144,8 @@ TEST_CASE("rows that a type's blocks do not fit get the type that llama.cpp give
   CHECK(fitting_type(DType::kQ4_K, 1408) == DType::kQ5_0);
   CHECK(fitting_type(DType::kQ5_K, 1408) == DType::kQ5_1);
   CHECK(fitting_type(DType::kQ6_K, 10944) == DType::kQ8_0);
-  for (const DType type : {DType::kQ2_K, DType::kQ3_K, DType::kIQ4_XS, DType::kIQ2_XXS, DType::kIQ3_S, DType::kIQ1_M}) CHECK(fitting_type(type, 128) == DType::kIQ4_NL);
+  for (const DType type : {DType::kQ2_K, DType::kQ3_K, DType::kIQ4_XS, DType::kIQ2_XXS, DType::kIQ3_S, DType::kIQ1_M})
+    CHECK(fitting_type(type, 128) == DType::kIQ4_NL);
   CHECK(fitting_type(DType::kQ4_K, 2048) == DType::kQ4_K);
   CHECK(fitting_type(DType::kQ8_0, 48) == DType::kF16);
 }
@@ -152,7 +155,9 @@ TEST_CASE("q4_k_m of V2-Lite's shapes gives the counts of the files people have"
   const TypeMix mix = TypeMix::named("Q4_K_M");
   const MixContext context{27, 64, 1, false};
   std::map<DType, int> counts;
-  const auto add = [&](const std::string& name, int64_t width) { ++counts[fitting_type(mix.type_of(name, context), width)]; };
+  const auto add = [&](const std::string& name, int64_t width) {
+    ++counts[fitting_type(mix.type_of(name, context), width)];
+  };
   add("token_embd.weight", 2048);
   add("output.weight", 2048);
   for (int i = 0; i < 27; ++i) {
@@ -161,7 +166,8 @@ TEST_CASE("q4_k_m of V2-Lite's shapes gives the counts of the files people have"
     add(b + "attn_kv_a_mqa.weight", 2048);
     add(b + "attn_kv_b.weight", 512);
     add(b + "attn_output.weight", 2048);
-    for (const std::string& part : i == 0 ? std::vector<std::string>{""} : std::vector<std::string>{"_exps", "_shexp"}) {
+    for (const std::string& part :
+         i == 0 ? std::vector<std::string>{""} : std::vector<std::string>{"_exps", "_shexp"}) {
       add(b + "ffn_gate" + part + ".weight", 2048);
       add(b + "ffn_up" + part + ".weight", 2048);
       add(b + "ffn_down" + part + ".weight", part.empty() ? 10944 : part == "_exps" ? 1408 : 2816);
@@ -177,7 +183,9 @@ TEST_CASE("below four bits what every token passes keeps four") {
   const MixContext v3{61, 256, 1, true};
   for (const char* name : {"iq1_s", "iq2_xxs", "q2_k", "iq3_xxs", "q3_k_s"}) {
     const TypeMix mix = TypeMix::named(name);
-    for (const char* tensor : {"blk.5.attn_q_b.weight", "blk.5.attn_output.weight", "blk.5.ffn_up_shexp.weight", "blk.0.ffn_up.weight"}) CHECK(mix.type_of(tensor, v3) == DType::kQ4_K);
+    for (const char* tensor :
+         {"blk.5.attn_q_b.weight", "blk.5.attn_output.weight", "blk.5.ffn_up_shexp.weight", "blk.0.ffn_up.weight"})
+      CHECK(mix.type_of(tensor, v3) == DType::kQ4_K);
     CHECK(mix.type_of("blk.5.ffn_up_exps.weight", v3) == mix.base());
   }
 }
@@ -186,7 +194,8 @@ TEST_CASE("importance matrices of both forms are read, and steer the search") {
   const TempFolder folder;
   const std::string tensor = "blk.1.ffn_gate_exps.weight";  // [16, 32, 96]
   std::vector<float> values(16 * 96);
-  for (size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 11) * (i / 96 % 2 == 0 ? 1.0F : 3.0F) + 0.125F;
+  for (size_t i = 0; i < values.size(); ++i)
+    values[i] = static_cast<float>(i % 11) * (i / 96 % 2 == 0 ? 1.0F : 3.0F) + 0.125F;
   write_bytes(folder / "a.dat", legacy_imatrix(tensor, values, 4));
 
   GgufWriter writer(folder / "b.gguf");
@@ -209,7 +218,8 @@ TEST_CASE("importance matrices of both forms are read, and steer the search") {
     CHECK(m.size() == 1);
     CHECK(m.n_chunks() == 7);
     CHECK(m.dataset() == "a.txt");
-    for (int64_t e = 0; e < 16; ++e) CHECK(std::equal(values.begin() + e * 96, values.begin() + (e + 1) * 96, m.find(tensor, shape, e)));
+    for (int64_t e = 0; e < 16; ++e)
+      CHECK(std::equal(values.begin() + e * 96, values.begin() + (e + 1) * 96, m.find(tensor, shape, e)));
     CHECK(m.find("blk.2.ffn_gate_exps.weight", shape, 0) == nullptr);
     CHECK_THROWS_AS(m.find(tensor, Shape{16, 32, 64}, 0), Error);
 
@@ -235,19 +245,22 @@ TEST_CASE("damaged importance matrices are refused") {
   const std::string good = legacy_imatrix("blk.1.ffn_up.weight", std::vector<float>(96, 1.0F), 1);
   const auto refused = [&](const std::string& bytes) {
     write_bytes(folder / "x.dat", bytes);
-    CHECK(message_of([&] { ImportanceMatrix::read(folder / "x.dat"); }, ErrorCode::kModel).find("x.dat") != std::string::npos);
+    CHECK(message_of([&] { ImportanceMatrix::read(folder / "x.dat"); }, ErrorCode::kModel).find("x.dat") !=
+          std::string::npos);
   };
   for (size_t n = 0; n < good.size() - 13; n += 7) refused(good.substr(0, n));
   refused(std::string("\xFF\xFF\xFF\x7F", 4) + good.substr(4));
   std::string negative = good;
   negative[4 + 4 + 19 + 8 + 3] = '\xBF';
   refused(negative);
-  CHECK(message_of([&] { ImportanceMatrix::read(kV2); }, ErrorCode::kModel).find("not an importance matrix") != std::string::npos);
+  CHECK(message_of([&] { ImportanceMatrix::read(kV2); }, ErrorCode::kModel).find("not an importance matrix") !=
+        std::string::npos);
 }
 
 TEST_CASE("the result may not replace its source") {
   const TempFolder folder;
   std::filesystem::copy_file(kV2, folder / "a.gguf");
-  CHECK(message_of([&] { quantize_file(options(folder / "a.gguf", folder / "a.gguf", "q8_0")); }, ErrorCode::kUsage) != "");
+  CHECK(message_of([&] { quantize_file(options(folder / "a.gguf", folder / "a.gguf", "q8_0")); }, ErrorCode::kUsage) !=
+        "");
   CHECK(std::filesystem::file_size(folder / "a.gguf") == std::filesystem::file_size(kV2));
 }

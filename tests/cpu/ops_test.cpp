@@ -1,7 +1,7 @@
-// Every operation through graph and backend: the reference against float64 oracles written out here, every instruction set
-// against the reference.
-#include <cmath>
+// Every operation through graph and backend: the reference against float64 oracles written out here, every instruction
+// set against the reference.
 #include <doctest/doctest.h>
+#include <cmath>
 #include <functional>
 #include <random>
 #include <vector>
@@ -25,7 +25,8 @@ namespace {
 struct Floats {
   std::vector<float> v;
   Tensor t;
-  Floats(Shape shape, uint32_t seed, float deviation = 1.0F) : v(static_cast<size_t>(shape.n_elements())), t(DType::kF32, shape, nullptr) {
+  Floats(Shape shape, uint32_t seed, float deviation = 1.0F)
+      : v(static_cast<size_t>(shape.n_elements())), t(DType::kF32, shape, nullptr) {
     std::mt19937 rng(seed);
     std::normal_distribution<float> normal(0.0F, deviation);
     for (float& x : v) x = normal(rng);
@@ -55,7 +56,8 @@ void check_close(const std::vector<float>& got, const std::vector<double>& want,
   for (const double w : want) norm = std::max(norm, std::fabs(w));
   size_t worst = 0;
   for (size_t i = 0; i < want.size(); ++i) {
-    if (!(std::fabs(static_cast<double>(got[i]) - want[i]) <= std::fabs(static_cast<double>(got[worst]) - want[worst]))) worst = i;
+    if (!(std::fabs(static_cast<double>(got[i]) - want[i]) <= std::fabs(static_cast<double>(got[worst]) - want[worst])))
+      worst = i;
   }
   if (want.empty()) return;
   CAPTURE(worst);
@@ -70,19 +72,23 @@ double silu(double x) { return x / (1 + std::exp(-x)); }
 std::vector<double> times(const float* w, int64_t rows, int64_t columns, const std::vector<double>& x) {
   std::vector<double> y(static_cast<size_t>(rows), 0.0);
   for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) y[static_cast<size_t>(r)] += static_cast<double>(w[r * columns + c]) * x[static_cast<size_t>(c)];
+    for (int64_t c = 0; c < columns; ++c)
+      y[static_cast<size_t>(r)] += static_cast<double>(w[r * columns + c]) * x[static_cast<size_t>(c)];
   }
   return y;
 }
 
-std::vector<double> ffn(const float* gate, const float* up, const float* down, int64_t width, int64_t hidden, const std::vector<double>& x) {
+std::vector<double> ffn(const float* gate, const float* up, const float* down, int64_t width, int64_t hidden,
+                        const std::vector<double>& x) {
   std::vector<double> g = times(gate, width, hidden, x);
   const std::vector<double> u = times(up, width, hidden, x);
   for (size_t f = 0; f < g.size(); ++f) g[f] = silu(g[f]) * u[f];
   return times(down, hidden, width, g);
 }
 
-std::vector<double> row_of(const Floats& x, int64_t t, int64_t n) { return {x.v.begin() + t * n, x.v.begin() + (t + 1) * n}; }
+std::vector<double> row_of(const Floats& x, int64_t t, int64_t n) {
+  return {x.v.begin() + t * n, x.v.begin() + (t + 1) * n};
+}
 
 /// Every instruction set and thread counts that divide nothing evenly.
 void each_backend(const std::function<void(Backend&)>& fn) {
@@ -125,7 +131,10 @@ TEST_CASE("rms_norm divides by the root of the mean square") {
       for (int64_t t = 0; t < 5; ++t) {
         double squares = 0;
         for (const double v : row_of(x, t, n)) squares += v * v;
-        for (int64_t i = 0; i < n; ++i) want.push_back(static_cast<double>(x.v[static_cast<size_t>(t * n + i)]) / std::sqrt(squares / static_cast<double>(n) + 1e-6) * static_cast<double>(w.v[static_cast<size_t>(i)]));
+        for (int64_t i = 0; i < n; ++i)
+          want.push_back(static_cast<double>(x.v[static_cast<size_t>(t * n + i)]) /
+                         std::sqrt(squares / static_cast<double>(n) + 1e-6) *
+                         static_cast<double>(w.v[static_cast<size_t>(i)]));
       }
       check_close(run(backend, [&](Graph& g) { return rms_norm(g, x.t, w.t, 1e-6F); }), want, 1e-6);
     }
@@ -151,10 +160,12 @@ TEST_CASE("gated_ffn is down(silu(gate) * up)") {
   each_backend([](Backend& backend) {
     for (const int64_t tokens : {1, 7}) {
       const int64_t hidden = 65, width = 130;
-      const Floats x({tokens, hidden}, 7), gate({width, hidden}, 8, 0.3F), up({width, hidden}, 9, 0.3F), down({hidden, width}, 10, 0.3F);
+      const Floats x({tokens, hidden}, 7), gate({width, hidden}, 8, 0.3F), up({width, hidden}, 9, 0.3F),
+          down({hidden, width}, 10, 0.3F);
       std::vector<double> want;
       for (int64_t t = 0; t < tokens; ++t) {
-        for (const double y : ffn(gate.v.data(), up.v.data(), down.v.data(), width, hidden, row_of(x, t, hidden))) want.push_back(y);
+        for (const double y : ffn(gate.v.data(), up.v.data(), down.v.data(), width, hidden, row_of(x, t, hidden)))
+          want.push_back(y);
       }
       check_close(run(backend, [&](Graph& g) { return gated_ffn(g, x.t, {gate.t, up.t, down.t}); }), want, 5e-6);
     }
@@ -168,8 +179,10 @@ TEST_CASE("moe_ffn is the weighted sum of the chosen experts and the shared one"
         CAPTURE(has_shared);
         CAPTURE(tokens);
         const int64_t hidden = 33, width = 50, n_experts = 7, used = 3, shared_width = 77;
-        const Floats x({tokens, hidden}, 11), gate({n_experts, width, hidden}, 12, 0.3F), up({n_experts, width, hidden}, 13, 0.3F), down({n_experts, hidden, width}, 14, 0.3F);
-        const Floats sgate({shared_width, hidden}, 15, 0.3F), sup({shared_width, hidden}, 16, 0.3F), sdown({hidden, shared_width}, 17, 0.3F), weights({tokens, used}, 18);
+        const Floats x({tokens, hidden}, 11), gate({n_experts, width, hidden}, 12, 0.3F),
+            up({n_experts, width, hidden}, 13, 0.3F), down({n_experts, hidden, width}, 14, 0.3F);
+        const Floats sgate({shared_width, hidden}, 15, 0.3F), sup({shared_width, hidden}, 16, 0.3F),
+            sdown({hidden, shared_width}, 17, 0.3F), weights({tokens, used}, 18);
         std::vector<int32_t> chosen;
         std::mt19937 rng(19);
         for (int64_t t = 0; t < tokens; ++t) {  // expert 6 stays without tokens
@@ -180,16 +193,23 @@ TEST_CASE("moe_ffn is the weighted sum of the chosen experts and the shared one"
         std::vector<double> want;
         for (int64_t t = 0; t < tokens; ++t) {
           std::vector<double> y(static_cast<size_t>(hidden), 0.0);
-          if (has_shared) y = ffn(sgate.v.data(), sup.v.data(), sdown.v.data(), shared_width, hidden, row_of(x, t, hidden));
+          if (has_shared)
+            y = ffn(sgate.v.data(), sup.v.data(), sdown.v.data(), shared_width, hidden, row_of(x, t, hidden));
           for (int64_t k = 0; k < used; ++k) {
             const int64_t e = ids.v[static_cast<size_t>(t * used + k)];
-            const std::vector<double> z = ffn(gate.v.data() + e * width * hidden, up.v.data() + e * width * hidden, down.v.data() + e * width * hidden, width, hidden, row_of(x, t, hidden));
-            for (size_t d = 0; d < y.size(); ++d) y[d] += static_cast<double>(weights.v[static_cast<size_t>(t * used + k)]) * z[d];
+            const std::vector<double> z = ffn(gate.v.data() + e * width * hidden, up.v.data() + e * width * hidden,
+                                              down.v.data() + e * width * hidden, width, hidden, row_of(x, t, hidden));
+            for (size_t d = 0; d < y.size(); ++d)
+              y[d] += static_cast<double>(weights.v[static_cast<size_t>(t * used + k)]) * z[d];
           }
           want.insert(want.end(), y.begin(), y.end());
         }
         const GatedFfnWeights shared = has_shared ? GatedFfnWeights{sgate.t, sup.t, sdown.t} : GatedFfnWeights{};
-        check_close(run(backend, [&](Graph& g) { return moe_ffn(g, x.t, {ids.t, weights.t}, {gate.t, up.t, down.t}, shared); }), want, 5e-6);
+        check_close(run(backend,
+                        [&](Graph& g) {
+                          return moe_ffn(g, x.t, {ids.t, weights.t}, {gate.t, up.t, down.t}, shared);
+                        }),
+                    want, 5e-6);
       }
     }
   });
@@ -208,7 +228,8 @@ TEST_CASE("route_experts follows each generation's rule") {
     Executor executor(*backend);
     executor.run(g);
     const Tensor ids = g.resolve(r.ids), w = g.resolve(r.weights);
-    return std::make_pair(std::vector<int32_t>(ids.as<int32_t>(), ids.as<int32_t>() + p.n_used), std::vector<float>(w.as<float>(), w.as<float>() + p.n_used));
+    return std::make_pair(std::vector<int32_t>(ids.as<int32_t>(), ids.as<int32_t>() + p.n_used),
+                          std::vector<float>(w.as<float>(), w.as<float>() + p.n_used));
   };
   double denominator = 0;
   for (const float z : logits) denominator += std::exp(static_cast<double>(z));
@@ -229,7 +250,8 @@ TEST_CASE("route_experts follows each generation's rule") {
   }
   SUBCASE("groups ranked by the sum of their two best, normalized, bias only for the choice") {
     RouterParams p;
-    p.n_used = 2, p.n_groups = 4, p.n_groups_used = 1, p.score = RouterScore::kSigmoid, p.group_rank = GroupRank::kSumOfTwoBest, p.normalize = true, p.scale = 2.5F;
+    p.n_used = 2, p.n_groups = 4, p.n_groups_used = 1, p.score = RouterScore::kSigmoid,
+    p.group_rank = GroupRank::kSumOfTwoBest, p.normalize = true, p.scale = 2.5F;
     CHECK(routes(p, {}).first == std::vector<int32_t>{6, 7});
     const auto [ids, weights] = routes(p, {0, 0, 5, 5, 0, 0, 0, 0});
     CHECK(ids == std::vector<int32_t>{3, 2});
@@ -265,14 +287,17 @@ TEST_CASE("rotations turn pairs by position times frequency and leave the rest")
             double* head = want.data() + (t * 2 + h) * 8 + 2;
             double& a = head[pairing == RopePairing::kAdjacent ? 2 * i : i];
             double& b = head[pairing == RopePairing::kAdjacent ? 2 * i + 1 : i + 3];
-            const double angle = positions.v[static_cast<size_t>(t)] * static_cast<double>(frequencies[static_cast<size_t>(i)]);
+            const double angle =
+                positions.v[static_cast<size_t>(t)] * static_cast<double>(frequencies[static_cast<size_t>(i)]);
             const double a0 = a, b0 = b;
             a = a0 * std::cos(angle) - b0 * std::sin(angle);
             b = a0 * std::sin(angle) + b0 * std::cos(angle);
           }
         }
       }
-      check_close(run(backend, [&](Graph& g) { return rotate_heads(g, x.t, rope_table(g, positions.t, f), 2, pairing); }), want, 1e-6);
+      check_close(
+          run(backend, [&](Graph& g) { return rotate_heads(g, x.t, rope_table(g, positions.t, f), 2, pairing); }), want,
+          1e-6);
     }
   });
 }

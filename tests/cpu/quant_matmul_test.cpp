@@ -24,9 +24,9 @@ using test::half_offsets;
 
 namespace {
 
-const DType kTypes[] = {DType::kF32,     DType::kF16,    DType::kBF16,   DType::kQ4_0,   DType::kQ4_1,  DType::kQ5_0,
-                        DType::kQ5_1,    DType::kQ8_0,   DType::kQ2_K,   DType::kQ3_K,   DType::kQ4_K,  DType::kQ5_K,
-                        DType::kQ6_K,    DType::kIQ4_NL, DType::kIQ4_XS, DType::kMXFP4,  DType::kIQ1_S, DType::kIQ1_M,
+const DType kTypes[] = {DType::kF32,     DType::kF16,    DType::kBF16,   DType::kQ4_0,    DType::kQ4_1,  DType::kQ5_0,
+                        DType::kQ5_1,    DType::kQ8_0,   DType::kQ2_K,   DType::kQ3_K,    DType::kQ4_K,  DType::kQ5_K,
+                        DType::kQ6_K,    DType::kIQ4_NL, DType::kIQ4_XS, DType::kMXFP4,   DType::kIQ1_S, DType::kIQ1_M,
                         DType::kIQ2_XXS, DType::kIQ2_XS, DType::kIQ2_S,  DType::kIQ3_XXS, DType::kIQ3_S};
 
 /// Memory that ends where an unreadable page begins.
@@ -55,7 +55,7 @@ struct Problem {
   DType type;
   int64_t rows, k;
   int columns;
-  std::vector<float> x;        // [columns, k]
+  std::vector<float> x;  // [columns, k]
   GuardedBytes w;
   std::vector<double> expected, scale;  // [columns, rows]: result, and the norm errors are measured against
 
@@ -75,7 +75,8 @@ struct Problem {
       for (size_t b = 0; b < act.size(); b += 32) {
         float top = 0;
         for (size_t i = 0; i < 32; ++i) top = std::max(top, std::fabs(act[b + i]));
-        for (size_t i = 0; i < 32; ++i) act[b + i] = top == 0 ? 0 : std::nearbyint(act[b + i] * (127.0f / top)) * (top / 127.0f);
+        for (size_t i = 0; i < 32; ++i)
+          act[b + i] = top == 0 ? 0 : std::nearbyint(act[b + i] * (127.0f / top)) * (top / 127.0f);
       }
     }
     expected.assign(static_cast<size_t>(columns * rows), 0);
@@ -98,7 +99,8 @@ struct Problem {
 };
 
 /// Runs the kernel on rows [begin, end) and columns `which`; y is [which.size(), rows], NaN where nothing was written.
-std::vector<float> run(const MatmulKernels& kernels, Problem& p, int64_t begin, int64_t end, const std::vector<int>& which) {
+std::vector<float> run(const MatmulKernels& kernels, Problem& p, int64_t begin, int64_t end,
+                       const std::vector<int>& which) {
   const size_t act_bytes = kernels.act_row_bytes(p.type, p.k);
   const size_t used = kernels.act_offset_bytes(p.type, p.k);
   std::vector<std::unique_ptr<GuardedBytes>> act;
@@ -116,8 +118,13 @@ std::vector<float> run(const MatmulKernels& kernels, Problem& p, int64_t begin, 
     act_rows.push_back(act.back()->data());
     y_rows.push_back(y_data + c * static_cast<size_t>(p.rows));
   }
-  kernels.matmul(p.type, {.w = p.w.data(), .row_stride_bytes = static_cast<int64_t>(row_bytes(p.type, p.k)), .row_begin = begin,
-                          .row_end = end, .k = p.k, .act_rows = act_rows.data(), .n_cols = static_cast<int>(n),
+  kernels.matmul(p.type, {.w = p.w.data(),
+                          .row_stride_bytes = static_cast<int64_t>(row_bytes(p.type, p.k)),
+                          .row_begin = begin,
+                          .row_end = end,
+                          .k = p.k,
+                          .act_rows = act_rows.data(),
+                          .n_cols = static_cast<int>(n),
                           .y_rows = y_rows.data()});
   return {y_data, y_data + n * static_cast<size_t>(p.rows)};
 }
@@ -129,8 +136,7 @@ std::vector<int> first_columns(int n) {
 }
 
 /// Calls fn(kernels) for every instruction set; says which are absent.
-template <typename Fn>
-void for_each_isa(Fn&& fn) {
+template <typename Fn> void for_each_isa(Fn&& fn) {
   for (const char* isa : {"avx512", "avx2"}) {
     const MatmulKernels* kernels = cpu::matmul_kernels(isa);
     if (kernels == nullptr) {
@@ -148,8 +154,8 @@ void check_problem(const MatmulKernels& kernels, Problem& p) {
   const double tolerance = 1e-6;
   for (size_t i = 0; i < y.size(); ++i) {
     if (!(std::fabs(y[i] - p.expected[i]) <= tolerance * p.scale[i])) {
-      FAIL_CHECK("column " << i / static_cast<size_t>(p.rows) << " row " << i % static_cast<size_t>(p.rows) << ": expected "
-                           << p.expected[i] << ", got " << y[i] << ", norm " << p.scale[i]);
+      FAIL_CHECK("column " << i / static_cast<size_t>(p.rows) << " row " << i % static_cast<size_t>(p.rows)
+                           << ": expected " << p.expected[i] << ", got " << y[i] << ", norm " << p.scale[i]);
       return;
     }
   }
@@ -231,8 +237,8 @@ TEST_CASE("a column's result is the same bits alone, in any batch, at any place 
           }
         }
         CAPTURE(n);
-            CAPTURE(begin);
-            CAPTURE(end);
+        CAPTURE(begin);
+        CAPTURE(end);
         CHECK(differing == 0);
         CHECK(strayed == 0);
       }
@@ -289,7 +295,7 @@ TEST_CASE("weights at the largest magnitudes of every format do not overflow the
         for (const float sign : {1.0f, -1.0f}) {
           CAPTURE(std::string(dtype_name(type)));
           CAPTURE(byte);
-            CAPTURE(sign);
+          CAPTURE(sign);
           Problem p(type, 3, 512, 2, 1);
           const DTypeInfo& info = dtype_info(type);
           const size_t n = 3 * row_bytes(type, p.k);

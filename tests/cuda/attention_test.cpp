@@ -24,7 +24,8 @@ struct Paged {
     for (const Part& p : parts) n_pages += (p.n_past + p.n_new + 63) / 64, n_tokens += p.n_new;
     std::vector<int32_t> pages(static_cast<size_t>(n_pages));
     for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i);
-    for (size_t i = pages.size(); i > 1; --i) std::swap(pages[i - 1], pages[static_cast<size_t>(h.below(static_cast<int32_t>(i)))]);
+    for (size_t i = pages.size(); i > 1; --i)
+      std::swap(pages[i - 1], pages[static_cast<size_t>(h.below(static_cast<int32_t>(i)))]);
     cache = h.make(type, {n_pages, 64, row});
     std::memset(cache.data, 0xff, cache.size_bytes());
     const auto n_parts = static_cast<int64_t>(parts.size());
@@ -56,15 +57,20 @@ Tensor weights(HostTensors& h, DType type, Shape shape) {
   if (type == DType::kF32) return f;
   const Tensor t = h.make(type, shape);
   if (type == DType::kF8_E4M3) {
-    for (int64_t r = 0; r < f.n_rows(); ++r) cpu::store_row(type, f.as<float>() + r * shape.last(), t.data + static_cast<size_t>(r) * row_bytes(type, shape.last()), shape.last());
+    for (int64_t r = 0; r < f.n_rows(); ++r)
+      cpu::store_row(type, f.as<float>() + r * shape.last(),
+                     t.data + static_cast<size_t>(r) * row_bytes(type, shape.last()), shape.last());
     return t;
   }
   const std::vector<float> importance(static_cast<size_t>(shape.last()), 1.0F);
-  for (int64_t r = 0; r < f.n_rows(); ++r) quantize_row(type, f.as<float>() + r * shape.last(), t.data + static_cast<size_t>(r) * row_bytes(type, shape.last()), shape.last(), importance.data());
+  for (int64_t r = 0; r < f.n_rows(); ++r)
+    quantize_row(type, f.as<float>() + r * shape.last(),
+                 t.data + static_cast<size_t>(r) * row_bytes(type, shape.last()), shape.last(), importance.data());
   return t;
 }
 
-LatentAttentionArgs latent_problem(Paged& p, int64_t n_heads, int64_t nope, int64_t rope, int64_t value, int64_t latent, DType weight, bool split_weights) {
+LatentAttentionArgs latent_problem(Paged& p, int64_t n_heads, int64_t nope, int64_t rope, int64_t value, int64_t latent,
+                                   DType weight, bool split_weights) {
   LatentAttentionArgs a;
   a.q = p.h.floats({p.n_tokens(), n_heads, nope + rope});
   if (split_weights) {
@@ -87,14 +93,16 @@ std::vector<float> run_latent(const LatentAttentionArgs& host) {
   device.workspace(cuda::latent_attention_workspace(a));
   const int64_t n_tokens = a.out.dim(0), width = a.out.dim(1);
   HostTensors h(1);
-  const Tensor q = device.poisoned(h.make(DType::kI8, {n_tokens, width})), scales = device.poisoned(h.make(DType::kI64, {n_tokens, std::max<int64_t>(1, width / 32)}));
+  const Tensor q = device.poisoned(h.make(DType::kI8, {n_tokens, width})),
+               scales = device.poisoned(h.make(DType::kI64, {n_tokens, std::max<int64_t>(1, width / 32)}));
   const bool in_blocks = a.value_dim() % 32 == 0;
   cuda::latent_attention(a, {q.as<int8_t>(), scales.as<cuda::ActScale>(), width}, device.c);
   const std::vector<float> out = device.fetch<float>(a.out);
   if (in_blocks) {  // the same in int8
     const std::vector<int8_t> codes = device.fetch<int8_t>(q);
     const std::vector<cuda::ActScale> steps = device.fetch<cuda::ActScale>(scales);
-    for (size_t i = 0; i < codes.size(); ++i) REQUIRE(std::fabs(out[i] - steps[i / 32].d * static_cast<float>(codes[i])) <= 0.5001F * steps[i / 32].d);
+    for (size_t i = 0; i < codes.size(); ++i)
+      REQUIRE(std::fabs(out[i] - steps[i / 32].d * static_cast<float>(codes[i])) <= 0.5001F * steps[i / 32].d);
   }
   return out;
 }
@@ -107,7 +115,8 @@ TEST_CASE("cuda: pieces cover every row once, at every length") {
     for (const int tile : {8, 32}) {
       for (int n = 1; n < 200000; n += n < 5000 ? 1 : 977) {
         const int each = cuda::rows_each(n, most, tile), used = cuda::pieces_used(n, each);
-        REQUIRE((each % tile == 0 && used <= most && used <= cuda::pieces_reserved((n + 63) / 64 * 64, most) && (used - 1) * each < n && used * each >= n));
+        REQUIRE((each % tile == 0 && used <= most && used <= cuda::pieces_reserved((n + 63) / 64 * 64, most) &&
+                 (used - 1) * each < n && used * each >= n));
       }
     }
   }
@@ -144,7 +153,8 @@ TEST_CASE("cuda: latent attention agrees with the reference at DeepSeek's sizes"
 }
 
 TEST_CASE("cuda: latent attention of other sizes, every weight type") {
-  for (const DType weight : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kIQ4_NL, DType::kMXFP4}) {
+  for (const DType weight : {DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ4_0, DType::kQ4_1,
+                             DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kIQ4_NL, DType::kMXFP4}) {
     for (const bool split : {false, true}) {
       CAPTURE(dtype_name(weight));
       CAPTURE(split);
@@ -154,8 +164,9 @@ TEST_CASE("cuda: latent attention of other sizes, every weight type") {
       CHECK(worst_difference(run_latent(a), a.out.as<float>()) < 1e-5);
     }
   }
-  for (const DType weight : {DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_XS, DType::kIQ2_XXS, DType::kIQ2_XS, DType::kIQ2_S, DType::kIQ3_XXS, DType::kIQ3_S,
-                             DType::kIQ1_S, DType::kIQ1_M}) {
+  for (const DType weight :
+       {DType::kQ2_K, DType::kQ3_K, DType::kQ4_K, DType::kQ5_K, DType::kQ6_K, DType::kIQ4_XS, DType::kIQ2_XXS,
+        DType::kIQ2_XS, DType::kIQ2_S, DType::kIQ3_XXS, DType::kIQ3_S, DType::kIQ1_S, DType::kIQ1_M}) {
     CAPTURE(dtype_name(weight));
     Paged p({{40, 1}}, 256 + 32, DType::kF32, 2);
     const LatentAttentionArgs a = latent_problem(p, 2, 16, 32, 16, 256, weight, false);
@@ -189,7 +200,8 @@ TEST_CASE("cuda: multi-head attention agrees with the reference") {
       CAPTURE(dtype_name(type));
       CAPTURE(n);
       Paged p({{0, 3}, {126, 2}}, 2 * n_heads * n, type, 4);
-      const MultiHeadAttentionArgs host{p.h.floats({p.n_tokens(), n_heads, n}), p.cache, p.step, p.h.make(DType::kF32, {p.n_tokens(), n_heads * n}), 0.09F};
+      const MultiHeadAttentionArgs host{p.h.floats({p.n_tokens(), n_heads, n}), p.cache, p.step,
+                                        p.h.make(DType::kF32, {p.n_tokens(), n_heads * n}), 0.09F};
       OnDevice device;
       const MultiHeadAttentionArgs a = device.node(host);
       device.workspace(cuda::multi_head_attention_workspace(a));

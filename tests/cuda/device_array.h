@@ -1,5 +1,5 @@
-// Device memory in tests: filled with NaN bytes at first, with guard bytes around it. On the emulator this is host memory, and under
-// the address sanitizer the guards give way to its own.
+// Device memory in tests: filled with NaN bytes at first, with guard bytes around it. On the emulator this is host
+// memory, and under the address sanitizer the guards give way to its own.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -16,8 +16,7 @@ namespace fathom::test {
 
 inline void cuda_ok(cudaError_t error) { REQUIRE_MESSAGE(error == cudaSuccess, cudaGetErrorString(error)); }
 
-template <typename T>
-class DeviceArray {
+template <typename T> class DeviceArray {
  public:
   explicit DeviceArray(size_t n) : n_(n) {
     cuda_ok(cudaMalloc(reinterpret_cast<void**>(&memory_), bytes() + 2 * kGuardBytes));

@@ -37,7 +37,9 @@ TEST_CASE("cuda: sums and chosen rows are exact") {
     run_reference(add);
     CHECK(device.fetch<float>(on.out) == as_floats(add.out));
 
-    const TakeRowsArgs take{h.floats({t, d}), h.ints({2}, [&](int64_t i) { return static_cast<int32_t>(i == 0 ? t - 1 : 0); }), h.make(DType::kF32, {2, d})};
+    const TakeRowsArgs take{h.floats({t, d}),
+                            h.ints({2}, [&](int64_t i) { return static_cast<int32_t>(i == 0 ? t - 1 : 0); }),
+                            h.make(DType::kF32, {2, d})};
     const TakeRowsArgs taken = device.node(take);
     cuda::take_rows(taken, device.c);
     run_reference(take);
@@ -59,7 +61,8 @@ TEST_CASE("cuda: a norm agrees with the reference, and in int8 to half a step") 
     if (d % 32 != 0) continue;
 
     const RmsNormArgs again = device.node(norm);
-    const Tensor q = device.poisoned(h.make(DType::kI8, {t, d})), scales = device.poisoned(h.make(DType::kI64, {t, d / 32}));
+    const Tensor q = device.poisoned(h.make(DType::kI8, {t, d})),
+                 scales = device.poisoned(h.make(DType::kI64, {t, d / 32}));
     static_assert(sizeof(cuda::ActScale) == sizeof(int64_t));
     cuda::rms_norm_quantized(again, {q.as<int8_t>(), scales.as<cuda::ActScale>(), d}, device.c);
     CHECK(device.fetch<float>(again.out) == plain);
@@ -83,8 +86,10 @@ TEST_CASE("cuda: angles stay exact at far positions") {
   HostTensors h(3);
   OnDevice device;
   const Tensor frequencies = h.make(DType::kF32, {32});
-  for (int64_t i = 0; i < 32; ++i) frequencies.as<float>()[i] = static_cast<float>(std::pow(10000.0, -static_cast<double>(i) / 32));
-  const RopeTableArgs rope{h.ints({9}, [](int64_t i) { return static_cast<int32_t>(i * 20479); }), frequencies, h.make(DType::kF32, {9, 32, 2})};
+  for (int64_t i = 0; i < 32; ++i)
+    frequencies.as<float>()[i] = static_cast<float>(std::pow(10000.0, -static_cast<double>(i) / 32));
+  const RopeTableArgs rope{h.ints({9}, [](int64_t i) { return static_cast<int32_t>(i * 20479); }), frequencies,
+                           h.make(DType::kF32, {9, 32, 2})};
   const RopeTableArgs on = device.node(rope);
   cuda::rope_table(on, device.c);
   run_reference(rope);
@@ -93,11 +98,15 @@ TEST_CASE("cuda: angles stay exact at far positions") {
 
 TEST_CASE("cuda: heads are rotated in both pairings, the rest of them copied") {
   for (const RopePairing pairing : {RopePairing::kAdjacent, RopePairing::kHalves}) {
-    for (const auto& [n_heads, head_dim, first, pairs] : {std::tuple<int64_t, int64_t, int, int64_t>{16, 192, 128, 32}, {3, 10, 2, 4}, {128, 192, 128, 32}, {1, 8, 0, 4}}) {
+    for (const auto& [n_heads, head_dim, first, pairs] : {std::tuple<int64_t, int64_t, int, int64_t>{16, 192, 128, 32},
+                                                          {3, 10, 2, 4},
+                                                          {128, 192, 128, 32},
+                                                          {1, 8, 0, 4}}) {
       CAPTURE(head_dim);
       HostTensors h(4);
       OnDevice device;
-      const RotateHeadsArgs rotate{h.floats({3, n_heads, head_dim}), rope_rows(h, 3, pairs), h.make(DType::kF32, {3, n_heads, head_dim}), first, pairing};
+      const RotateHeadsArgs rotate{h.floats({3, n_heads, head_dim}), rope_rows(h, 3, pairs),
+                                   h.make(DType::kF32, {3, n_heads, head_dim}), first, pairing};
       const RotateHeadsArgs on = device.node(rotate);
       cuda::rotate_heads(on, device.c);
       run_reference(rotate);
@@ -117,11 +126,15 @@ TEST_CASE("cuda: rows come into the cache as the reference stores them, and nowh
         const int32_t slots[] = {63, 64, 0, 191, 130};  // page borders
         HostTensors h(5);
         OnDevice device;
-        const StoreLatentArgs store{h.floats({n_tokens, row}, 2), h.floats({latent}), rope_rows(h, n_tokens, pairs), h.ints({n_tokens}, [&](int64_t i) { return slots[i]; }), h.bytes(type, {3, 64, row}), 1e-6F,
-                                    RopePairing::kAdjacent};
+        const StoreLatentArgs store{
+            h.floats({n_tokens, row}, 2),  h.floats({latent}),
+            rope_rows(h, n_tokens, pairs), h.ints({n_tokens}, [&](int64_t i) { return slots[i]; }),
+            h.bytes(type, {3, 64, row}),   1e-6F,
+            RopePairing::kAdjacent};
         const StoreLatentArgs on = device.node(store);
         if (with_query) {
-          const RotateHeadsArgs rotate{h.floats({n_tokens, 4, 2 * pairs + 8}), store.rope_table, h.make(DType::kF32, {n_tokens, 4, 2 * pairs + 8}), 8, RopePairing::kAdjacent};
+          const RotateHeadsArgs rotate{h.floats({n_tokens, 4, 2 * pairs + 8}), store.rope_table,
+                                       h.make(DType::kF32, {n_tokens, 4, 2 * pairs + 8}), 8, RopePairing::kAdjacent};
           RotateHeadsArgs rotated = device.node(rotate);
           rotated.table = on.rope_table;
           cuda::store_and_rotate(on, rotated, device.c);
@@ -144,7 +157,11 @@ TEST_CASE("cuda: rows come into the cache as the reference stores them, and nowh
           }
           dequantize_row(type, want, b.data(), row);
           dequantize_row(type, have, a.data(), row);
-          const double step = type == DType::kF32 ? 1e-6 : type == DType::kF16 ? 6e-4 : type == DType::kBF16 ? 5e-3 : type == DType::kQ8_0 ? 9e-3 : 0.08;
+          const double step = type == DType::kF32    ? 1e-6
+                              : type == DType::kF16  ? 6e-4
+                              : type == DType::kBF16 ? 5e-3
+                              : type == DType::kQ8_0 ? 9e-3
+                                                     : 0.08;
           CHECK(worst_difference(a, b.data()) < step);
           int n_other = 0;
           for (size_t i = 0; i < a.size(); ++i) n_other += std::fabs(a[i] - b[i]) > 1e-6F * (1 + std::fabs(b[i]));
@@ -161,7 +178,9 @@ TEST_CASE("cuda: keys and values come into the cache as the reference stores the
     const int64_t n_heads = 3, n = 32;
     HostTensors h(6);
     OnDevice device;
-    const StoreKeyValueArgs store{h.floats({4, n_heads, n}), h.floats({4, n_heads, n}), h.ints({4}, [](int64_t i) { return static_cast<int32_t>(65 - 21 * i); }), h.bytes(type, {2, 64, 2 * n_heads * n})};
+    const StoreKeyValueArgs store{h.floats({4, n_heads, n}), h.floats({4, n_heads, n}),
+                                  h.ints({4}, [](int64_t i) { return static_cast<int32_t>(65 - 21 * i); }),
+                                  h.bytes(type, {2, 64, 2 * n_heads * n})};
     const StoreKeyValueArgs on = device.node(store);
     cuda::store_key_value(on, device.c);
     const std::vector<std::byte> got = device.fetch<std::byte>(on.cache);
@@ -177,20 +196,23 @@ TEST_CASE("cuda: experts are chosen and weighted as by the reference") {
     bool has_bias;
   };
   const Router routers[] = {
-      {64, {6, RouterScore::kSoftmax, 1, 1, GroupRank::kBest, false, 1.0F}, false},             // V1, V2-Lite
-      {160, {6, RouterScore::kSoftmax, 8, 3, GroupRank::kBest, false, 16.0F}, false},           // V2
-      {256, {8, RouterScore::kSigmoid, 8, 4, GroupRank::kSumOfTwoBest, true, 2.5F}, true},      // V3
+      {64, {6, RouterScore::kSoftmax, 1, 1, GroupRank::kBest, false, 1.0F}, false},         // V1, V2-Lite
+      {160, {6, RouterScore::kSoftmax, 8, 3, GroupRank::kBest, false, 16.0F}, false},       // V2
+      {256, {8, RouterScore::kSigmoid, 8, 4, GroupRank::kSumOfTwoBest, true, 2.5F}, true},  // V3
       {8, {2, RouterScore::kSqrtSoftplus, 1, 1, GroupRank::kBest, true, 1.5F}, true},
-      {7, {7, RouterScore::kSigmoid, 1, 1, GroupRank::kBest, true, 1.0F}, false},               // all of an odd number
-      {12, {3, RouterScore::kSoftmax, 12, 4, GroupRank::kSumOfTwoBest, true, 1.0F}, false},     // groups of one
+      {7, {7, RouterScore::kSigmoid, 1, 1, GroupRank::kBest, true, 1.0F}, false},            // all of an odd number
+      {12, {3, RouterScore::kSoftmax, 12, 4, GroupRank::kSumOfTwoBest, true, 1.0F}, false},  // groups of one
   };
   for (const Router& r : routers) {
     CAPTURE(r.n_experts);
     HostTensors h(7);
     OnDevice device;
     const int64_t t = 33;
-    RouteExpertsArgs route{h.floats({t, r.n_experts}, 2), r.has_bias ? h.floats({r.n_experts}, 0.1F) : Tensor{}, h.make(DType::kI32, {t, r.params.n_used}), h.make(DType::kF32, {t, r.params.n_used}), r.params};
-    for (int64_t e = 0; e < r.n_experts; ++e) route.logits.as<float>()[e] = e % 2 == 0 ? 1.0F : 0.5F;  // ties go to the lower id
+    RouteExpertsArgs route{h.floats({t, r.n_experts}, 2), r.has_bias ? h.floats({r.n_experts}, 0.1F) : Tensor{},
+                           h.make(DType::kI32, {t, r.params.n_used}), h.make(DType::kF32, {t, r.params.n_used}),
+                           r.params};
+    for (int64_t e = 0; e < r.n_experts; ++e)
+      route.logits.as<float>()[e] = e % 2 == 0 ? 1.0F : 0.5F;  // ties go to the lower id
     const RouteExpertsArgs on = device.node(route);
     cuda::route_experts(on, device.c);
     run_reference(route);
@@ -203,7 +225,11 @@ TEST_CASE("cuda: experts are chosen and weighted as by the reference") {
 TEST_CASE("cuda: a router without numbers still names experts that exist") {
   HostTensors h(8);
   OnDevice device;
-  RouteExpertsArgs route{h.floats({2, 64}), {}, h.make(DType::kI32, {2, 6}), h.make(DType::kF32, {2, 6}), {6, RouterScore::kSoftmax, 1, 1, GroupRank::kBest, false, 1.0F}};
+  RouteExpertsArgs route{h.floats({2, 64}),
+                         {},
+                         h.make(DType::kI32, {2, 6}),
+                         h.make(DType::kF32, {2, 6}),
+                         {6, RouterScore::kSoftmax, 1, 1, GroupRank::kBest, false, 1.0F}};
   std::fill_n(route.logits.as<float>(), 64, std::numeric_limits<float>::quiet_NaN());
   const RouteExpertsArgs on = device.node(route);
   cuda::route_experts(on, device.c);

@@ -17,8 +17,8 @@ struct Network {
       : gate(in, n, width, hidden, rng), up(in, n, width, hidden, rng), down(out, n, hidden, width, rng) {}
   GatedFfnWeights tensors() const { return {gate.tensor(), up.tensor(), down.tensor()}; }
 
-  /// out[d] of matrix e for x, and how far off it may be: roundings of the sums, and rounding of the hidden values to int8, where a
-  /// value close to the middle of two steps may fall to either side.
+  /// out[d] of matrix e for x, and how far off it may be: roundings of the sums, and rounding of the hidden values to
+  /// int8, where a value close to the middle of two steps may fall to either side.
   void expected(int64_t e, const float* x, std::vector<double>& out, std::vector<double>& tolerance) const {
     const int64_t hidden = gate.k, width = gate.rows;
     std::vector<float> act(x, x + hidden);
@@ -26,7 +26,8 @@ struct Network {
     std::vector<float> h(static_cast<size_t>(width));
     for (int64_t f = 0; f < width; ++f) {
       const double g = product(gate.row(e, f), act.data(), hidden).value;
-      h[static_cast<size_t>(f)] = static_cast<float>(g / (1 + std::exp(-g)) * product(up.row(e, f), act.data(), hidden).value);
+      h[static_cast<size_t>(f)] =
+          static_cast<float>(g / (1 + std::exp(-g)) * product(up.row(e, f), act.data(), hidden).value);
     }
     float largest = 0;
     for (const float v : h) largest = std::max(largest, std::fabs(v));
@@ -70,12 +71,18 @@ struct MoeProblem {
   }
 };
 
-std::vector<float> run_moe(const MoeProblem& p, const Network& experts, const Network* shared, const std::vector<float>* add = nullptr) {
+std::vector<float> run_moe(const MoeProblem& p, const Network& experts, const Network* shared,
+                           const std::vector<float>* add = nullptr) {
   const DeviceArray<float> x(p.x), weights(p.weights);
   const DeviceArray<int32_t> ids(p.ids);
   const DeviceArray<float> out(p.x.size());
   const Shape shape{p.n_tokens, p.hidden}, routes{p.n_tokens, p.n_used};
-  MoeFfnArgs args{x.tensor(DType::kF32, shape), ids.tensor(DType::kI32, routes), weights.tensor(DType::kF32, routes), experts.tensors(), {}, out.tensor(DType::kF32, shape)};
+  MoeFfnArgs args{x.tensor(DType::kF32, shape),
+                  ids.tensor(DType::kI32, routes),
+                  weights.tensor(DType::kF32, routes),
+                  experts.tensors(),
+                  {},
+                  out.tensor(DType::kF32, shape)};
   if (shared != nullptr) args.shared = shared->tensors();
   cuda::check_weights(args);
   const TestContext context(cuda::moe_ffn_workspace(args));
@@ -96,7 +103,9 @@ void check_moe(const MoeProblem& p, const Network& experts, const Network* share
     for (int64_t j = 0; j <= p.n_used; ++j) {
       if (j == p.n_used && shared == nullptr) continue;
       const double weight = j == p.n_used ? 1 : static_cast<double>(p.weights[static_cast<size_t>(t * p.n_used + j)]);
-      (j == p.n_used ? *shared : experts).expected(j == p.n_used ? 0 : p.ids[static_cast<size_t>(t * p.n_used + j)], p.x.data() + t * p.hidden, y, tolerance);
+      (j == p.n_used ? *shared : experts)
+          .expected(j == p.n_used ? 0 : p.ids[static_cast<size_t>(t * p.n_used + j)], p.x.data() + t * p.hidden, y,
+                    tolerance);
       for (size_t d = 0; d < y.size(); ++d) {
         sum[d] += weight * y[d];
         allowed[d] += std::fabs(weight) * tolerance[d];
@@ -105,7 +114,8 @@ void check_moe(const MoeProblem& p, const Network& experts, const Network* share
     for (size_t d = 0; d < sum.size(); ++d) {
       const float v = got[static_cast<size_t>(t * p.hidden) + d];
       if (!(std::fabs(v - sum[d]) <= allowed[d]) && ++wrong == 1) {
-        FAIL_CHECK("token " << t << " value " << d << ": expected " << sum[d] << " within " << allowed[d] << ", got " << v);
+        FAIL_CHECK("token " << t << " value " << d << ": expected " << sum[d] << " within " << allowed[d] << ", got "
+                            << v);
       }
     }
   }
@@ -134,7 +144,8 @@ TEST_CASE("a mixture of experts agrees with float64 for every type, few tokens a
   for (const DType type : weight_types()) {
     const int64_t hidden = block_of(type), width = block_of(type);
     std::mt19937 rng(++seed);
-    const Network experts(type, type, 3, hidden, width, rng), shared(type, type, 1, hidden, width < 256 ? 2 * width : width, rng);
+    const Network experts(type, type, 3, hidden, width, rng),
+        shared(type, type, 1, hidden, width < 256 ? 2 * width : width, rng);
     for (const int64_t n_tokens : {1, 3, 18}) {
       CAPTURE(name_of(type));
       CAPTURE(n_tokens);
@@ -148,12 +159,14 @@ TEST_CASE("shared experts of other types and widths, odd sizes, no shared expert
   std::mt19937 rng(200);
   const int64_t hidden = 96;
   const Network experts(DType::kQ4_0, DType::kQ5_0, 7, hidden, 64, rng);
-  const Network same_in(DType::kQ4_0, DType::kQ8_0, 1, hidden, 160, rng), same_out(DType::kQ8_0, DType::kQ5_0, 1, hidden, 32, rng), plain(DType::kF32, DType::kF16, 1, hidden, 45, rng);
+  const Network same_in(DType::kQ4_0, DType::kQ8_0, 1, hidden, 160, rng),
+      same_out(DType::kQ8_0, DType::kQ5_0, 1, hidden, 32, rng), plain(DType::kF32, DType::kF16, 1, hidden, 45, rng);
   const Network f_experts(DType::kBF16, DType::kF32, 4, hidden, 37, rng);
   for (const int64_t n_tokens : {1, 2, 7, 16, 17, 40}) {
     CAPTURE(n_tokens);
     const MoeProblem p(n_tokens, 3, 7, hidden, rng);
-    for (const Network* shared : {&same_in, &same_out, &plain, static_cast<const Network*>(nullptr)}) check_moe(p, experts, shared);
+    for (const Network* shared : {&same_in, &same_out, &plain, static_cast<const Network*>(nullptr)})
+      check_moe(p, experts, shared);
     check_moe(MoeProblem(n_tokens, 2, 4, hidden, rng), f_experts, &same_in);
     MoeProblem one = p;
     std::fill(one.ids.begin(), one.ids.end(), 6);
@@ -196,7 +209,8 @@ TEST_CASE("a mixture adds what it is given") {
   const Network experts(DType::kQ8_0, DType::kQ8_0, 3, 64, 32, rng);
   for (const int64_t n_tokens : {2, 19}) {
     const MoeProblem p(n_tokens, 2, 3, 64, rng);
-    const std::vector<float> add = random_floats(p.x.size(), rng), plain = run_moe(p, experts, nullptr), more = run_moe(p, experts, nullptr, &add);
+    const std::vector<float> add = random_floats(p.x.size(), rng), plain = run_moe(p, experts, nullptr),
+                             more = run_moe(p, experts, nullptr, &add);
     int wrong = 0;
     for (size_t i = 0; i < plain.size(); ++i) wrong += more[i] != plain[i] + add[i];
     CHECK(wrong == 0);
@@ -205,19 +219,25 @@ TEST_CASE("a mixture adds what it is given") {
 
 TEST_CASE("a gated network agrees with float64 and leaves nothing for no tokens") {
   unsigned seed = 300;
-  for (const auto& [in, out] : {std::pair{DType::kQ4_K, DType::kQ6_K}, {DType::kQ8_0, DType::kQ8_0}, {DType::kF32, DType::kF32}, {DType::kF16, DType::kQ4_0}}) {
+  for (const auto& [in, out] : {std::pair{DType::kQ4_K, DType::kQ6_K},
+                                {DType::kQ8_0, DType::kQ8_0},
+                                {DType::kF32, DType::kF32},
+                                {DType::kF16, DType::kQ4_0}}) {
     std::mt19937 rng(++seed);
     const int64_t hidden = 256, width = out == DType::kF32 ? 101 : 256;
     const Network n(in, out, 1, hidden, width, rng);
     for (const int64_t n_tokens : {0, 1, 5, 16, 33}) {
       CAPTURE(name_of(in));
       CAPTURE(n_tokens);
-      const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * hidden), rng, 0.3f), got = run_ffn(n, x, n_tokens);
+      const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * hidden), rng, 0.3f),
+                               got = run_ffn(n, x, n_tokens);
       int wrong = 0;
       std::vector<double> y, tolerance;
       for (int64_t t = 0; t < n_tokens; ++t) {
         n.expected(0, x.data() + t * hidden, y, tolerance);
-        for (int64_t d = 0; d < hidden; ++d) wrong += !(std::fabs(got[static_cast<size_t>(t * hidden + d)] - y[static_cast<size_t>(d)]) <= tolerance[static_cast<size_t>(d)]);
+        for (int64_t d = 0; d < hidden; ++d)
+          wrong += !(std::fabs(got[static_cast<size_t>(t * hidden + d)] - y[static_cast<size_t>(d)]) <=
+                     tolerance[static_cast<size_t>(d)]);
       }
       CHECK(wrong == 0);
     }

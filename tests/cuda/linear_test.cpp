@@ -27,7 +27,8 @@ std::vector<int64_t> depths(DType type) {
 std::vector<float> run_linear(const TestWeights& w, const std::vector<float>& x, int64_t n_tokens) {
   const DeviceArray<float> device_x(x);
   const DeviceArray<float> out(static_cast<size_t>(n_tokens * w.rows));
-  const LinearArgs args{device_x.tensor(DType::kF32, {n_tokens, w.k}), w.tensor(), out.tensor(DType::kF32, {n_tokens, w.rows})};
+  const LinearArgs args{device_x.tensor(DType::kF32, {n_tokens, w.k}), w.tensor(),
+                        out.tensor(DType::kF32, {n_tokens, w.rows})};
   cuda::check_weights(args);
   const TestContext context(cuda::linear_workspace(args));
   cuda::linear(args, context.context());
@@ -99,7 +100,9 @@ TEST_CASE("weights are arranged as the layout says, from any address, and paddin
     const std::vector<std::byte> got = out.download();
     std::vector<std::byte> expected(rows * device_row, std::byte{0xff});
     for (size_t r = 0; r < rows; ++r) {
-      for (size_t i = 0; i < file_row; ++i) expected[r * device_row + static_cast<size_t>(cuda::device_offset(layout, n_blocks, static_cast<int64_t>(i)))] = file[1 + r * file_row + i];
+      for (size_t i = 0; i < file_row; ++i)
+        expected[r * device_row + static_cast<size_t>(cuda::device_offset(layout, n_blocks, static_cast<int64_t>(i)))] =
+            file[1 + r * file_row + i];
     }
     CHECK(got == expected);
   }
@@ -125,13 +128,17 @@ TEST_CASE("every type is taken apart on the device as the scalar definition says
       int wrong = 0;
       for (size_t i = 0; i < got.size(); ++i) {
         // scale * q + min may be rounded once or twice.
-        const float tolerance = 3e-7f * (std::fabs(w.values[i]) + 0.2f * static_cast<float>(type == DType::kQ4_1 || type == DType::kQ5_1 || type == DType::kQ2_K || type == DType::kQ4_K || type == DType::kQ5_K));
+        const float tolerance =
+            3e-7f * (std::fabs(w.values[i]) + 0.2f * static_cast<float>(type == DType::kQ4_1 || type == DType::kQ5_1 ||
+                                                                        type == DType::kQ2_K || type == DType::kQ4_K ||
+                                                                        type == DType::kQ5_K));
         wrong += !(std::fabs(got[i] - w.values[i]) <= tolerance);
         wrong += short_got[i] != f32_to_bf16(got[i]);
       }
       const int64_t order[4] = {2, 0, 2, 1};
       for (int64_t r = 0; r < 4; ++r) {
-        for (int64_t i = 0; i < k; ++i) wrong += embedded[static_cast<size_t>(r * k + i)] != got[static_cast<size_t>(order[r] * k + i)];
+        for (int64_t i = 0; i < k; ++i)
+          wrong += embedded[static_cast<size_t>(r * k + i)] != got[static_cast<size_t>(order[r] * k + i)];
       }
       CHECK(wrong == 0);
     }
@@ -150,7 +157,8 @@ TEST_CASE("activations are rounded to nearest with one scale for 32 and the sums
   const std::vector<std::byte> got = memory.download();
   const auto* q = reinterpret_cast<const int8_t*>(got.data());
   std::vector<cuda::ActScale> scales(n * k / 32);
-  std::memcpy(scales.data(), got.data() + (reinterpret_cast<std::byte*>(rows.scales) - memory.data()), scales.size() * sizeof(cuda::ActScale));
+  std::memcpy(scales.data(), got.data() + (reinterpret_cast<std::byte*>(rows.scales) - memory.data()),
+              scales.size() * sizeof(cuda::ActScale));
   int wrong = 0;
   for (size_t b = 0; b < scales.size(); ++b) {
     float top = 0;
@@ -232,7 +240,8 @@ TEST_CASE("weights at the largest magnitudes of every format do not overflow the
         if (type == DType::kMXFP4) w.file[at] = std::byte{127};
         if (type == DType::kIQ1_M) w.file[at + 55] = (w.file[at + 55] & std::byte{0x0f}) | std::byte{0x20};
       }
-      for (size_t r = 0; r < 3; ++r) dequantize_row(type, w.file.data() + r * row_bytes(type, 512), w.values.data() + r * 512, 512);
+      for (size_t r = 0; r < 3; ++r)
+        dequantize_row(type, w.file.data() + r * row_bytes(type, 512), w.values.data() + r * 512, 512);
       const DeviceArray<std::byte> raw(w.file);
       cuda::arrange_weights(type, raw.data(), 3, 512, w.device->data(), nullptr);
       cuda_ok(cudaDeviceSynchronize());
@@ -250,7 +259,8 @@ TEST_CASE("a product adds what it is given, takes activations already rounded, a
     CAPTURE(n_tokens);
     const int64_t k = 256, rows = 19, apart = 24;
     const TestWeights w(DType::kQ5_K, 1, rows, k, rng);
-    const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * k), rng), plain = run_linear(w, x, n_tokens);
+    const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * k), rng),
+                             plain = run_linear(w, x, n_tokens);
     const std::vector<float> base = random_floats(static_cast<size_t>(n_tokens * apart), rng);
     const DeviceArray<float> device_x(x), out(base);
     const DeviceArray<std::byte> memory(cuda::quantized_rows_bytes(n_tokens, k));
@@ -259,7 +269,8 @@ TEST_CASE("a product adds what it is given, takes activations already rounded, a
     Tensor y = out.tensor(DType::kF32, {n_tokens, rows});
     y.strides_bytes[0] = apart * 4;
     const TestContext context(0);  // no workspace: x is there already
-    cuda::linear({device_x.tensor(DType::kF32, {n_tokens, k}), w.tensor(), y}, context.context(), {.quantized_x = q, .add = y});
+    cuda::linear({device_x.tensor(DType::kF32, {n_tokens, k}), w.tensor(), y}, context.context(),
+                 {.quantized_x = q, .add = y});
     const std::vector<float> got = out.download();
     int wrong = 0;
     for (int64_t t = 0; t < n_tokens; ++t) {
@@ -275,7 +286,8 @@ TEST_CASE("a product adds what it is given, takes activations already rounded, a
 TEST_CASE("products of one x in a group equal the products alone") {
   std::mt19937 rng(22);
   const int64_t k = 256;
-  const TestWeights a(DType::kQ4_K, 1, 40, k, rng), b(DType::kQ4_K, 1, 7, k, rng), c(DType::kQ8_0, 1, 33, k, rng), d(DType::kF32, 1, 5, k, rng);
+  const TestWeights a(DType::kQ4_K, 1, 40, k, rng), b(DType::kQ4_K, 1, 7, k, rng), c(DType::kQ8_0, 1, 33, k, rng),
+      d(DType::kF32, 1, 5, k, rng);
   for (const int64_t n_tokens : {1, 4, 18}) {
     CAPTURE(n_tokens);
     const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * k), rng);
@@ -285,7 +297,8 @@ TEST_CASE("products of one x in a group equal the products alone") {
     size_t workspace = 0;
     for (const TestWeights* w : {&a, &c, &b, &d}) {
       outs.push_back(std::make_unique<DeviceArray<float>>(static_cast<size_t>(n_tokens * w->rows)));
-      products.push_back({device_x.tensor(DType::kF32, {n_tokens, k}), w->tensor(), outs.back()->tensor(DType::kF32, {n_tokens, w->rows})});
+      products.push_back({device_x.tensor(DType::kF32, {n_tokens, k}), w->tensor(),
+                          outs.back()->tensor(DType::kF32, {n_tokens, w->rows})});
       workspace = std::max(workspace, cuda::linear_workspace(products.back()));
     }
     const TestContext context(workspace);
@@ -306,7 +319,8 @@ TEST_CASE("a product for each head reads and writes that head's part alone") {
       const TestWeights w(type, heads, rows, k, rng);
       const std::vector<float> x = random_floats(static_cast<size_t>(n_tokens * heads * width), rng);
       const DeviceArray<float> device_x(x), out(static_cast<size_t>(n_tokens * heads * out_width));
-      Tensor tx = device_x.tensor(DType::kF32, {n_tokens, heads, width}), ty = out.tensor(DType::kF32, {n_tokens, heads, out_width});
+      Tensor tx = device_x.tensor(DType::kF32, {n_tokens, heads, width}),
+             ty = out.tensor(DType::kF32, {n_tokens, heads, out_width});
       tx.shape.dims[2] = k;  // the first k of each head's width
       ty.shape.dims[2] = rows;
       const cuda::HeadLinearArgs args{tx, w.tensor(), ty};
@@ -338,8 +352,11 @@ TEST_CASE("a product for each head reads and writes that head's part alone") {
 
 TEST_CASE("weights of no known type are refused with operation and type") {
   const float nothing[4] = {};
-  LinearArgs args{Tensor(DType::kF32, {1, 4}, const_cast<float*>(nothing)), Tensor(DType::kI8, {4, 4}, const_cast<float*>(nothing)), {}};
-  CHECK_THROWS_WITH_AS(cuda::check_weights(args), doctest::Contains("linear has no kernel for weights of type i8"), Error);
+  LinearArgs args{Tensor(DType::kF32, {1, 4}, const_cast<float*>(nothing)),
+                  Tensor(DType::kI8, {4, 4}, const_cast<float*>(nothing)),
+                  {}};
+  CHECK_THROWS_WITH_AS(cuda::check_weights(args), doctest::Contains("linear has no kernel for weights of type i8"),
+                       Error);
   GatedFfnArgs ffn;
   ffn.weights.gate = Tensor(DType::kQ8_0, {32, 32}, nullptr);
   ffn.weights.up = Tensor(DType::kQ4_0, {32, 32}, nullptr);

@@ -8,18 +8,19 @@
 #include <vector>
 
 #include "core/quant/dequantize.h"
+#include "cuda/device_array.h"
 #include "cuda/matmul.h"
 #include "cuda/weight_layout.h"
-#include "cuda/device_array.h"
 #include "support/random_weights.h"
 
 namespace fathom::test {
 
 inline const std::vector<DType>& weight_types() {
   static const std::vector<DType> types = {
-      DType::kF32,  DType::kF16,  DType::kBF16,   DType::kF8_E4M3, DType::kQ4_0,   DType::kQ4_1,  DType::kQ5_0,   DType::kQ5_1,
-      DType::kQ8_0, DType::kQ2_K, DType::kQ3_K,   DType::kQ4_K,    DType::kQ5_K,   DType::kQ6_K,  DType::kIQ4_NL, DType::kIQ4_XS,
-      DType::kMXFP4, DType::kIQ1_S, DType::kIQ1_M, DType::kIQ2_XXS, DType::kIQ2_XS, DType::kIQ2_S, DType::kIQ3_XXS, DType::kIQ3_S};
+      DType::kF32,   DType::kF16,     DType::kBF16,   DType::kF8_E4M3, DType::kQ4_0,    DType::kQ4_1,
+      DType::kQ5_0,  DType::kQ5_1,    DType::kQ8_0,   DType::kQ2_K,    DType::kQ3_K,    DType::kQ4_K,
+      DType::kQ5_K,  DType::kQ6_K,    DType::kIQ4_NL, DType::kIQ4_XS,  DType::kMXFP4,   DType::kIQ1_S,
+      DType::kIQ1_M, DType::kIQ2_XXS, DType::kIQ2_XS, DType::kIQ2_S,   DType::kIQ3_XXS, DType::kIQ3_S};
   return types;
 }
 
@@ -35,7 +36,8 @@ inline std::vector<float> rounded(std::vector<float> x) {
   for (size_t b = 0; b + 32 <= x.size(); b += 32) {
     float top = 0;
     for (size_t i = 0; i < 32; ++i) top = std::max(top, std::fabs(x[b + i]));
-    for (size_t i = 0; i < 32; ++i) x[b + i] = top == 0 ? 0 : std::nearbyint(x[b + i] * (127.0f / top)) * (top / 127.0f);
+    for (size_t i = 0; i < 32; ++i)
+      x[b + i] = top == 0 ? 0 : std::nearbyint(x[b + i] * (127.0f / top)) * (top / 127.0f);
   }
   return x;
 }
@@ -48,12 +50,14 @@ struct TestWeights {
   std::vector<float> values;  ///< decoded
   std::unique_ptr<DeviceArray<std::byte>> device;
 
-  TestWeights(DType type_, int64_t n_matrices_, int64_t rows_, int64_t k_, std::mt19937& rng) : type(type_), n_matrices(n_matrices_), rows(rows_), k(k_) {
+  TestWeights(DType type_, int64_t n_matrices_, int64_t rows_, int64_t k_, std::mt19937& rng)
+      : type(type_), n_matrices(n_matrices_), rows(rows_), k(k_) {
     const size_t n_rows = static_cast<size_t>(n_matrices * rows), file_row = row_bytes(type, k);
     file.resize(n_rows * file_row);
     fill_weights(type, file.data(), file.size(), rng);
     values.resize(n_rows * static_cast<size_t>(k));
-    for (size_t r = 0; r < n_rows; ++r) dequantize_row(type, file.data() + r * file_row, values.data() + r * static_cast<size_t>(k), k);
+    for (size_t r = 0; r < n_rows; ++r)
+      dequantize_row(type, file.data() + r * file_row, values.data() + r * static_cast<size_t>(k), k);
     DeviceArray<std::byte> raw(file);
     device = std::make_unique<DeviceArray<std::byte>>(n_rows * static_cast<size_t>(cuda::weight_row_bytes(type, k)));
     cuda::arrange_weights(type, raw.data(), static_cast<int64_t>(n_rows), k, device->data(), nullptr);
@@ -87,8 +91,11 @@ inline Product product(const float* w, const float* x, int64_t k) {
 /// A context with a workspace of the size asked for, NaN bytes in it, and the grids.
 class TestContext {
  public:
-  explicit TestContext(size_t workspace_bytes) : workspace_(workspace_bytes), counters_(std::vector<int32_t>(cuda::kMatmulCounters, 0)), grids_(grids()) {}
-  cuda::MatmulContext context(cuda::Stream stream = nullptr) const { return {stream, workspace_.data(), grids_.data(), counters_.data()}; }
+  explicit TestContext(size_t workspace_bytes)
+      : workspace_(workspace_bytes), counters_(std::vector<int32_t>(cuda::kMatmulCounters, 0)), grids_(grids()) {}
+  cuda::MatmulContext context(cuda::Stream stream = nullptr) const {
+    return {stream, workspace_.data(), grids_.data(), counters_.data()};
+  }
   /// Guards are whole and the counters are zero.
   void check() const {
     workspace_.download();

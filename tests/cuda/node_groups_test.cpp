@@ -11,14 +11,20 @@ using cuda::NodeGroup;
 namespace {
 
 /// A row of floats at a made-up address.
-Tensor at(uintptr_t address, int64_t n, int64_t rows = 1) { return Tensor(DType::kF32, {rows, n}, reinterpret_cast<void*>(address)); }
-Tensor matrix(DType type, int64_t rows, int64_t columns) { return Tensor(type, {rows, columns}, reinterpret_cast<void*>(uintptr_t{1} << 30)); }
+Tensor at(uintptr_t address, int64_t n, int64_t rows = 1) {
+  return Tensor(DType::kF32, {rows, n}, reinterpret_cast<void*>(address));
+}
+Tensor matrix(DType type, int64_t rows, int64_t columns) {
+  return Tensor(type, {rows, columns}, reinterpret_cast<void*>(uintptr_t{1} << 30));
+}
 
 }  // namespace
 
 TEST_CASE("cuda: products of one x run together, others do not") {
   const Tensor x = at(0x1000, 64), other = at(0x9000, 64);
-  const LinearArgs first{x, matrix(DType::kQ8_0, 32, 64), at(0x2000, 32)}, second{x, matrix(DType::kQ4_0, 96, 64), at(0x3000, 96)}, third{other, matrix(DType::kQ8_0, 32, 64), at(0x4000, 32)};
+  const LinearArgs first{x, matrix(DType::kQ8_0, 32, 64), at(0x2000, 32)},
+      second{x, matrix(DType::kQ4_0, 96, 64), at(0x3000, 96)},
+      third{other, matrix(DType::kQ8_0, 32, 64), at(0x4000, 32)};
   const std::vector<Node> nodes = {{first}, {second}, {third}};
   const NodeGroup group = cuda::next_group(nodes, 0);
   CHECK(group.kind == NodeGroup::kProductsOfOne);
@@ -35,7 +41,8 @@ TEST_CASE("cuda: a sum joins the product before it unless it lies over the produ
   const LinearArgs product{at(0x1000, 64), matrix(DType::kQ8_0, 64, 64), at(0x2000, 64)};
   const Tensor residual = at(0x3000, 64);
   for (const bool swapped : {false, true}) {
-    const std::vector<Node> nodes = {{product}, {AddArgs{swapped ? product.out : residual, swapped ? residual : product.out, at(0x4000, 64)}}};
+    const std::vector<Node> nodes = {
+        {product}, {AddArgs{swapped ? product.out : residual, swapped ? residual : product.out, at(0x4000, 64)}}};
     const NodeGroup group = cuda::next_group(nodes, 0);
     CHECK(group.kind == NodeGroup::kWithSum);
     CHECK(group.add.data == residual.data);
@@ -51,9 +58,11 @@ TEST_CASE("cuda: a sum joins the product before it unless it lies over the produ
 
 TEST_CASE("cuda: a norm is made in int8 where a product wants it before it is overwritten") {
   const RmsNormArgs norm{at(0x1000, 64), at(0x2000, 64), at(0x3000, 64), 1e-6F};
-  const LinearArgs quantized{norm.out, matrix(DType::kQ8_0, 32, 64), at(0x4000, 32)}, plain{norm.out, matrix(DType::kF32, 32, 64), at(0x4000, 32)};
+  const LinearArgs quantized{norm.out, matrix(DType::kQ8_0, 32, 64), at(0x4000, 32)},
+      plain{norm.out, matrix(DType::kF32, 32, 64), at(0x4000, 32)};
   const AddArgs overwrites{at(0x1000, 64), at(0x1000, 64), at(0x3040, 64)};
-  const std::vector<Node> wanted = {{norm}, {plain}, {quantized}}, unwanted = {{norm}, {plain}}, lost = {{norm}, {overwrites}, {quantized}};
+  const std::vector<Node> wanted = {{norm}, {plain}, {quantized}}, unwanted = {{norm}, {plain}},
+                          lost = {{norm}, {overwrites}, {quantized}};
   CHECK(cuda::wanted_quantized(wanted, 0).data == norm.out.data);
   CHECK(!cuda::wanted_quantized(unwanted, 0));
   CHECK(!cuda::wanted_quantized(lost, 0));

@@ -1,10 +1,10 @@
 // One operation on the device (or the emulator) and on the CPU's reference, from the same host tensors.
 #pragma once
 
+#include <doctest/doctest.h>
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <doctest/doctest.h>
 #include <functional>
 #include <memory>
 #include <random>
@@ -31,7 +31,8 @@ class OnDevice {
     cudaStream_t stream = nullptr;
     check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     c.stream = stream;
-    c.books = {table(kIQ2XXSGrid), table(kIQ2XSGrid), table(kIQ2SGrid), table(kIQ3XXSGrid), table(kIQ3SGrid), table(kIQ1SGrid)};
+    c.books = {table(kIQ2XXSGrid), table(kIQ2XSGrid), table(kIQ2SGrid),
+               table(kIQ3XXSGrid), table(kIQ3SGrid),  table(kIQ1SGrid)};
   }
   ~OnDevice() {
     cudaStreamSynchronize(c.stream);
@@ -61,8 +62,7 @@ class OnDevice {
     c.workspace = bytes(n);
     if (n > 0) check_cuda(cudaMemset(c.workspace, 0xff, n));
   }
-  template <typename T>
-  std::vector<T> fetch(const Tensor& t) {
+  template <typename T> std::vector<T> fetch(const Tensor& t) {
     std::vector<T> out(extent(t) / sizeof(T));
     check_cuda(cudaStreamSynchronize(c.stream));
     check_cuda(cudaMemcpy(out.data(), t.data, extent(t), cudaMemcpyDeviceToHost));
@@ -70,8 +70,7 @@ class OnDevice {
   }
 
   /// Every input of the node put on the device, every output poisoned.
-  template <typename Args>
-  Args node(Args host) {
+  template <typename Args> Args node(Args host) {
     host.inputs([&](Tensor& t) {
       if (t) t = put(t);
     });
@@ -82,9 +81,10 @@ class OnDevice {
   cuda::OpContext c{};
 
  private:
-  static size_t extent(const Tensor& t) { return t.shape.rank <= 1 ? t.size_bytes() : static_cast<size_t>(t.strides_bytes[0]) * static_cast<size_t>(t.dim(0)); }
-  template <typename T, size_t kN>
-  const T* table(const T (&values)[kN]) {
+  static size_t extent(const Tensor& t) {
+    return t.shape.rank <= 1 ? t.size_bytes() : static_cast<size_t>(t.strides_bytes[0]) * static_cast<size_t>(t.dim(0));
+  }
+  template <typename T, size_t kN> const T* table(const T (&values)[kN]) {
     std::byte* p = bytes(sizeof(values));
     check_cuda(cudaMemcpy(p, values, sizeof(values), cudaMemcpyHostToDevice));
     return reinterpret_cast<const T*>(p);
@@ -128,8 +128,7 @@ class HostTensors {
 };
 
 /// The node's outputs by the CPU's reference; they are allocated by the caller.
-template <typename Args>
-void run_reference(const Args& args) {
+template <typename Args> void run_reference(const Args& args) {
   static const std::unique_ptr<Backend> reference = make_cpu_backend({2, "reference"});
   const Node node{args};
   reference->execute({&node, 1});

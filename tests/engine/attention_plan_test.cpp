@@ -19,9 +19,11 @@ std::vector<float> all_logits(Engine& engine, const std::vector<int32_t>& ids, i
   std::vector<float> out;
   while (sequence.length() < n_prompt) {
     const int64_t at = sequence.length(), n = plan.of_one_form(at, std::min(chunk, n_prompt - at));
-    const StepPart part{&sequence, std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)), Outputs::kAll, plan.form(at)};
+    const StepPart part{&sequence, std::span(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)),
+                        Outputs::kAll, plan.form(at)};
     REQUIRE(engine.step({&part, 1}) == StepStatus::kDone);
-    for (int64_t i = 0; i < engine.n_outputs(); ++i) out.insert(out.end(), engine.logits(i).begin(), engine.logits(i).end());
+    for (int64_t i = 0; i < engine.n_outputs(); ++i)
+      out.insert(out.end(), engine.logits(i).begin(), engine.logits(i).end());
   }
   return out;
 }
@@ -31,7 +33,8 @@ std::vector<float> all_logits(Engine& engine, const std::vector<int32_t>& ids, i
 TEST_CASE("the chunks of a prompt change no bit of any token's logits") {
   for (const std::string& isa : cpu_isa_names()) {
     CAPTURE(isa);
-    for (const char* file : {kLatentModel, "v1/v1-f16.gguf", "v2/v2-f32.gguf", "v3/v3-q8_0.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
+    for (const char* file :
+         {kLatentModel, "v1/v1-f16.gguf", "v2/v2-f32.gguf", "v3/v3-q8_0.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
       CAPTURE(file);
       EngineOptions options = small_engine_options(file);
       options.isa = isa;

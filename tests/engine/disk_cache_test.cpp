@@ -43,7 +43,8 @@ std::vector<fs::path> saved_files(const fs::path& folder) {
 }
 
 /// Answers once in a process of its own, so to say: nothing but the folder is left of it.
-Answer answer_once(const fs::path& folder, const Request& request, EngineOptions engine_options = small_engine_options(), uint64_t max_bytes = 1 << 30) {
+Answer answer_once(const fs::path& folder, const Request& request,
+                   EngineOptions engine_options = small_engine_options(), uint64_t max_bytes = 1 << 30) {
   const auto engine = Engine::load(engine_options);
   Answer got;
   {
@@ -109,11 +110,13 @@ TEST_CASE("files of another model, cache type or form of attention are not found
   const TempFolder folder;
   const Request request = request_for(random_prompt(300, 1), 5);
   answer_once(folder.path, request);
-  EngineOptions other_type = small_engine_options(), other_form = small_engine_options(), other_kernels = small_engine_options();
+  EngineOptions other_type = small_engine_options(), other_form = small_engine_options(),
+                other_kernels = small_engine_options();
   other_type.cache_type = DType::kF32;
   other_form.attention = AttentionForm::kAbsorbed;
   other_kernels.isa = "reference";
-  for (const EngineOptions& options : {other_type, other_form, other_kernels, small_engine_options("v2lite/v2lite-iq4_xs-old.gguf")}) {
+  for (const EngineOptions& options :
+       {other_type, other_form, other_kernels, small_engine_options("v2lite/v2lite-iq4_xs-old.gguf")}) {
     CHECK(answer_once(folder.path, request, options).starts[0].cached_tokens == 0);
   }
   CHECK(answer_once(folder.path, request).starts[0].cached_tokens == 299);
@@ -123,7 +126,8 @@ TEST_CASE("the folder keeps its size, and the latest texts") {
   const TempFolder folder;
   answer_once(folder.path, request_for(random_prompt(300, 1), 2));
   const uint64_t one = fs::file_size(saved_files(folder.path).at(0));
-  for (uint32_t i = 2; i < 6; ++i) answer_once(folder.path, request_for(random_prompt(300, i), 2), small_engine_options(), 2 * one + one / 2);
+  for (uint32_t i = 2; i < 6; ++i)
+    answer_once(folder.path, request_for(random_prompt(300, i), 2), small_engine_options(), 2 * one + one / 2);
   CHECK(saved_files(folder.path).size() == 2);
   CHECK(answer_once(folder.path, request_for(random_prompt(300, 5), 2)).starts[0].cached_tokens == 299);
   CHECK(answer_once(folder.path, request_for(random_prompt(300, 2), 2)).starts[0].cached_tokens == 0);

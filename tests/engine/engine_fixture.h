@@ -51,7 +51,9 @@ struct Answer {
   std::optional<Generation> generation;
   std::optional<Error> error;
 
-  bool same_tokens(const Answer& other) const { return ids == other.ids && logprobs == other.logprobs && text == other.text; }
+  bool same_tokens(const Answer& other) const {
+    return ids == other.ids && logprobs == other.logprobs && text == other.text;
+  }
 };
 
 inline Answer read_all(RequestHandle& handle) {

@@ -1,8 +1,8 @@
 // Small models of every generation against reference logits that an independent float64 program computed
 // (tests/fixtures/README.md). Differences are in units of the logits' standard deviation over the vocabulary.
+#include <doctest/doctest.h>
 #include <algorithm>
 #include <cmath>
-#include <doctest/doctest.h>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -17,8 +17,8 @@ using namespace fathom;
 namespace {
 
 struct GoldenModel {
-  std::string file;    ///< below tests/fixtures/models
-  std::string golden;  ///< without extension
+  std::string file;              ///< below tests/fixtures/models
+  std::string golden;            ///< without extension
   double fast_median, fast_p90;  ///< limits of a position's RMS difference with the fast kernels
 };
 
@@ -56,13 +56,15 @@ struct Golden {
     std::ifstream(path + ".json") >> about;
     for (size_t k = 0; k < about["prompts"].size(); ++k) {
       const std::string p = "p" + std::to_string(k) + ".";
-      prompts.push_back({tensors.i32(p + "ids"), tensors.i32(p + "positions"), tensors.f32(p + "logits"), about["prompts"][k]["logit_std"], about["prompts"][k]["choice_margin_min"]});
+      prompts.push_back({tensors.i32(p + "ids"), tensors.i32(p + "positions"), tensors.f32(p + "logits"),
+                         about["prompts"][k]["logit_std"], about["prompts"][k]["choice_margin_min"]});
     }
     greedy = about["greedy"];
   }
 };
 
-std::unique_ptr<Engine> load(const std::string& file, const std::string& isa, DType cache, AttentionForm form, int64_t chunk, int n_threads = 2) {
+std::unique_ptr<Engine> load(const std::string& file, const std::string& isa, DType cache, AttentionForm form,
+                             int64_t chunk, int n_threads = 2) {
   EngineOptions o;
   o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
   o.isa = isa;
@@ -82,7 +84,8 @@ std::vector<float> all_logits(Engine& engine, const std::vector<int32_t>& ids, i
     const size_t n = std::min(static_cast<size_t>(chunk), ids.size() - at);
     const StepPart part{&sequence, {ids.data() + at, n}, Outputs::kAll};
     REQUIRE(engine.step({&part, 1}) == StepStatus::kDone);
-    for (int64_t i = 0; i < engine.n_outputs(); ++i) out.insert(out.end(), engine.logits(i).begin(), engine.logits(i).end());
+    for (int64_t i = 0; i < engine.n_outputs(); ++i)
+      out.insert(out.end(), engine.logits(i).begin(), engine.logits(i).end());
   }
   return out;
 }
@@ -98,7 +101,9 @@ Difference compare(const Prompt& p, const std::vector<float>& got, size_t vocab)
   for (size_t i = 0; i < p.positions.size(); ++i) {
     double squares = 0;
     for (size_t w = 0; w < vocab; ++w) {
-      const double diff = std::fabs(static_cast<double>(got[static_cast<size_t>(p.positions[i]) * vocab + w]) - static_cast<double>(p.logits[i * vocab + w])) / p.logit_std;
+      const double diff = std::fabs(static_cast<double>(got[static_cast<size_t>(p.positions[i]) * vocab + w]) -
+                                    static_cast<double>(p.logits[i * vocab + w])) /
+                          p.logit_std;
       d.largest = std::isfinite(diff) ? std::max(d.largest, diff) : INFINITY;
       squares += diff * diff;
     }
@@ -118,7 +123,13 @@ TEST_CASE("reference kernels give the reference logits, whole or in pieces, expa
   for (const GoldenModel& m : kModels) {
     CAPTURE(m.file);
     const Golden golden(m.golden);
-    const struct { int64_t chunk; AttentionForm form; } ways[] = {{512, AttentionForm::kAuto}, {7, AttentionForm::kAuto}, {64, AttentionForm::kAbsorbed}, {65, AttentionForm::kExpanded}};
+    const struct {
+      int64_t chunk;
+      AttentionForm form;
+    } ways[] = {{512, AttentionForm::kAuto},
+                {7, AttentionForm::kAuto},
+                {64, AttentionForm::kAbsorbed},
+                {65, AttentionForm::kExpanded}};
     for (const auto& way : ways) {
       CAPTURE(way.chunk);
       const auto engine = load(m.file, "reference", DType::kF32, way.form, way.chunk);
@@ -126,7 +137,8 @@ TEST_CASE("reference kernels give the reference logits, whole or in pieces, expa
       for (const Prompt& p : golden.prompts) {
         if (p.choice_margin < kSureChoice || (way.chunk != 512 && p.ids.size() > 140)) continue;
         CAPTURE(p.ids.size());
-        const Difference d = compare(p, all_logits(*engine, p.ids, way.chunk), static_cast<size_t>(engine->info().vocab_size));
+        const Difference d =
+            compare(p, all_logits(*engine, p.ids, way.chunk), static_cast<size_t>(engine->info().vocab_size));
         CHECK(d.largest < kExactLimit);
         worst = std::max(worst, d.largest);
         CHECK(engine->pool().used_pages() == 0);
@@ -146,12 +158,14 @@ TEST_CASE("fast kernels of every instruction set stay within the format's own er
       const auto engine = load(m.file, isa, DType::kBF16, AttentionForm::kAuto, 512);
       std::vector<double> rms;
       for (const Prompt& p : golden.prompts) {
-        const Difference d = compare(p, all_logits(*engine, p.ids, 512), static_cast<size_t>(engine->info().vocab_size));
+        const Difference d =
+            compare(p, all_logits(*engine, p.ids, 512), static_cast<size_t>(engine->info().vocab_size));
         rms.insert(rms.end(), d.rms.begin(), d.rms.end());
       }
       CHECK(percentile(rms, 0.5) < m.fast_median);
       CHECK(percentile(rms, 0.9) < m.fast_p90);
-      MESSAGE(isa << " " << m.file << ": median " << percentile(rms, 0.5) << ", 90th percentile " << percentile(rms, 0.9));
+      MESSAGE(isa << " " << m.file << ": median " << percentile(rms, 0.5) << ", 90th percentile "
+                  << percentile(rms, 0.9));
     }
   }
 }

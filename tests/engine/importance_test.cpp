@@ -16,8 +16,8 @@ using fathom::testing::random_prompt;
 
 namespace {
 
-const char* const kLegacy = "v3/v3-q8_0.gguf";             // attn_kv_b, groups, selection bias
-const char* const kSplit = "v3/v3-mxfp4-mla.gguf";         // attn_k_b, attn_v_b
+const char* const kLegacy = "v3/v3-q8_0.gguf";      // attn_kv_b, groups, selection bias
+const char* const kSplit = "v3/v3-mxfp4-mla.gguf";  // attn_k_b, attn_v_b
 const char* const kGreedy = "v2lite/v2lite-iq4_xs-old.gguf";
 
 std::unique_ptr<Engine> reference_engine(const std::string& file) {
@@ -32,7 +32,8 @@ std::vector<float> logits_of(Engine& engine, const std::vector<int32_t>& ids) {
   const StepPart part{&sequence, ids, Outputs::kAll};
   REQUIRE(engine.step({&part, 1}) == StepStatus::kDone);
   std::vector<float> out;
-  for (int64_t i = 0; i < engine.n_outputs(); ++i) out.insert(out.end(), engine.logits(i).begin(), engine.logits(i).end());
+  for (int64_t i = 0; i < engine.n_outputs(); ++i)
+    out.insert(out.end(), engine.logits(i).begin(), engine.logits(i).end());
   return out;
 }
 
@@ -74,7 +75,8 @@ TEST_CASE("a watched step gives the same logits up to rounding, and the next unw
     const std::vector<float> watched = logits_of(*engine, ids);
     engine->observe(nullptr);
     double worst = 0;
-    for (size_t i = 0; i < plain.size(); ++i) worst = std::max(worst, std::fabs(static_cast<double>(plain[i]) - static_cast<double>(watched[i])));
+    for (size_t i = 0; i < plain.size(); ++i)
+      worst = std::max(worst, std::fabs(static_cast<double>(plain[i]) - static_cast<double>(watched[i])));
     CHECK(worst < 1e-3);
     CHECK(logits_of(*engine, ids) == plain);
     // Every token meets every plain matrix once and its layer's experts K times.
@@ -84,7 +86,8 @@ TEST_CASE("a watched step gives the same logits up to rounding, and the next unw
       const bool is_split = name.ends_with("attn_k_b.weight") || name.ends_with("attn_v_b.weight");
       CHECK(n == 40 * (name.find("_exps.") != std::string::npos ? k : is_split ? engine->config().n_heads : 1));
     }
-    CHECK(recorder.n_outputs.size() == static_cast<size_t>(engine->config().n_layers - engine->config().n_dense_layers));
+    CHECK(recorder.n_outputs.size() ==
+          static_cast<size_t>(engine->config().n_layers - engine->config().n_dense_layers));
     for (const auto& [name, n] : recorder.n_outputs) CHECK(n == 40 * k);
   }
 }
@@ -114,8 +117,11 @@ TEST_CASE("what W_UV is said to meet, times W_UV, is what the output projection 
       for (int64_t t = 0; t < 9; ++t) {
         for (int64_t v = 0; v < value; ++v) {
           double sum = 0;
-          for (int64_t c = 0; c < latent; ++c) sum += static_cast<double>(w[static_cast<size_t>((h * value + v) * latent + c)]) * static_cast<double>(gathered[static_cast<size_t>(t * latent + c)]);
-          worst = std::max(worst, std::fabs(sum - static_cast<double>(meets[static_cast<size_t>((t * n_heads + h) * value + v)])));
+          for (int64_t c = 0; c < latent; ++c)
+            sum += static_cast<double>(w[static_cast<size_t>((h * value + v) * latent + c)]) *
+                   static_cast<double>(gathered[static_cast<size_t>(t * latent + c)]);
+          worst = std::max(
+              worst, std::fabs(sum - static_cast<double>(meets[static_cast<size_t>((t * n_heads + h) * value + v)])));
         }
       }
     }
@@ -125,7 +131,8 @@ TEST_CASE("what W_UV is said to meet, times W_UV, is what the output projection 
 
 TEST_CASE("an importance matrix is written as llama.cpp's programs read it, and read back") {
   const auto engine = reference_engine(kLegacy);
-  const ImportanceReport report = measure_importance(*engine, random_prompt(70, 7), {.window = 32, .max_windows = {}}, {}, {});
+  const ImportanceReport report =
+      measure_importance(*engine, random_prompt(70, 7), {.window = 32, .max_windows = {}}, {}, {});
   CHECK(report.n_windows == 2);
   CHECK(std::isfinite(report.perplexity));
   CHECK_FALSE(report.tensors.contains("output.weight"));
@@ -150,17 +157,27 @@ TEST_CASE("an importance matrix is written as llama.cpp's programs read it, and 
       CHECK(static_cast<double>(mean[c]) == doctest::Approx(want));
     }
   }
-  CHECK(message_of([&] { measure_importance(*engine, random_prompt(20, 7), {.window = 32, .max_windows = {}}, {}, {}); }, ErrorCode::kUsage).find("shorter than one window") != std::string::npos);
-  CHECK(message_of([&] { measure_importance(*engine, random_prompt(70, 7), {.window = 32, .max_windows = {}}, {}, [] { return true; }); }, ErrorCode::kInterrupted) == "interrupted");
+  CHECK(
+      message_of([&] { measure_importance(*engine, random_prompt(20, 7), {.window = 32, .max_windows = {}}, {}, {}); },
+                 ErrorCode::kUsage)
+          .find("shorter than one window") != std::string::npos);
+  CHECK(message_of(
+            [&] {
+              measure_importance(*engine, random_prompt(70, 7), {.window = 32, .max_windows = {}}, {},
+                                 [] { return true; });
+            },
+            ErrorCode::kInterrupted) == "interrupted");
 }
 
-TEST_CASE("the experts kept are the best of each group; counts that the router cannot use are refused with those it can") {
+TEST_CASE(
+    "the experts kept are the best of each group; counts that the router cannot use are refused with those it can") {
   const RouterShape router{8, 2, 2, 1, 2};
   CHECK(choose_experts({1, 5, 3, 4, 9, 9, 0, 9}, router, 4) == std::vector<int64_t>{1, 3, 4, 5});
   CHECK(choose_experts({1, 5, 3, 4, 9, 9, 0, 9}, {8, 2, 1, 1, 1}, 3) == std::vector<int64_t>{4, 5, 7});
   for (const int64_t n : {0, 2, 3, 8, 9}) {
     CAPTURE(n);
-    CHECK(message_of([&] { choose_experts(std::vector<double>(8), router, n); }, ErrorCode::kUsage).find("expected one of 4, 6 (") != std::string::npos);
+    CHECK(message_of([&] { choose_experts(std::vector<double>(8), router, n); }, ErrorCode::kUsage)
+              .find("expected one of 4, 6 (") != std::string::npos);
   }
 }
 
@@ -177,7 +194,8 @@ TEST_CASE("a pruned model has the kept experts bit for bit, says what was done, 
       const auto engine = reference_engine(file);
       const deepseek::Config& c = engine->config();
       n_experts = c.n_experts;
-      o.router = {c.n_experts, c.router.n_used, c.router.n_groups, c.router.n_groups_used, c.router.n_groups > 1 ? 2 : 1};
+      o.router = {c.n_experts, c.router.n_used, c.router.n_groups, c.router.n_groups_used,
+                  c.router.n_groups > 1 ? 2 : 1};
       o.saliency = measure_experts(*engine, random_prompt(128, 8), {.window = 64, .max_windows = {}}, {}, {}).saliency;
     }
     o.n_keep = n_experts - o.router.n_groups;
@@ -189,14 +207,18 @@ TEST_CASE("a pruned model has the kept experts bit for bit, says what was done, 
       const Tensor &from = *before.find(part), &to = *after.find(part);
       REQUIRE(to.dim(0) == o.n_keep);
       REQUIRE(to.dtype == from.dtype);
-      for (size_t i = 0; i < kept.size(); ++i) CHECK(std::memcmp(from.row(kept[i]), to.row(static_cast<int64_t>(i)), static_cast<size_t>(to.strides_bytes[0])) == 0);
+      for (size_t i = 0; i < kept.size(); ++i)
+        CHECK(std::memcmp(from.row(kept[i]), to.row(static_cast<int64_t>(i)),
+                          static_cast<size_t>(to.strides_bytes[0])) == 0);
     }
     if (const Tensor* bias = before.find("blk.1.exp_probs_b.bias")) {
-      for (size_t i = 0; i < kept.size(); ++i) CHECK(after.find("blk.1.exp_probs_b.bias")->as<float>()[i] == bias->as<float>()[kept[i]]);
+      for (size_t i = 0; i < kept.size(); ++i)
+        CHECK(after.find("blk.1.exp_probs_b.bias")->as<float>()[i] == bias->as<float>()[kept[i]]);
     }
     CHECK(after.metadata().boolean("fathom.prune.is_lossy") == true);
     CHECK(after.metadata().integer("fathom.prune.experts_before") == n_experts);
-    CHECK(after.metadata().text("general.name")->find("of " + std::to_string(n_experts) + " experts") != std::string::npos);
+    CHECK(after.metadata().text("general.name")->find("of " + std::to_string(n_experts) + " experts") !=
+          std::string::npos);
     EngineOptions run = fathom::testing::small_engine_options();
     run.model_path = o.out;
     const auto engine = Engine::load(run);
@@ -233,7 +255,13 @@ TEST_CASE("a checkpoint's folder runs as the file that converting it makes") {
     run.model_path = o.folder;
     const auto engine = Engine::load(run);
     CHECK(logits_of(*engine, ids) == want);
-    CHECK(engine->tokenizer().encode("Hello world", false) == Engine::load([&] { EngineOptions f = run; f.model_path = o.out; return f; }())->tokenizer().encode("Hello world", false));
+    CHECK(engine->tokenizer().encode("Hello world", false) == Engine::load([&] {
+                                                                EngineOptions f = run;
+                                                                f.model_path = o.out;
+                                                                return f;
+                                                              }())
+                                                                  ->tokenizer()
+                                                                  .encode("Hello world", false));
     CHECK(engine->info().path == o.folder);
   }
 }

@@ -23,8 +23,7 @@ using std::chrono::seconds;
 namespace {
 
 /// Waits for an event of a kind, dropping others.
-template <typename Wanted>
-Wanted wait_for(RequestHandle& handle) {
+template <typename Wanted> Wanted wait_for(RequestHandle& handle) {
   for (;;) {
     std::optional<Event> event = handle.next(seconds(120));
     REQUIRE(event.has_value());
@@ -112,7 +111,8 @@ TEST_CASE("64 requests at once give what each gives alone, to the last bit") {
   }
   std::vector<Answer> alone;
   for (const Request& r : requests) alone.push_back(answer_alone(*engine, r));
-  for (const milliseconds max_stall : {milliseconds(0), milliseconds(250)}) {  // 0: every step is interrupted wherever it can be
+  for (const milliseconds max_stall :
+       {milliseconds(0), milliseconds(250)}) {  // 0: every step is interrupted wherever it can be
     CAPTURE(max_stall.count());
     SchedulerOptions options;
     options.max_stall = max_stall;
@@ -182,7 +182,8 @@ TEST_CASE("an answer is found again by the next turn, and changes no bit of it")
   for (uint32_t turn = 0; turn < 5; ++turn) {
     CAPTURE(turn);
     const Answer first = answer(scheduler, request_for(prompt, 25));
-    const auto known = static_cast<int64_t>(prompt.size() + first.ids.size()) - 1;  // the last token was never evaluated
+    const auto known =
+        static_cast<int64_t>(prompt.size() + first.ids.size()) - 1;  // the last token was never evaluated
     prompt = joined(joined(prompt, first.ids), random_prompt(20, turn));
     const Answer next = answer(scheduler, request_for(prompt, 5));
     CHECK(next.starts[0].cached_tokens == known);
@@ -268,7 +269,8 @@ TEST_CASE("cancelled anywhere, a request gives its pages back and harms nobody")
     for (int round = 0; round < 10; ++round) {
       RequestHandle kept = submit(scheduler, steady);
       std::vector<RequestHandle> others;
-      for (uint32_t i = 0; i < 10; ++i) others.push_back(submit(scheduler, request_for(random_prompt(1 + random() % 400, random()), 50)));
+      for (uint32_t i = 0; i < 10; ++i)
+        others.push_back(submit(scheduler, request_for(random_prompt(1 + random() % 400, random()), 50)));
       for (RequestHandle& handle : others) {
         for (size_t events = random() % 12; events > 0 && !handle.done(); --events) handle.next(milliseconds(5));
         if (random() % 2 == 0) handle.cancel();
@@ -277,7 +279,8 @@ TEST_CASE("cancelled anywhere, a request gives its pages back and harms nobody")
       CHECK(read_all(kept).same_tokens(want));
     }
     const SchedulerStats stats = scheduler.stats();
-    for (int i = 0; scheduler.stats().running + scheduler.stats().queued > 0 && i < 10000; ++i) std::this_thread::sleep_for(milliseconds(1));
+    for (int i = 0; scheduler.stats().running + scheduler.stats().queued > 0 && i < 10000; ++i)
+      std::this_thread::sleep_for(milliseconds(1));
     CHECK(scheduler.stats().used_pages == 0);
     CHECK(stats.failed_total == 0);
   }
@@ -302,8 +305,8 @@ TEST_CASE("a cancelled request says so, with what it had; a waiting one ends too
   CHECK(g.token_ids[0] == *first.id);
 }
 
-/// A prompt of one chunk beside an answer, under a bound that interrupts the chunk after every operation. `inside` is called
-/// before each token that the answer gets meanwhile.
+/// A prompt of one chunk beside an answer, under a bound that interrupts the chunk after every operation. `inside` is
+/// called before each token that the answer gets meanwhile.
 struct LongStep {
   explicit LongStep(std::function<void(LongStep&, int n_inside)> inside) {
     EngineOptions with_long_chunks = small_engine_options();
@@ -314,12 +317,14 @@ struct LongStep {
     options.max_stall = milliseconds(0);
     options.event_buffer = 1000;
     scheduler.emplace(*engine, options);
-    talking.emplace(submit(*scheduler, probed(request_for(random_prompt(10, 1), 400), [this, inside, hold = gate.probe()](int n) {
-      hold(n);
-      if (n > 0 && prompt_begins && !prompt_ends) inside(*this, n_inside++);
-    })));
+    talking.emplace(
+        submit(*scheduler, probed(request_for(random_prompt(10, 1), 400), [this, inside, hold = gate.probe()](int n) {
+          hold(n);
+          if (n > 0 && prompt_begins && !prompt_ends) inside(*this, n_inside++);
+        })));
     gate.reached.get_future().wait();
-    reading.emplace(submit(*scheduler, probed(request_for(random_prompt(300, 2), 1), [this](int) { prompt_ends = true; })));
+    reading.emplace(
+        submit(*scheduler, probed(request_for(random_prompt(300, 2), 1), [this](int) { prompt_ends = true; })));
     prompt_begins = true;
     gate.opened.set_value();
   }
@@ -366,7 +371,9 @@ TEST_CASE("a short prompt that comes during the step of a long one is answered i
   std::optional<RequestHandle> late;
   bool was_inside = false;
   LongStep step([&](LongStep& s, int n_inside) {
-    if (n_inside == 2) late.emplace(submit(*s.scheduler, probed(request_for(random_prompt(20, 3), 1), [&s, &was_inside](int) { was_inside = !s.prompt_ends; })));
+    if (n_inside == 2)
+      late.emplace(submit(*s.scheduler, probed(request_for(random_prompt(20, 3), 1),
+                                               [&s, &was_inside](int) { was_inside = !s.prompt_ends; })));
   });
   wait_for<FinishedEvent>(*step.reading);
   CHECK(wait_for<FinishedEvent>(*late).generation.finish == FinishReason::kLength);
@@ -381,7 +388,8 @@ TEST_CASE("a short prompt does not wait for the end of a long one") {
   gate.reached.get_future().wait();
   RequestHandle large = submit(scheduler, request_for(random_prompt(300, 2), 1));
   bool large_first = true;
-  RequestHandle small = submit(scheduler, probed(request_for(random_prompt(20, 3), 1), [&](int) { large_first = has_finished(large); }));
+  RequestHandle small =
+      submit(scheduler, probed(request_for(random_prompt(20, 3), 1), [&](int) { large_first = has_finished(large); }));
   gate.opened.set_value();
   wait_for<FinishedEvent>(small);
   CHECK_FALSE(large_first);
@@ -449,7 +457,8 @@ TEST_CASE("the urgent goes first, and takes the place of the less urgent") {
   gate.reached.get_future().wait();
   RequestHandle second = submit(scheduler, request_for(random_prompt(20, 2), 2));
   bool overtaken = false;
-  Request urgent = probed(request_for(random_prompt(20, 3), 1), [&](int) { overtaken = !has_finished(first) && !has_finished(second); });
+  Request urgent = probed(request_for(random_prompt(20, 3), 1),
+                          [&](int) { overtaken = !has_finished(first) && !has_finished(second); });
   urgent.priority = 1;
   RequestHandle third = submit(scheduler, urgent);
   gate.opened.set_value();
@@ -571,7 +580,8 @@ TEST_CASE("logits that are no numbers fail their request and leave the others as
     const Request request = request_for(good, 12);
     const Answer want = answer_alone(*engine, request);
     Scheduler scheduler(*engine, {});
-    RequestHandle a = submit(scheduler, request), b = submit(scheduler, request_for(bad, 12)), c = submit(scheduler, request);
+    RequestHandle a = submit(scheduler, request), b = submit(scheduler, request_for(bad, 12)),
+                  c = submit(scheduler, request);
     CHECK(read_all(a).same_tokens(want));
     const Answer failed = read_all(b);
     REQUIRE(failed.error.has_value());

@@ -1,5 +1,5 @@
-#include <algorithm>
 #include <doctest/doctest.h>
+#include <algorithm>
 #include <random>
 
 #include "graph/graph.h"
@@ -19,12 +19,15 @@ class AddBackend final : public Backend {
  public:
   std::string_view name() const override { return "add"; }
   std::string describe() const override { return "adds"; }
-  std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override { return allocate_heap(size_bytes, what); }
+  std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override {
+    return allocate_heap(size_bytes, what);
+  }
   void check_supported(const Node&) const override {}
   void execute(std::span<const Node> nodes) override {
     for (const Node& n : nodes) {
       const auto& a = std::get<AddArgs>(n.args);
-      for (int64_t i = 0; i < a.out.shape.n_elements(); ++i) a.out.as<float>()[i] = a.a.as<float>()[i] + a.b.as<float>()[i];
+      for (int64_t i = 0; i < a.out.shape.n_elements(); ++i)
+        a.out.as<float>()[i] = a.a.as<float>()[i] + a.b.as<float>()[i];
     }
   }
 };

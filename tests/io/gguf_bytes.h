@@ -35,7 +35,8 @@ class TempFolder {
   std::string operator/(const std::string& name) const { return path_ + "/" + name; }
   std::string write(const std::string& name, std::string_view bytes) const {
     const std::string path = *this / name;
-    std::filesystem::remove(path);  // ext4 flushes a file that is cut and written anew, thousands of times in these tests
+    std::filesystem::remove(
+        path);  // ext4 flushes a file that is cut and written anew, thousands of times in these tests
     std::ofstream(path, std::ios::binary).write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
     return path;
   }
@@ -53,8 +54,7 @@ inline std::string read_bytes(const std::string& path) {
 struct GgufBytes {
   std::string bytes;
 
-  template <typename T>
-  GgufBytes& add(T value) {
+  template <typename T> GgufBytes& add(T value) {
     char raw[sizeof(T)];
     std::memcpy(raw, &value, sizeof(T));
     bytes.append(raw, sizeof(T));
@@ -71,7 +71,9 @@ struct GgufBytes {
   }
   GgufBytes& key(std::string_view name, GgufValueType type) { return text(name).add(static_cast<uint32_t>(type)); }
   GgufBytes& key_u32(std::string_view name, uint32_t value) { return key(name, GgufValueType::kU32).add(value); }
-  GgufBytes& key_text(std::string_view name, std::string_view value) { return key(name, GgufValueType::kString).text(value); }
+  GgufBytes& key_text(std::string_view name, std::string_view value) {
+    return key(name, GgufValueType::kString).text(value);
+  }
   GgufBytes& key_array(std::string_view name, GgufValueType element, uint64_t count) {
     return key(name, GgufValueType::kArray).add(static_cast<uint32_t>(element)).add(count);
   }

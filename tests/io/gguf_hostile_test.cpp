@@ -111,7 +111,8 @@ TEST_CASE("10: strings and arrays beyond the file are refused before anything is
       CHECK(contains(refusal(one_key().key_array("k", element, n).data(64)), "more elements of key 'k'"));
     }
   }
-  CHECK(contains(refusal(one_key().key_array("k", kString, 2).text("fits").add<uint64_t>(9).data(8)), "longer than the file"));
+  CHECK(contains(refusal(one_key().key_array("k", kString, 2).text("fits").add<uint64_t>(9).data(8)),
+                 "longer than the file"));
 }
 
 TEST_CASE("11: nested arrays are refused, and arrays that no model has") {
@@ -127,14 +128,22 @@ TEST_CASE("12: tokenizer arrays of another element type are refused with key, ex
   CHECK(contains(types, "'tokenizer.ggml.token_type' has the wrong type"));
   CHECK(contains(types, "array of i32"));
   CHECK(contains(types, "got array of u8"));
-  CHECK(contains(refusal(one_key().key_array("tokenizer.ggml.scores", kU8, 2).data(2)), "expected array of f32 or f64, got array of u8"));
+  CHECK(contains(refusal(one_key().key_array("tokenizer.ggml.scores", kU8, 2).data(2)),
+                 "expected array of f32 or f64, got array of u8"));
   CHECK(contains(refusal(one_key().key_array("tokenizer.ggml.tokens", kI32, 0)), "expected array of string"));
   CHECK(contains(refusal(one_key().key_text("tokenizer.ggml.merges", "a b")), "got string"));
 }
 
 TEST_CASE("13: bools take one byte, 0 or 1") {
   const TempFolder folder;
-  const GgufModel model = accepted(folder, GgufBytes().header(0, 2).key("b", kBool).add<uint8_t>(1).key_array("bs", kBool, 3).add<uint8_t>(1).add<uint8_t>(0).add<uint8_t>(1));
+  const GgufModel model = accepted(folder, GgufBytes()
+                                               .header(0, 2)
+                                               .key("b", kBool)
+                                               .add<uint8_t>(1)
+                                               .key_array("bs", kBool, 3)
+                                               .add<uint8_t>(1)
+                                               .add<uint8_t>(0)
+                                               .add<uint8_t>(1));
   CHECK(model.metadata().boolean("b") == true);
   CHECK(*model.metadata().integers("bs") == std::vector<int64_t>{1, 0, 1});
   CHECK(contains(refusal(one_key().key("b", kBool).add<uint8_t>(2)), "not a bool"));
@@ -152,7 +161,9 @@ TEST_CASE("14: an alignment that is no power of two, too small, huge or of anoth
 TEST_CASE("15, 16: tensor names that are too long, empty or repeated are refused") {
   CHECK(contains(refusal(one_tensor().tensor(std::string(64, 't'), {1}, kF32Type, 0).pad().data(32)), "too long"));
   CHECK(contains(refusal(one_tensor().tensor("", {1}, kF32Type, 0).pad().data(32)), "no name"));
-  CHECK(contains(refusal(GgufBytes().header(2, 0).tensor("t", {8}, kF32Type, 0).tensor("t", {8}, kF32Type, 32).pad().data(64)), "tensor 't' appears twice"));
+  CHECK(contains(
+      refusal(GgufBytes().header(2, 0).tensor("t", {8}, kF32Type, 0).tensor("t", {8}, kF32Type, 32).pad().data(64)),
+      "tensor 't' appears twice"));
 }
 
 TEST_CASE("17, 18: a rank outside 1 to 4 and negative dimensions are refused") {
@@ -176,12 +187,15 @@ TEST_CASE("19, 20, 21: products and sizes that overflow are refused") {
   CHECK(contains(refusal(one_tensor().tensor("t", {big, uint64_t{1} << 21, 0}, 28, 0).pad()), "overflows"));
   CHECK(contains(refusal(one_tensor().tensor("t", {0x7fffffffffffffc0}, 24, 0).pad()), "overflows"));
   CHECK(contains(refusal(one_tensor().tensor("t", {0x7fffffffffffffc0}, kF32Type, 0).pad()), "overflows"));
-  CHECK(contains(refusal(one_tensor().tensor("t", {uint64_t{1} << 32, uint64_t{1} << 30}, kF32Type, 0).pad()), "overflows"));
+  CHECK(contains(refusal(one_tensor().tensor("t", {uint64_t{1} << 32, uint64_t{1} << 30}, kF32Type, 0).pad()),
+                 "overflows"));
   CHECK(contains(refusal(one_tensor().tensor("t", {100}, kQ4KType, 0).pad().data(512)), "multiple of 256"));
 }
 
 TEST_CASE("22: unreadable tensor types are refused by tensor, number and name") {
-  const auto got = [](uint32_t type) { return refusal(one_tensor().tensor("blk.0.x", {256}, type, 0).pad().data(512)); };
+  const auto got = [](uint32_t type) {
+    return refusal(one_tensor().tensor("blk.0.x", {256}, type, 0).pad().data(512));
+  };
   CHECK(contains(got(139), "tensor 'blk.0.x' has a type that cannot be read"));
   CHECK(contains(got(139), "type 139 (IQ4_K of ik_llama.cpp)"));
   CHECK(contains(got(212), "type 212 (Q4_K with interleaved rows of ik_llama.cpp)"));
@@ -195,7 +209,12 @@ TEST_CASE("22: unreadable tensor types are refused by tensor, number and name") 
 
 TEST_CASE("23: unaligned, overlapping and unordered tensors are refused") {
   const auto two = [](uint64_t first, uint64_t second) {
-    return GgufBytes().header(2, 0).tensor("a", {16}, kF32Type, first).tensor("b", {16}, kF32Type, second).pad().data(1024);
+    return GgufBytes()
+        .header(2, 0)
+        .tensor("a", {16}, kF32Type, first)
+        .tensor("b", {16}, kF32Type, second)
+        .pad()
+        .data(1024);
   };
   CHECK(contains(refusal(two(0, 65)), "not aligned"));
   CHECK(contains(refusal(two(0, 32)), "overlaps"));
@@ -213,7 +232,8 @@ TEST_CASE("24: data that ends before a tensor does is refused with the tensor an
     CHECK(contains(message, "(byte offset " + std::to_string(data_at + (n < 64 ? 0 : 64)) + ")"));
   }
   CHECK(contains(refusal(one_tensor().tensor("t", {8}, kF32Type, uint64_t{1} << 62).pad().data(64)), "beyond the end"));
-  CHECK(contains(refusal(one_tensor().tensor("t", {8}, kF32Type, uint64_t{0x7fffffffffffffe0}).pad().data(64)), "overflows"));
+  CHECK(contains(refusal(one_tensor().tensor("t", {8}, kF32Type, uint64_t{0x7fffffffffffffe0}).pad().data(64)),
+                 "overflows"));
   CHECK(contains(refusal(one_tensor().tensor("t", {8}, kF32Type, kHuge - 31).pad().data(64)), "overflows"));
   const TempFolder folder;
   CHECK(accepted(folder, GgufBytes(head).data(128)).tensors().size() == 2);
@@ -239,11 +259,14 @@ TEST_CASE("26: many legal tensors whose sizes add up beyond 2^64 are refused") {
   CHECK(contains(refusal(file.pad()), "overflows"));
 }
 
-GgufBytes architecture(uint64_t n_more_keys) { return GgufBytes().header(0, 1 + n_more_keys).key_text("general.architecture", "deepseek2"); }
+GgufBytes architecture(uint64_t n_more_keys) {
+  return GgufBytes().header(0, 1 + n_more_keys).key_text("general.architecture", "deepseek2");
+}
 
 TEST_CASE("27: impossible layer counts are refused") {
   for (const uint32_t n : {0u, 513u, 1000000000u, 0x80000000u}) {
-    CHECK(contains(refusal(architecture(1).key_u32("deepseek2.block_count", n)), "expected 1 to 512, got " + std::to_string(n)));
+    CHECK(contains(refusal(architecture(1).key_u32("deepseek2.block_count", n)),
+                   "expected 1 to 512, got " + std::to_string(n)));
   }
   CHECK(contains(refusal(architecture(1).key("deepseek2.block_count", kI32).add<int32_t>(-1)), "got -1"));
   CHECK(contains(refusal(architecture(1).key("deepseek2.block_count", kU64).add(kHuge)), "too large"));
@@ -251,12 +274,14 @@ TEST_CASE("27: impossible layer counts are refused") {
 }
 
 TEST_CASE("28: head and expert counts of 0 and more experts used than there are are refused") {
-  for (const char* key : {"deepseek2.attention.head_count", "deepseek2.attention.head_count_kv", "deepseek2.expert_count", "deepseek2.expert_used_count"}) {
+  for (const char* key : {"deepseek2.attention.head_count", "deepseek2.attention.head_count_kv",
+                          "deepseek2.expert_count", "deepseek2.expert_used_count"}) {
     const std::string message = refusal(architecture(1).key_u32(key, 0));
     CHECK(contains(message, key));
     CHECK(contains(message, "got 0"));
   }
-  const std::string message = refusal(architecture(2).key_u32("deepseek2.expert_count", 8).key_u32("deepseek2.expert_used_count", 9));
+  const std::string message =
+      refusal(architecture(2).key_u32("deepseek2.expert_count", 8).key_u32("deepseek2.expert_used_count", 9));
   CHECK(contains(message, "at most 8 (expert_count), got 9"));
 }
 
@@ -269,8 +294,10 @@ TEST_CASE("29, 30: special ids outside the vocabulary and arrays of another leng
   CHECK(contains(message, "'tokenizer.ggml.eos_token_id' is not an id of the vocabulary"));
   CHECK(contains(message, "expected 0 to 1, got 2"));
   CHECK(contains(refusal(vocabulary(1).key("tokenizer.ggml.bos_token_id", kI32).add<int32_t>(-1)), "got -1"));
-  CHECK(contains(refusal(vocabulary(1).key_array("tokenizer.ggml.token_type", kI32, 1).add<int32_t>(1)), "expected 2 elements, got 1"));
-  CHECK(contains(refusal(vocabulary(1).key_array("tokenizer.ggml.scores", kF32, 3).data(12)), "expected 2 elements, got 3"));
+  CHECK(contains(refusal(vocabulary(1).key_array("tokenizer.ggml.token_type", kI32, 1).add<int32_t>(1)),
+                 "expected 2 elements, got 1"));
+  CHECK(contains(refusal(vocabulary(1).key_array("tokenizer.ggml.scores", kF32, 3).data(12)),
+                 "expected 2 elements, got 3"));
 }
 
 TEST_CASE("names with control characters do not reach the message") {
@@ -279,9 +306,19 @@ TEST_CASE("names with control characters do not reach the message") {
 
 GgufBytes small_model() {
   GgufBytes file = GgufBytes().header(3, 6);
-  file.key_text("general.architecture", "deepseek2").key_u32("deepseek2.block_count", 1).key("f", kF32).add(1.5f).key_array("i", kI32, 2).add(1).add(2);
+  file.key_text("general.architecture", "deepseek2")
+      .key_u32("deepseek2.block_count", 1)
+      .key("f", kF32)
+      .add(1.5f)
+      .key_array("i", kI32, 2)
+      .add(1)
+      .add(2);
   file.key_array("tokenizer.ggml.tokens", kString, 2).text("x").text("yz").key("u", kU64).add(kHuge);
-  return file.tensor("a", {32, 2}, 8, 0).tensor("b", {8}, kF32Type, 96).tensor("c", {256}, kQ4KType, 128).pad().data(128 + 144);
+  return file.tensor("a", {32, 2}, 8, 0)
+      .tensor("b", {8}, kF32Type, 96)
+      .tensor("c", {256}, kQ4KType, 128)
+      .pad()
+      .data(128 + 144);
 }
 
 TEST_CASE("25: a file cut at any byte is refused") {

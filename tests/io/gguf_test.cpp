@@ -17,12 +17,49 @@ TEST_CASE("all value types are read, in versions 2 and 3") {
   for (const uint32_t version : {2u, 3u}) {
     CAPTURE(version);
     GgufBytes file = GgufBytes().header(0, 21, version);
-    file.key("u8", kU8).add<uint8_t>(200).key("i8", kI8).add<int8_t>(-5).key("u16", kU16).add<uint16_t>(60000).key("i16", kI16).add<int16_t>(-300);
-    file.key("u32", kU32).add<uint32_t>(4000000000).key("i32", kI32).add<int32_t>(-70000).key("f32", kF32).add(0.5f).key("bool", kBool).add<uint8_t>(1);
-    file.key_text("text", "｜ and \n").key("u64", kU64).add<uint64_t>(1ull << 63).key("i64", kI64).add<int64_t>(-1).key("f64", kF64).add(1e300);
-    file.key_array("a.u8", kU8, 2).add<uint8_t>(1).add<uint8_t>(255).key_array("a.i16", kI16, 2).add<int16_t>(-1).add<int16_t>(7);
-    file.key_array("a.u32", kU32, 1).add<uint32_t>(4000000000).key_array("a.i64", kI64, 1).add<int64_t>(-9).key_array("a.u64", kU64, 1).add<uint64_t>(9);
-    file.key_array("a.f32", kF32, 2).add(1.0f).add(-2.5f).key_array("a.f64", kF64, 1).add(1e-300).key_array("a.text", kString, 2).text("").text("b");
+    file.key("u8", kU8)
+        .add<uint8_t>(200)
+        .key("i8", kI8)
+        .add<int8_t>(-5)
+        .key("u16", kU16)
+        .add<uint16_t>(60000)
+        .key("i16", kI16)
+        .add<int16_t>(-300);
+    file.key("u32", kU32)
+        .add<uint32_t>(4000000000)
+        .key("i32", kI32)
+        .add<int32_t>(-70000)
+        .key("f32", kF32)
+        .add(0.5f)
+        .key("bool", kBool)
+        .add<uint8_t>(1);
+    file.key_text("text", "｜ and \n")
+        .key("u64", kU64)
+        .add<uint64_t>(1ull << 63)
+        .key("i64", kI64)
+        .add<int64_t>(-1)
+        .key("f64", kF64)
+        .add(1e300);
+    file.key_array("a.u8", kU8, 2)
+        .add<uint8_t>(1)
+        .add<uint8_t>(255)
+        .key_array("a.i16", kI16, 2)
+        .add<int16_t>(-1)
+        .add<int16_t>(7);
+    file.key_array("a.u32", kU32, 1)
+        .add<uint32_t>(4000000000)
+        .key_array("a.i64", kI64, 1)
+        .add<int64_t>(-9)
+        .key_array("a.u64", kU64, 1)
+        .add<uint64_t>(9);
+    file.key_array("a.f32", kF32, 2)
+        .add(1.0f)
+        .add(-2.5f)
+        .key_array("a.f64", kF64, 1)
+        .add(1e-300)
+        .key_array("a.text", kString, 2)
+        .text("")
+        .text("b");
     file.key_array("a.empty", kI32, 0);
     const GgufModel model = GgufModel::open(folder.write("model.gguf", file.bytes));
     const Metadata& m = model.metadata();
@@ -115,7 +152,9 @@ TEST_CASE("any shard opens the whole model") {
 // The three shards under other names and with other contents.
 struct Shards {
   TempFolder folder;
-  std::string name(int number, int count = 3) const { return folder / ("m-0000" + std::to_string(number) + "-of-0000" + std::to_string(count) + ".gguf"); }
+  std::string name(int number, int count = 3) const {
+    return folder / ("m-0000" + std::to_string(number) + "-of-0000" + std::to_string(count) + ".gguf");
+  }
   void put(int from, const std::string& to) const {
     std::filesystem::copy_file(kModels + "v2lite/v2lite-q4_k_m-mla-0000" + std::to_string(from) + "-of-00003.gguf", to,
                                std::filesystem::copy_options::overwrite_existing);
@@ -166,7 +205,8 @@ TEST_CASE("36: shards out of order, under another count and of another model are
 
   Shards mixed;
   mixed.put_all();
-  GgufBytes other = GgufBytes().header(0, 3).key("split.no", kU16).add<uint16_t>(1).key("split.count", kU16).add<uint16_t>(3);
+  GgufBytes other =
+      GgufBytes().header(0, 3).key("split.no", kU16).add<uint16_t>(1).key("split.count", kU16).add<uint16_t>(3);
   other.key("split.tensors.count", kI32).add<int32_t>(99);
   mixed.folder.write("m-00002-of-00003.gguf", other.bytes);
   CHECK_THROWS_WITH_AS(GgufModel::open(mixed.name(1)), doctest::Contains("a shard of another model"), Error);
@@ -175,7 +215,8 @@ TEST_CASE("36: shards out of order, under another count and of another model are
 TEST_CASE("36: shards that together lack tensors, renamed shards and impossible names are refused") {
   Shards s;
   s.put_all();
-  GgufBytes empty = GgufBytes().header(0, 3).key("split.no", kU16).add<uint16_t>(2).key("split.count", kU16).add<uint16_t>(3);
+  GgufBytes empty =
+      GgufBytes().header(0, 3).key("split.no", kU16).add<uint16_t>(2).key("split.count", kU16).add<uint16_t>(3);
   empty.key("split.tensors.count", kI32).add<int32_t>(44);
   s.folder.write("m-00003-of-00003.gguf", empty.bytes);
   CHECK(contains(refusal_of(s.name(1)), "the shards do not hold all tensors"));
@@ -189,7 +230,8 @@ TEST_CASE("36: shards that together lack tensors, renamed shards and impossible 
   CHECK(contains(refusal_of(s.name(0)), "impossible shard name"));
   s.put(1, s.name(1, 0));
   CHECK(contains(refusal_of(s.name(1, 0)), "impossible shard name"));
-  CHECK(contains(refusal_of(s.folder.write("x-00001-of-00002.gguf", GgufBytes().header(0, 0).bytes)), "expected 2 as in the file's name, got none"));
+  CHECK(contains(refusal_of(s.folder.write("x-00001-of-00002.gguf", GgufBytes().header(0, 0).bytes)),
+                 "expected 2 as in the file's name, got none"));
 }
 
 TEST_CASE("36: a truncated last shard is refused by its name") {
@@ -205,7 +247,8 @@ TEST_CASE("a model whose file is cut after opening says so when asked") {
   const GgufModel model = GgufModel::open(s.name(1));
   model.check_intact();
   std::filesystem::resize_file(s.name(2), 4096);
-  CHECK_THROWS_WITH_AS(model.check_intact(), doctest::Contains("m-00002-of-00003.gguf: the file became smaller"), Error);
+  CHECK_THROWS_WITH_AS(model.check_intact(), doctest::Contains("m-00002-of-00003.gguf: the file became smaller"),
+                       Error);
 }
 
 }  // namespace

@@ -69,7 +69,8 @@ TEST_CASE("what is written is read back: values, types, tensors") {
 }
 
 TEST_CASE("a copy of a model of others holds the same metadata and bytes") {
-  const GgufModel from = GgufModel::open(std::string(FATHOM_FIXTURES) + "/models/v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf");
+  const GgufModel from =
+      GgufModel::open(std::string(FATHOM_FIXTURES) + "/models/v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf");
   const TempFolder folder;
   for (const uint64_t split : {uint64_t{0}, uint64_t{150000}}) {
     CAPTURE(split);
@@ -80,7 +81,8 @@ TEST_CASE("a copy of a model of others holds the same metadata and bytes") {
     }
     writer.begin();
     for (const GgufFile& gguf : from.files()) {
-      for (const GgufTensorInfo& t : gguf.tensors) writer.write(t.name, gguf.file->data() + t.offset_bytes, t.size_bytes);
+      for (const GgufTensorInfo& t : gguf.tensors)
+        writer.write(t.name, gguf.file->data() + t.offset_bytes, t.size_bytes);
     }
     const std::vector<std::string> paths = writer.paths();
     writer.finish();

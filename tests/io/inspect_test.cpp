@@ -1,8 +1,8 @@
 #include "io/inspect.h"
 
+#include "core/printable.h"
 #include "gguf_bytes.h"
 #include "io/gguf_writer.h"
-#include "core/printable.h"
 #include "io/safetensors.h"
 
 namespace fathom {
@@ -65,14 +65,16 @@ TEST_CASE("texts of the file cannot steer the terminal or break JSON") {
   const std::string text = inspect_text(r, true);
   CHECK(contains(text, "x\\x1b[2J\\n\\xff\\u{202e}"));
   CHECK_FALSE(contains(text, "\x1b"));
-  CHECK(nlohmann::json::parse(inspect_json_text(r, true))["name"].get<std::string>().starts_with("x\x1b[2J\n\xef\xbf\xbd"));
+  CHECK(nlohmann::json::parse(inspect_json_text(r, true))["name"].get<std::string>().starts_with(
+      "x\x1b[2J\n\xef\xbf\xbd"));
 }
 
 TEST_CASE("a Hugging Face folder is reported with its config") {
   const TempFolder folder;
   const uint16_t data[6] = {};
   write_safetensors(folder / "model.safetensors", {{"w", SafetensorsType::kBF16, {2, 3}, data}});
-  folder.write("config.json", R"({"model_type":"deepseek_v3","hidden_size":7,"rope_scaling":{"factor":40},"architectures":["X"]})");
+  folder.write("config.json",
+               R"({"model_type":"deepseek_v3","hidden_size":7,"rope_scaling":{"factor":40},"architectures":["X"]})");
   folder.write("tokenizer.json", "{}");
   folder.write("tokenizer_config.json", R"({"chat_template":"{{x}}"})");
   const InspectReport r = inspect_model(folder / "");

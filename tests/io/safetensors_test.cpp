@@ -38,7 +38,8 @@ std::string refusal(const std::string& bytes) {
   return refusal_of_path(folder.write("m.safetensors", bytes));
 }
 
-std::string entry(const std::string& name, const std::string& dtype, const std::string& shape, const std::string& offsets) {
+std::string entry(const std::string& name, const std::string& dtype, const std::string& shape,
+                  const std::string& offsets) {
   return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
 }
 
@@ -66,17 +67,21 @@ TEST_CASE("what is written is read back, aligned") {
   CHECK(std::memcmp(model.find("ids")->data, ids.data(), 16) == 0);
   CHECK(model.find("none")->size_bytes == 0);
   CHECK(model.find("scalar \"x\"")->view("s").as<int32_t>()[0] == 7);
-  for (const auto& [name, t] : model.tensors()) CHECK(t.offset_bytes % static_cast<uint64_t>(safetensors_type_bytes(t.type)) == 0);
+  for (const auto& [name, t] : model.tensors())
+    CHECK(t.offset_bytes % static_cast<uint64_t>(safetensors_type_bytes(t.type)) == 0);
   CHECK_THROWS_WITH_AS((void)model.find("bytes")->view("bytes"), doctest::Contains("got U8"), Error);
   CHECK(model.find("nothing") == nullptr);
 }
 
 TEST_CASE("all types of checkpoints have their size") {
   const TempFolder folder;
-  const std::pair<const char*, int> types[] = {{"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"I64", 8},
-                                               {"I32", 4}, {"I16", 2}, {"I8", 1}, {"U64", 8}, {"U32", 4}, {"U16", 2}, {"U8", 1}, {"BOOL", 1}};
+  const std::pair<const char*, int> types[] = {
+      {"F64", 8}, {"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F8_E4M3", 1}, {"F8_E5M2", 1}, {"F8_E8M0", 1}, {"I64", 8},
+      {"I32", 4}, {"I16", 2}, {"I8", 1},  {"U64", 8},  {"U32", 4},     {"U16", 2},     {"U8", 1},      {"BOOL", 1}};
   for (const auto& [name, size] : types) {
-    const std::string path = folder.write("m.safetensors", with_header("{" + entry("t", name, "[3,1]", "[0," + std::to_string(3 * size) + "]") + "}  ", static_cast<size_t>(3 * size)));
+    const std::string path = folder.write(
+        "m.safetensors", with_header("{" + entry("t", name, "[3,1]", "[0," + std::to_string(3 * size) + "]") + "}  ",
+                                     static_cast<size_t>(3 * size)));
     const SafetensorsModel model = SafetensorsModel::open(path);
     CHECK(safetensors_type_name(model.find("t")->type) == name);
     CHECK(model.find("t")->shape == std::vector<int64_t>{3, 1});
@@ -101,10 +106,13 @@ TEST_CASE("35: headers longer than the file or the limit are refused") {
 }
 
 TEST_CASE("35: damaged, nested and strange headers are refused") {
-  for (const char* json : {"", "{", "nonsense", "{}x", "{\"a\":}", "{\"\xff\":{}}"}) CHECK(contains(refusal(with_header(json, 0)), "damaged JSON"));
-  for (const char* json : {"[]", "1", "null", "{\"a\":1}", "{\"a\":[]}", "{\"a\":{\"dtype\":1}}", "{\"a\":{\"shape\":{}}}", "{\"a\":{\"shape\":[-1]}}",
-                           "{\"a\":{\"shape\":[1.5]}}", "{\"a\":{\"shape\":[[1]]}}", "{\"a\":{\"data_offsets\":[-4,0]}}", "{\"a\":{\"data_offsets\":[1]}}",
-                           "{\"a\":{\"data_offsets\":[0,1,2]}}", "{\"__metadata__\":{\"k\":1}}", "{\"__metadata__\":{\"k\":{}}}"}) {
+  for (const char* json : {"", "{", "nonsense", "{}x", "{\"a\":}", "{\"\xff\":{}}"})
+    CHECK(contains(refusal(with_header(json, 0)), "damaged JSON"));
+  for (const char* json :
+       {"[]", "1", "null", "{\"a\":1}", "{\"a\":[]}", "{\"a\":{\"dtype\":1}}", "{\"a\":{\"shape\":{}}}",
+        "{\"a\":{\"shape\":[-1]}}", "{\"a\":{\"shape\":[1.5]}}", "{\"a\":{\"shape\":[[1]]}}",
+        "{\"a\":{\"data_offsets\":[-4,0]}}", "{\"a\":{\"data_offsets\":[1]}}", "{\"a\":{\"data_offsets\":[0,1,2]}}",
+        "{\"__metadata__\":{\"k\":1}}", "{\"__metadata__\":{\"k\":{}}}"}) {
     CAPTURE(json);
     CHECK(contains(refusal(with_header(json, 8)), "a wrong value"));
   }
@@ -116,7 +124,9 @@ TEST_CASE("35: damaged, nested and strange headers are refused") {
 }
 
 TEST_CASE("35: ranges and shapes that do not fit are refused") {
-  const auto one = [](const std::string& dtype, const std::string& shape, const std::string& offsets) { return refusal(with_header("{" + entry("t", dtype, shape, offsets) + "}", 16)); };
+  const auto one = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
+    return refusal(with_header("{" + entry("t", dtype, shape, offsets) + "}", 16));
+  };
   CHECK(contains(one("F32", "[4]", "[0,17]"), "does not lie in the file"));
   CHECK(contains(one("F32", "[4]", "[16,0]"), "does not lie in the file"));
   CHECK(contains(one("F32", "[4]", "[18446744073709551600,18446744073709551615]"), "does not lie in the file"));
@@ -127,8 +137,12 @@ TEST_CASE("35: ranges and shapes that do not fit are refused") {
   CHECK(contains(one("F32", "[0,4294967296,4294967296]", "[0,0]"), "overflows"));
   CHECK(contains(one("F32", "[18446744073709551615]", "[0,16]"), "overflows"));
   CHECK(contains(one("F4", "[4]", "[0,16]"), "unknown dtype"));
-  CHECK(contains(refusal(with_header("{" + entry("a", "U8", "[10]", "[0,10]") + "," + entry("b", "U8", "[7]", "[9,16]") + "}", 16)), "'a' and 'b' overlap"));
-  CHECK(contains(refusal(with_header("{" + entry("a", "U8", "[8]", "[0,8]") + "," + entry("a", "U8", "[8]", "[8,16]") + "}", 16)), "twice"));
+  CHECK(contains(refusal(with_header(
+                     "{" + entry("a", "U8", "[10]", "[0,10]") + "," + entry("b", "U8", "[7]", "[9,16]") + "}", 16)),
+                 "'a' and 'b' overlap"));
+  CHECK(contains(
+      refusal(with_header("{" + entry("a", "U8", "[8]", "[0,8]") + "," + entry("a", "U8", "[8]", "[8,16]") + "}", 16)),
+      "twice"));
 }
 
 struct Checkpoint {
@@ -136,7 +150,8 @@ struct Checkpoint {
   Checkpoint() {
     const float one = 1.0f;
     const float two = 2.0f;
-    write_safetensors(folder / "model-00001-of-00002.safetensors", {{"a", SafetensorsType::kF32, {1}, &one}, {"extra", SafetensorsType::kF32, {1}, &one}});
+    write_safetensors(folder / "model-00001-of-00002.safetensors",
+                      {{"a", SafetensorsType::kF32, {1}, &one}, {"extra", SafetensorsType::kF32, {1}, &one}});
     write_safetensors(folder / "model-00002-of-00002.safetensors", {{"b", SafetensorsType::kF32, {1}, &two}});
   }
   void index(const std::string& json) const { folder.write("model.safetensors.index.json", json); }
@@ -144,7 +159,8 @@ struct Checkpoint {
 
 TEST_CASE("a folder with an index holds the tensors that the index names") {
   const Checkpoint c;
-  c.index(R"({"metadata":{"total_size":8,"x":[1,{"y":null}]},"weight_map":{"b":"model-00002-of-00002.safetensors","a":"model-00001-of-00002.safetensors"}})");
+  c.index(
+      R"({"metadata":{"total_size":8,"x":[1,{"y":null}]},"weight_map":{"b":"model-00002-of-00002.safetensors","a":"model-00001-of-00002.safetensors"}})");
   for (const char* path : {"", "model.safetensors.index.json"}) {
     const SafetensorsModel model = SafetensorsModel::open(c.folder / path);
     CHECK(model.tensors().size() == 2);
@@ -195,14 +211,18 @@ TEST_CASE("files with flipped or missing bytes load or are refused") {
   const TempFolder folder;
   const std::vector<float> data(8, 1.0f);
   const std::string path = folder / "m.safetensors";
-  write_safetensors(path, {{"a", SafetensorsType::kF32, {2, 3}, data.data()}, {"b", SafetensorsType::kBF16, {4}, data.data()}}, {{"k", "v"}});
+  write_safetensors(
+      path, {{"a", SafetensorsType::kF32, {2, 3}, data.data()}, {"b", SafetensorsType::kBF16, {4}, data.data()}},
+      {{"k", "v"}});
   const std::string whole = read_bytes(path);
   for (size_t n = 0; n < whole.size(); ++n) refusal_of_path(folder.write("cut.safetensors", whole.substr(0, n)));
   for (unsigned seed = 0; seed < 4000; ++seed) {
     CAPTURE(seed);
     std::mt19937 random(seed);
     std::string bytes = whole;
-    for (unsigned i = 0; i < 1 + seed % 2; ++i) bytes[random() % (whole.size() - 32)] = static_cast<char>(seed % 3 == 0 ? random() : "0123456789[]{},:\""[random() % 17]);
+    for (unsigned i = 0; i < 1 + seed % 2; ++i)
+      bytes[random() % (whole.size() - 32)] =
+          static_cast<char>(seed % 3 == 0 ? random() : "0123456789[]{},:\""[random() % 17]);
     try {
       const SafetensorsModel model = SafetensorsModel::open(folder.write("flipped.safetensors", bytes));
       for (const auto& [name, t] : model.tensors()) CHECK(t.offset_bytes + t.size_bytes <= bytes.size());
@@ -217,7 +237,9 @@ TEST_CASE("a failed write leaves the old file") {
   const float one = 1.0f;
   CHECK_THROWS_AS(write_safetensors(folder / "none/out.safetensors", {{"a", SafetensorsType::kF32, {1}, &one}}), Error);
   const std::string path = folder.write("out.safetensors", "old");
-  CHECK_THROWS_AS(write_safetensors(path, {{"a", SafetensorsType::kF32, {1}, &one}, {"a", SafetensorsType::kF32, {1}, &one}}), BugError);
+  CHECK_THROWS_AS(
+      write_safetensors(path, {{"a", SafetensorsType::kF32, {1}, &one}, {"a", SafetensorsType::kF32, {1}, &one}}),
+      BugError);
   CHECK(read_bytes(path) == "old");
 }
 

@@ -35,7 +35,8 @@ TEST_CASE("a session written and read again is the same") {
 TEST_CASE("empty sessions and bare lists of messages can be read, other things cannot") {
   CHECK(ChatSession::from_json(ChatSession().to_json("model"), "test").empty());
   CHECK(ChatSession::from_json(R"([{"role":"user","content":"x"}])", "test").turns().size() == 1);
-  for (const char* text : {"", "{", "{}", "3", R"({"messages":3})", R"({"fathom_session":2,"messages":[]})", R"([{"role":"wizard","content":"x"}])"}) {
+  for (const char* text : {"", "{", "{}", "3", R"({"messages":3})", R"({"fathom_session":2,"messages":[]})",
+                           R"([{"role":"wizard","content":"x"}])"}) {
     CAPTURE(text);
     CHECK_THROWS_AS(ChatSession::from_json(text, "test"), Error);
   }

@@ -23,9 +23,12 @@ std::vector<Key> keys_of(const std::string& bytes, size_t piece, bool no_more_by
 }  // namespace
 
 TEST_CASE("keys are the same however their bytes are cut") {
-  const std::string bytes = "\x1b[A\x1b[1;5C\x1b[3~\x1bOH\x1b" "b\x01\r\n\x7f\x1b\r";
-  const std::vector<Key::Kind> wanted = {Key::Kind::kUp, Key::Kind::kWordRight, Key::Kind::kDelete, Key::Kind::kHome, Key::Kind::kAlt, Key::Kind::kControl,
-                                         Key::Kind::kEnter, Key::Kind::kNewline, Key::Kind::kBackspace, Key::Kind::kNewline};
+  const std::string bytes =
+      "\x1b[A\x1b[1;5C\x1b[3~\x1bOH\x1b"
+      "b\x01\r\n\x7f\x1b\r";
+  const std::vector<Key::Kind> wanted = {
+      Key::Kind::kUp,      Key::Kind::kWordRight, Key::Kind::kDelete,  Key::Kind::kHome,      Key::Kind::kAlt,
+      Key::Kind::kControl, Key::Kind::kEnter,     Key::Kind::kNewline, Key::Kind::kBackspace, Key::Kind::kNewline};
   for (const size_t piece : {1, 2, 3, 100}) {
     const std::vector<Key> keys = keys_of(bytes, piece);
     REQUIRE(keys.size() == wanted.size());

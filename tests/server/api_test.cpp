@@ -29,7 +29,8 @@ TEST_CASE("while the model is loading everything but the page says so") {
   CHECK(error.at("message") == "Loading model");
   CHECK(error.at("type") == "unavailable_error");
   CHECK(error.at("code") == 503);
-  CHECK(std::any_of(response->headers.begin(), response->headers.end(), [](const auto& header) { return header.first == "Retry-After"; }));
+  CHECK(std::any_of(response->headers.begin(), response->headers.end(),
+                    [](const auto& header) { return header.first == "Retry-After"; }));
   CHECK(status_of(api, "POST /v1/chat/completions", "Host: a\r\nContent-Length: 2\r\n") == 503);
   CHECK(status_of(api, "GET /") == 200);
 }

@@ -14,11 +14,19 @@ namespace fathom::test {
 /// Offsets of the half-precision scales within a block.
 inline std::vector<size_t> half_offsets(DType type) {
   switch (type) {
-    case DType::kQ4_1: case DType::kQ5_1: case DType::kQ4_K: case DType::kQ5_K: return {0, 2};
+    case DType::kQ4_1:
+    case DType::kQ5_1:
+    case DType::kQ4_K:
+    case DType::kQ5_K: return {0, 2};
     case DType::kQ2_K: return {80, 82};
     case DType::kQ3_K: return {108};
     case DType::kQ6_K: return {208};
-    case DType::kIQ1_M: case DType::kMXFP4: case DType::kF32: case DType::kF16: case DType::kBF16: case DType::kF8_E4M3: return {};
+    case DType::kIQ1_M:
+    case DType::kMXFP4:
+    case DType::kF32:
+    case DType::kF16:
+    case DType::kBF16:
+    case DType::kF8_E4M3: return {};
     default: return {0};
   }
 }

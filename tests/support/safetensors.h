@@ -52,8 +52,7 @@ class SafetensorsFixture {
   std::vector<uint8_t> u8(const std::string& name) const { return read<uint8_t>(name, "U8"); }
 
  private:
-  template <typename T>
-  std::vector<T> read(const std::string& name, const char* dtype) const {
+  template <typename T> std::vector<T> read(const std::string& name, const char* dtype) const {
     const Entry& e = entry(name);
     if (e.dtype != dtype) throw std::runtime_error("fixture tensor " + name + " is " + e.dtype + ", expected " + dtype);
     std::vector<T> values((e.end - e.begin) / sizeof(T));

@@ -42,20 +42,14 @@ ParsedChat parse(ChatGeneration generation, ChatParserOptions options, std::stri
   size_t n_open = 0;
   for (const ChatEvent& event : events) {
     switch (event.kind) {
-      case ChatEvent::Kind::kReasoning:
-        reasoning += event.text;
-        break;
-      case ChatEvent::Kind::kContent:
-        content += event.text;
-        break;
+      case ChatEvent::Kind::kReasoning: reasoning += event.text; break;
+      case ChatEvent::Kind::kContent: content += event.text; break;
       case ChatEvent::Kind::kCallStart:
         CHECK(event.call_idx == calls.size());
         calls.push_back({event.text, "", false});
         ++n_open;
         break;
-      case ChatEvent::Kind::kCallArguments:
-        calls.at(event.call_idx).arguments += event.text;
-        break;
+      case ChatEvent::Kind::kCallArguments: calls.at(event.call_idx).arguments += event.text; break;
       case ChatEvent::Kind::kCallEnd:
         calls.at(event.call_idx).complete = event.complete;
         --n_open;

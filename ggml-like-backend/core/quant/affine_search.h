@@ -17,8 +17,7 @@ struct AffineFit {
 enum class Shift { kAny, kNotNegative };
 
 /// The sums that no choice of q changes.
-template <int kCount>
-inline AffineFit plain_sums(const float* x, const float* w) {
+template <int kCount> inline AffineFit plain_sums(const float* x, const float* w) {
   V8 sw = splat8(0), sx = splat8(0), sxx = splat8(0);
   for (int i = 0; i < kCount; i += 8) {
     const V8 xi = load8(x + i), wi = load8(w + i), wx = wi * xi;
@@ -49,14 +48,12 @@ inline void fit_affine(const float* x, const float* w, float scale, float shift,
 }
 
 /// Trial pairs and the sums of their q.
-template <int kTrials>
-struct AffineTrials {
+template <int kTrials> struct AffineTrials {
   alignas(64) float scale[trial_room(kTrials)], shift[trial_room(kTrials)];
   alignas(64) float wq[trial_room(kTrials)], wqq[trial_room(kTrials)], wxq[trial_room(kTrials)];
   alignas(64) float error[trial_room(kTrials)];
 
-  template <int kTop, int kCount>
-  void sum(const float* x, const float* w) {
+  template <int kTop, int kCount> void sum(const float* x, const float* w) {
     for (int t = kTrials; t < whole_lanes(kTrials); ++t) scale[t] = scale[kTrials - 1], shift[t] = shift[kTrials - 1];
     for (int t = 0; t < kTrials; t += kTrialLanes) {
       const VT s = load<VT>(scale + t), m = load<VT>(shift + t);
@@ -79,13 +76,14 @@ struct AffineTrials {
   /// The errors at the pairs themselves. `plain` has the plain sums.
   void judge(const AffineFit& plain) {
     for (int t = 0; t < kTrials; t += kTrialLanes) {
-      const VT s = load<VT>(scale + t), m = load<VT>(shift + t), q = load<VT>(wq + t), qq = load<VT>(wqq + t), xq = load<VT>(wxq + t);
+      const VT s = load<VT>(scale + t), m = load<VT>(shift + t), q = load<VT>(wq + t), qq = load<VT>(wqq + t),
+               xq = load<VT>(wxq + t);
       store(error + t, plain.wxx + s * (s * qq - 2.0f * xq) + m * (2.0f * (plain.wx - s * q) + m * plain.w));
     }
   }
 
-  /// Moves every pair to the optimum for its q; where that would need a negative scale or a forbidden shift, to the nearest
-  /// allowed pair.
+  /// Moves every pair to the optimum for its q; where that would need a negative scale or a forbidden shift, to the
+  /// nearest allowed pair.
   void solve(const AffineFit& plain, Shift allowed) {
     const VT zero = splat<VT>(0);
     const float w = plain.w, wx = plain.wx;
@@ -185,8 +183,7 @@ inline AffineFit search_affine(const float* x, const float* w, Shift allowed, fl
 }
 
 /// Squared error summed directly, with q chosen for this scale and shift.
-template <int kTop, int kCount>
-inline float affine_error(const float* x, const float* w, float scale, float shift) {
+template <int kTop, int kCount> inline float affine_error(const float* x, const float* w, float scale, float shift) {
   V8 sum = splat8(0);
   const V8 inverse = splat8(scale != 0 ? 1 / scale : 0);
   for (int i = 0; i < kCount; i += 8) {
@@ -198,8 +195,7 @@ inline float affine_error(const float* x, const float* w, float scale, float shi
   return sum8(sum);
 }
 
-template <int kTop, int kCount>
-inline void affine_codes(const float* x, float scale, float shift, uint8_t* codes) {
+template <int kTop, int kCount> inline void affine_codes(const float* x, float scale, float shift, uint8_t* codes) {
   const V8 inverse = splat8(scale != 0 ? 1 / scale : 0);
   for (int i = 0; i < kCount; i += 8) {
     const V8 q = round_clamped((load8(x + i) + splat8(shift)) * inverse, 0, kTop);

@@ -33,7 +33,8 @@ namespace avx512 {
 extern const Encoders encoders;
 }
 
-/// The sets that this machine runs, best first; there is always one. The list and what it points to live as long as the program.
+/// The sets that this machine runs, best first; there is always one. The list and what it points to live as long as the
+/// program.
 struct EncoderList {
   const Encoders* sets[3];
   int n;

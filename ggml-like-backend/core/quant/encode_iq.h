@@ -28,8 +28,7 @@ inline uint8_t split_signs(const float* x, const float* w, bool even, float* mag
 }
 
 /// A run of kPoints grid points under one scale: the choice of points for a given scale.
-template <typename Grid, int kDim, int kPoints>
-struct GridRun {
+template <typename Grid, int kDim, int kPoints> struct GridRun {
   const Grid* grid;
   const float* target;  ///< kDim * kPoints magnitudes
   const float* w;
@@ -58,8 +57,7 @@ struct GridRun {
 };
 
 /// The search common to IQ2 and IQ3. signs[i] belongs to elements 8i..8i+7.
-template <typename Grid, int kDim, int kRunElements, int kTop>
-struct SignedGridEncoder {
+template <typename Grid, int kDim, int kRunElements, int kTop> struct SignedGridEncoder {
   static constexpr int kRuns = kSuperBlock / kRunElements;
   static constexpr int kPoints = kRunElements / kDim;
   using Run = GridRun<Grid, kDim, kPoints>;
@@ -92,7 +90,6 @@ struct SignedGridEncoder {
 constexpr float kIQ2Bell = 1.85f / 43;
 constexpr float kIQ3XXSBell = 2.1f / 62;
 constexpr float kIQ3SBell = 2.1f / 15;
-
 
 inline void encode(const float* x, const float* w, BlockIQ2_XXS* out) {
   SignedGridEncoder<Grid8, 8, 32, 15> e;

@@ -9,8 +9,7 @@
 namespace fathom::quant::FATHOM_ISA {
 
 /// A run of kPoints groups of 8. The delta belongs to the whole run (IQ1_S) or to each group (IQ1_M).
-template <int kPoints, bool kDeltaPerPoint>
-struct TernaryRun {
+template <int kPoints, bool kDeltaPerPoint> struct TernaryRun {
   const float* x;
   const float* w;
 
@@ -53,8 +52,7 @@ struct TernaryRun {
 // Three levels suit Gaussian values best when the outer ones lie at 1.22 deviations.
 constexpr float kBell = 1.22f;
 
-template <typename Run, int kRunElements>
-struct TernaryEncoder {
+template <typename Run, int kRunElements> struct TernaryEncoder {
   static constexpr int kRuns = kSuperBlock / kRunElements;
   GridBlock<Run, kRuns, 7> block;
 
@@ -71,7 +69,6 @@ struct TernaryEncoder {
     block.search(scale, runs, low, high, steps, 1.0f);
   }
 };
-
 
 inline void encode(const float* x, const float* w, BlockIQ1_S* out) {
   TernaryEncoder<TernaryRun<4, false>, 32> e;

@@ -9,16 +9,14 @@
 namespace fathom::quant::FATHOM_ISA {
 
 /// y = d * k * q - dmin * m: kRuns runs of kCount elements, q in 0..kTop, k and m in 0..kMax.
-template <int kTop, int kCount, int kMax>
-struct AffineRuns {
+template <int kTop, int kCount, int kMax> struct AffineRuns {
   static constexpr int kRuns = kSuperBlock / kCount;
   HalfFactor d, dmin;
   int k[kRuns] = {};
   int m[kRuns] = {};
   uint8_t codes[kSuperBlock] = {};
 
-  template <int kTries, int kFactorTries>
-  void search(const float* x, const float* w, float clip) {
+  template <int kTries, int kFactorTries> void search(const float* x, const float* w, float clip) {
     float scaled[kSuperBlock];
     const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
     if (scale.is_zero()) return;
@@ -44,8 +42,7 @@ struct AffineRuns {
   static float clamp_k(float v) { return round_clamped(v, 0, kMax); }
 
   /// d and dmin by trial: the largest scale at kMax or up to a few steps below, the largest shift likewise.
-  template <int kTries>
-  static void search_factors(const AffineFit* fits, float* factor, float* min_factor) {
+  template <int kTries> static void search_factors(const AffineFit* fits, float* factor, float* min_factor) {
     constexpr int kTrials = kTries * kTries;
     float largest_scale = 0, largest_shift = 0;
     for (int b = 0; b < kRuns; ++b) {
@@ -84,7 +81,8 @@ struct AffineRuns {
     AffineTrials<9> trials;
     for (int i = 0; i < 3; ++i) {
       const float k_i = round_clamped(k0 + static_cast<float>(i - 1), 0, kMax), s = d.value * k_i;
-      const float m0 = dmin.value > 0 ? clamp_k((s * fit->wq - fit->wx) / (fit->w * dmin.value)) : 0;  // as long as q stays
+      const float m0 =
+          dmin.value > 0 ? clamp_k((s * fit->wq - fit->wx) / (fit->w * dmin.value)) : 0;  // as long as q stays
       for (int j = 0; j < 3; ++j) {
         const int t = 3 * i + j;
         ks[t] = k_i;
@@ -158,7 +156,6 @@ inline void pack_pairs(const uint8_t* codes, uint8_t* qs) {
     }
   }
 }
-
 
 inline void encode(const float* x, const float* w, BlockQ2_K* out) {
   AffineRuns<3, 16, 15> runs;

@@ -54,8 +54,7 @@ struct AffineBlock {
 };
 
 /// The same for y = d * q + m.
-template <int kTop>
-inline AffineBlock encode_affine(const float* x, const float* w, float clip, uint8_t* codes) {
+template <int kTop> inline AffineBlock encode_affine(const float* x, const float* w, float clip, uint8_t* codes) {
   constexpr int kTries = 6;
   float scaled[kN];
   const BlockScale scale = scaled_block<kN>(x, scaled);
@@ -108,7 +107,6 @@ inline V8 nearest_e2m1(V8 t) {
   const V8 v = magnitude < splat8(4) ? fine : magnitude < splat8(8) ? medium : coarse;
   return t < splat8(0) ? -v : v;
 }
-
 
 inline void encode(const float* x, const float* w, BlockQ4_0* out) {
   uint8_t codes[kN];
@@ -169,7 +167,8 @@ inline void encode(const float* x, const float* w, BlockMXFP4* out) {
     V8 sum = splat8(0);
     for (int i = 0; i < kN; i += 8) {
       const V8 xi = load8(scaled + i);
-      const V8 error = xi - nearest_e2m1(xi * splat8(__builtin_ldexpf(1.0f, -power))) * splat8(__builtin_ldexpf(1.0f, power));
+      const V8 error =
+          xi - nearest_e2m1(xi * splat8(__builtin_ldexpf(1.0f, -power))) * splat8(__builtin_ldexpf(1.0f, power));
       sum += load8(w + i) * error * error;
     }
     if (sum8(sum) < best_error) {

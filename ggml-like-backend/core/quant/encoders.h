@@ -8,8 +8,7 @@
 
 namespace fathom::quant::FATHOM_ISA {
 
-template <typename Block>
-void encode_as(const float* x, const float* w, void* block) {
+template <typename Block> void encode_as(const float* x, const float* w, void* block) {
   encode(x, w, static_cast<Block*>(block));
 }
 

@@ -10,7 +10,9 @@ const EncoderList& usable_encoders() {
     EncoderList l{};
 #ifdef __x86_64__
     const bool has_avx2 = __builtin_cpu_supports("avx2");
-    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) l.sets[l.n++] = &avx512::encoders;
+    if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+      l.sets[l.n++] = &avx512::encoders;
     if (has_avx2) l.sets[l.n++] = &avx2::encoders;
 #endif
     l.sets[l.n++] = &portable::encoders;

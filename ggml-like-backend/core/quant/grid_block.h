@@ -10,8 +10,7 @@
 namespace fathom::quant::FATHOM_ISA {
 
 /// The best scale of a run, between `low` and `high`, in `steps` geometric steps, settled by least squares.
-template <typename Run>
-inline ScaleFit search_run(const Run& run, float low, float high, int steps) {
+template <typename Run> inline ScaleFit search_run(const Run& run, float low, float high, int steps) {
   ScaleFit best;
   const float ratio = __builtin_powf(high / low, 1 / static_cast<float>(steps - 1));
   float s = low;
@@ -29,8 +28,7 @@ inline ScaleFit search_run(const Run& run, float low, float high, int steps) {
 
 /// A block of kRuns runs whose scales are unit * (2k + 1), k in 0..kTop. Finds unit (a half times `unit_of_d`), the ks
 /// and the points.
-template <typename Run, int kRuns, int kTop>
-struct GridBlock {
+template <typename Run, int kRuns, int kTop> struct GridBlock {
   HalfFactor d;
   int k[kRuns] = {};
   typename Run::Choice choices[kRuns] = {};

@@ -7,8 +7,7 @@
 namespace fathom::quant::FATHOM_ISA {
 
 /// cost[p] = sum over the half's elements of cell[j][digit j of p], digit 0 the fastest.
-template <int kHalfDim, int kLevels, int kHalf>
-inline void half_costs(const float (*cell)[kLevels], float* cost) {
+template <int kHalfDim, int kLevels, int kHalf> inline void half_costs(const float (*cell)[kLevels], float* cost) {
   constexpr int kPair = kLevels * kLevels;
   if constexpr (kHalfDim == 2) {
     for (int b = 0; b < kLevels; ++b) {
@@ -30,8 +29,7 @@ struct GridChoice {
 };
 
 /// target[kDim] in units of the levels, any sign; w[kDim] positive.
-template <typename G>
-inline GridChoice nearest(const G& grid, const float* target, const float* w) {
+template <typename G> inline GridChoice nearest(const G& grid, const float* target, const float* w) {
   constexpr int kDim = G::kDim, kLevels = G::kLevels, kHalfDim = G::kHalfDim, kHalf = G::kHalf;
   float cell[kDim][kLevels];
   int pattern = 0;

@@ -11,8 +11,7 @@ namespace fathom::quant {
 namespace {
 
 /// The memory of a grid. `points` are bytes of levels, as in codebooks.h; `neighbours` is the length of the lists.
-template <typename G>
-class GridMemory {
+template <typename G> class GridMemory {
  public:
   template <typename Word>
   GridMemory(const Word* points, int n_points, const std::array<float, G::kLevels>& levels, int neighbours);
@@ -28,7 +27,8 @@ class GridMemory {
 
 template <typename G>
 template <typename Word>
-GridMemory<G>::GridMemory(const Word* points, int n_points, const std::array<float, G::kLevels>& levels, int neighbours) {
+GridMemory<G>::GridMemory(const Word* points, int n_points, const std::array<float, G::kLevels>& levels,
+                          int neighbours) {
   constexpr int kDim = G::kDim, kLevels = G::kLevels, kHalfDim = G::kHalfDim, kHalf = G::kHalf;
   for (int l = 0; l + 1 < kLevels; ++l) grid_.thresholds[l] = 0.5f * (levels[l] + levels[l + 1]);
   values_.resize(static_cast<size_t>(n_points * kDim));

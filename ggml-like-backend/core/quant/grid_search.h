@@ -11,8 +11,7 @@
 namespace fathom::quant {
 
 /// One grid, made for searching. Views memory that lives as long as the program.
-template <int kGridDim, int kGridLevels>
-struct Grid {
+template <int kGridDim, int kGridLevels> struct Grid {
   static constexpr int kDim = kGridDim, kLevels = kGridLevels;
   static constexpr int kHalfDim = kDim / 2;
   static constexpr int kHalf = kLevels == 3 ? 81 : 64;  ///< patterns of a half: kLevels^kHalfDim
@@ -22,10 +21,10 @@ struct Grid {
   };
   float levels[kLevels];
   float thresholds[kLevels - 1];
-  int neighbours;           ///< length of a list
-  const float* values;      ///< [points][kDim]
-  const HalfCodes* codes;   ///< [points]
-  const uint16_t* lists;    ///< [kHalf * kHalf][neighbours]
+  int neighbours;          ///< length of a list
+  const float* values;     ///< [points][kDim]
+  const HalfCodes* codes;  ///< [points]
+  const uint16_t* lists;   ///< [kHalf * kHalf][neighbours]
 
   /// kDim levels of a point.
   const float* point(int index) const { return values + index * kDim; }

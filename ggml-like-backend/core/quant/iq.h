@@ -29,8 +29,7 @@ inline void decode(const BlockIQ4_XS& b, float* y) {
 }
 
 /// kElements magnitudes in the bytes of `grid`, negated where `signs` has a bit.
-template <int kElements>
-inline void decode_signed(uint64_t grid, unsigned signs, float scale, float* y) {
+template <int kElements> inline void decode_signed(uint64_t grid, unsigned signs, float scale, float* y) {
   for (int j = 0; j < kElements; ++j) {
     const float magnitude = scale * static_cast<float>((grid >> (8 * j)) & 255u);
     y[j] = (signs >> j) & 1u ? -magnitude : magnitude;

@@ -51,7 +51,8 @@ void block_weights(const float* importance, int n, float* w) {
   for (int i = 0; i < n; ++i) w[i] = static_cast<float>(importance[i] * to_mean_one) + 1e-3f;
 }
 
-void encode_blocks(quant::EncodeBlock encode, const DTypeInfo& info, const float* src, void* dst, int64_t n, const float* importance) {
+void encode_blocks(quant::EncodeBlock encode, const DTypeInfo& info, const float* src, void* dst, int64_t n,
+                   const float* importance) {
   auto* block = static_cast<std::byte*>(dst);
   float w[kSuperBlock];
   std::fill(w, w + kSuperBlock, 1.0f);
@@ -61,8 +62,7 @@ void encode_blocks(quant::EncodeBlock encode, const DTypeInfo& info, const float
   }
 }
 
-template <typename Convert>
-void convert_to_16(const float* src, void* dst, int64_t n, Convert convert) {
+template <typename Convert> void convert_to_16(const float* src, void* dst, int64_t n, Convert convert) {
   auto* bytes = static_cast<char*>(dst);
   for (int64_t i = 0; i < n; ++i) {
     const uint16_t half = convert(src[i]);
@@ -80,7 +80,8 @@ void quantize_row(DType dtype, const float* src, void* dst, int64_t n, const flo
   quantize_row_by(*quant::usable_encoders().sets[0], dtype, src, dst, n, importance);
 }
 
-void quantize_row_by(const quant::Encoders& encoders, DType dtype, const float* src, void* dst, int64_t n, const float* importance) {
+void quantize_row_by(const quant::Encoders& encoders, DType dtype, const float* src, void* dst, int64_t n,
+                     const float* importance) {
   if (n == 0) return;
   const DTypeInfo& info = dtype_info(dtype);
   FATHOM_CHECK(can_quantize(dtype), std::string(info.name) + " is not a type to quantize to");

@@ -19,15 +19,11 @@ struct ScaleFit {
 };
 
 /// Levels kLow, kLow + 1 ... kHigh.
-template <int kLow, int kHigh>
-struct IntegerLevels {
+template <int kLow, int kHigh> struct IntegerLevels {
   static constexpr float kLowest = kLow;
   static constexpr float kHighest = kHigh;
   static constexpr bool kHasZero = kLow <= 0 && kHigh >= 0;
-  template <typename V>
-  static V nearest(V t) {
-    return round_clamped(t, kLow, kHigh);
-  }
+  template <typename V> static V nearest(V t) { return round_clamped(t, kLow, kHigh); }
   /// Stored codes of eight levels.
   static void store_codes(uint8_t* codes, V8 levels) { store_bytes(codes, levels - splat8(kLow)); }
 };
@@ -38,8 +34,7 @@ struct IQ4Levels {
   static constexpr float kHighest = 113;
   static constexpr bool kHasZero = false;
 
-  template <typename V>
-  static V nearest(V t) {
+  template <typename V> static V nearest(V t) {
     // Twice a midpoint between two of the levels is an integer, so the nearest level is a function of floor(2 t).
     constexpr float kOffset = IQ4Nearest::kOffset;
     const V u = least(most(t * splat<V>(2) + splat<V>(kOffset), splat<V>(0)), splat<V>(2 * kOffset - 1));
@@ -59,8 +54,7 @@ struct IQ4Levels {
 };
 
 /// Chooses the nearest level for every x / scale.
-template <typename Levels, int kCount>
-inline ScaleFit fit_levels(const float* x, const float* w, float inverse_scale) {
+template <typename Levels, int kCount> inline ScaleFit fit_levels(const float* x, const float* w, float inverse_scale) {
   V8 xv = splat8(0), vv = splat8(0);
   for (int i = 0; i < kCount; i += 8) {
     const V8 xi = load8(x + i);
@@ -114,8 +108,7 @@ inline ScaleFit search_scale(const float* x, const float* w, float from, float t
 }
 
 /// Weighted squared error of kCount elements at their nearest levels, summed directly: exact where the data is.
-template <typename Levels, int kCount>
-inline float level_error(const float* x, const float* w, float scale) {
+template <typename Levels, int kCount> inline float level_error(const float* x, const float* w, float scale) {
   V8 sum = splat8(0);
   const float inverse = scale != 0 ? 1 / scale : 0;
   for (int i = 0; i < kCount; i += 8) {
@@ -127,15 +120,13 @@ inline float level_error(const float* x, const float* w, float scale) {
 }
 
 /// Writes the stored codes of kCount elements.
-template <typename Levels, int kCount>
-inline void level_codes(const float* x, float scale, uint8_t* codes) {
+template <typename Levels, int kCount> inline void level_codes(const float* x, float scale, uint8_t* codes) {
   const float inverse = scale != 0 ? 1 / scale : 0;
   for (int i = 0; i < kCount; i += 8) Levels::store_codes(codes + i, Levels::nearest(load8(x + i) * splat8(inverse)));
 }
 
 /// Nearest of kLow, kLow + kStep, ... kHigh.
-template <int kLow, int kHigh, int kStep>
-inline int nearest_step(float k) {
+template <int kLow, int kHigh, int kStep> inline int nearest_step(float k) {
   return kLow + kStep * static_cast<int>(round_clamped((k - kLow) * (1.0f / kStep), 0, (kHigh - kLow) / kStep));
 }
 
@@ -169,7 +160,8 @@ inline float search_block_factor(const ScaleFit* fits) {
       VT kx = splat<VT>(0), kk = splat<VT>(0);
       for (int b = 0; b < kRuns; ++b) {
         const VT steps = (inverse * scales[b] - static_cast<float>(kLow)) * (1.0f / kStep);
-        const VT k = round_clamped(steps, 0, (kHigh - kLow) / kStep) * static_cast<float>(kStep) + static_cast<float>(kLow);
+        const VT k =
+            round_clamped(steps, 0, (kHigh - kLow) / kStep) * static_cast<float>(kStep) + static_cast<float>(kLow);
         kx += k * fits[b].xv;
         kk += k * k * fits[b].vv;
       }
@@ -189,19 +181,18 @@ inline float search_block_factor(const ScaleFit* fits) {
 }
 
 /// y = d * k * level: kRuns runs of kCount elements, each with an integer scale k in [kLow, kHigh].
-template <typename Levels, int kCount, int kLow, int kHigh>
-struct ScaledRuns {
+template <typename Levels, int kCount, int kLow, int kHigh> struct ScaledRuns {
   static constexpr int kRuns = kSuperBlock / kCount;
   HalfFactor d;
   int k[kRuns] = {};
   uint8_t codes[kSuperBlock];
 
   /// x in the units of `scale`. kSteps and the two numbers go to search_scale.
-  template <int kSteps>
-  void search(const BlockScale& scale, const float* x, const float* w, float from, float to) {
+  template <int kSteps> void search(const BlockScale& scale, const float* x, const float* w, float from, float to) {
     ScaleFit fits[kRuns];
-    for (int b = 0; b < kRuns; ++b) fits[b] = search_scale<Levels, kCount, kSteps>(x + b * kCount, w + b * kCount, from, to);
-    float factor = search_block_factor<kRuns, kLow, kHigh, 1, kHigh >= 100 ? 4 : 16>(fits);
+    for (int b = 0; b < kRuns; ++b)
+      fits[b] = search_scale<Levels, kCount, kSteps>(x + b * kCount, w + b * kCount, from, to);
+    float factor = search_block_factor < kRuns, kLow, kHigh, 1, kHigh >= 100 ? 4 : 16 > (fits);
     // With d fixed, each run takes the best integer near its own optimum; then d follows, and once more.
     for (int round = 0; round < 3; ++round) {
       d = scale.to_half(factor);

@@ -92,10 +92,9 @@ static inline __m256 scaled_signed_bytes(__m128i bytes, float factor) {
 /// The 8 six-bit scales and minima of Q4_K and Q5_K.
 static inline void k_scales_mins(const uint8_t* packed, float d, float dmin, float* scale, float* min) {
   const uint32_t a = load_u32(packed), b = load_u32(packed + 4), c = load_u32(packed + 8);
-  const uint64_t scales = (a & 0x3f3f3f3fu) |
-                          static_cast<uint64_t>((c & 0x0f0f0f0fu) | ((a >> 2) & 0x30303030u)) << 32;
-  const uint64_t mins = (b & 0x3f3f3f3fu) |
-                        static_cast<uint64_t>(((c >> 4) & 0x0f0f0f0fu) | ((b >> 2) & 0x30303030u)) << 32;
+  const uint64_t scales = (a & 0x3f3f3f3fu) | static_cast<uint64_t>((c & 0x0f0f0f0fu) | ((a >> 2) & 0x30303030u)) << 32;
+  const uint64_t mins = (b & 0x3f3f3f3fu) | static_cast<uint64_t>(((c >> 4) & 0x0f0f0f0fu) | ((b >> 2) & 0x30303030u))
+                                                << 32;
   _mm256_storeu_ps(scale, scaled_bytes(scales, d));
   _mm256_storeu_ps(min, scaled_bytes(mins, -dmin));
 }
@@ -165,11 +164,12 @@ static inline void decode(const BlockQ2_K& b, uint8_t* u, float* scale, float* m
 /// The 16 six-bit scales of Q3_K, minus 32, as bytes.
 static inline __m128i q3_k_scales(const uint8_t* packed) {
   const uint32_t a = load_u32(packed), b = load_u32(packed + 4), c = load_u32(packed + 8);
-  const __m128i low = _mm_and_si128(_mm_set_epi32(static_cast<int>(b >> 4), static_cast<int>(a >> 4),
-                                                  static_cast<int>(b), static_cast<int>(a)), _mm_set1_epi8(15));
-  const __m128i high = _mm_and_si128(_mm_set_epi32(static_cast<int>(c >> 2), static_cast<int>(c),
-                                                   static_cast<int>(c << 2), static_cast<int>(c << 4)),
-                                     _mm_set1_epi8(0x30));
+  const __m128i low = _mm_and_si128(
+      _mm_set_epi32(static_cast<int>(b >> 4), static_cast<int>(a >> 4), static_cast<int>(b), static_cast<int>(a)),
+      _mm_set1_epi8(15));
+  const __m128i high = _mm_and_si128(
+      _mm_set_epi32(static_cast<int>(c >> 2), static_cast<int>(c), static_cast<int>(c << 2), static_cast<int>(c << 4)),
+      _mm_set1_epi8(0x30));
   return _mm_sub_epi8(_mm_or_si128(low, high), _mm_set1_epi8(32));
 }
 
@@ -241,8 +241,8 @@ static inline void decode(const BlockIQ2_XS& b, uint8_t* u, float* scale, float*
   for (int ib = 0; ib < 8; ++ib) {
     uint16_t q[4];
     _mm_storeu_si64(q, _mm_loadu_si64(&b.qs[4 * ib]));
-    const __m256i grid = four_words(kIQ2XSGrid[q[0] & 511], kIQ2XSGrid[q[1] & 511], kIQ2XSGrid[q[2] & 511],
-                                    kIQ2XSGrid[q[3] & 511]);
+    const __m256i grid =
+        four_words(kIQ2XSGrid[q[0] & 511], kIQ2XSGrid[q[1] & 511], kIQ2XSGrid[q[2] & 511], kIQ2XSGrid[q[3] & 511]);
     const __m256i signs = four_words(kSignBytes[kEvenSigns[q[0] >> 9]], kSignBytes[kEvenSigns[q[1] >> 9]],
                                      kSignBytes[kEvenSigns[q[2] >> 9]], kSignBytes[kEvenSigns[q[3] >> 9]]);
     store32(u + 32 * ib, signed_grid(grid, signs, IQ2_XS::kOffset));

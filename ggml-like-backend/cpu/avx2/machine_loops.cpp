@@ -10,7 +10,8 @@ constexpr int kChains = 12;  // of 16 registers
 uint64_t read(const std::byte* p, size_t n) {
   __m256i sum[4] = {};
   for (size_t i = 0; i < n; i += 512) {
-    for (int j = 0; j < 16; ++j) sum[j % 4] = _mm256_xor_si256(sum[j % 4], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i) + j));
+    for (int j = 0; j < 16; ++j)
+      sum[j % 4] = _mm256_xor_si256(sum[j % 4], _mm256_load_si256(reinterpret_cast<const __m256i*>(p + i) + j));
   }
   sum[0] = _mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3]));
   return static_cast<uint64_t>(_mm256_extract_epi64(sum[0], 0) ^ _mm256_extract_epi64(sum[0], 3));

@@ -1,7 +1,7 @@
 // Matrix kernels of F32, F16 and BF16 weights: dot products in f32.
 //
-// Each result is one chain of fused multiply-adds over vectors of 8 along k, the last one padded with zeros, and one sum across
-// lanes at the end, whatever the tile shape.
+// Each result is one chain of fused multiply-adds over vectors of 8 along k, the last one padded with zeros, and one
+// sum across lanes at the end, whatever the tile shape.
 #include <immintrin.h>
 
 #include "cpu/isa_tables.h"
@@ -58,7 +58,7 @@ void multiply_tile(const uint8_t* w, int64_t stride, int64_t k, const float* con
   int64_t i = 0;
   for (; i + 8 <= k; i += 8) {
     // Of the rows after these, as many bytes as are read here.
-    prefetcher.lines<kR * static_cast<int>(sizeof(Stored)) * 8 / 64>();
+    prefetcher.lines<kR* static_cast<int>(sizeof(Stored)) * 8 / 64>();
 #pragma GCC unroll 8
     for (int c = 0; c < kC; ++c) x[c] = _mm256_loadu_ps(act[c] + i);
     multiply(x, [&](int r) { return reinterpret_cast<const Stored*>(w + r * stride) + i; });
@@ -107,8 +107,7 @@ void multiply_rows(const MatmulTask& task, int64_t row, int begin, int end, cons
   }
 }
 
-template <typename T>
-void matmul_float(const MatmulTask& task) {
+template <typename T> void matmul_float(const MatmulTask& task) {
   // Activations of a pass should stay in the second-level cache while the rows go by.
   constexpr int64_t kPassBytes = 256 << 10;
   const int64_t fitting = kPassBytes / (task.k * 4 + 1) / kColumns * kColumns;
@@ -119,11 +118,14 @@ void matmul_float(const MatmulTask& task) {
     for (; row + kRows <= task.row_end; row += kRows) {
       const std::byte* here = task.w + row * task.row_stride_bytes;
       const bool last = row + 2 * kRows > task.row_end;
-      const std::byte* ahead = !last ? here + kRows * task.row_stride_bytes : task.next_w != nullptr ? task.next_w : here;
+      const std::byte* ahead = !last                    ? here + kRows * task.row_stride_bytes
+                               : task.next_w != nullptr ? task.next_w
+                                                        : here;
       multiply_rows<T, kRows>(task, row, begin, end, reinterpret_cast<const uint8_t*>(ahead));
     }
     for (; row < task.row_end; ++row) {
-      multiply_rows<T, 1>(task, row, begin, end, reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes);
+      multiply_rows<T, 1>(task, row, begin, end,
+                          reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes);
     }
   }
 }

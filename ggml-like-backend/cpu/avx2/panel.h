@@ -32,7 +32,8 @@ struct Panel {
 template <typename Format>
 static constexpr int kMultiplyLines = (Format::kBytes * 32 / Format::kElements * kRows / 64 + 2) / 4;
 template <typename Format>
-static constexpr int kUnpackLines = (Format::kBytes * kRows + 63) / 64 - kMultiplyLines<Format> * (Format::kElements / 32);
+static constexpr int kUnpackLines = (Format::kBytes * kRows + 63) / 64 - kMultiplyLines<Format>*(Format::kElements /
+                                                                                                 32);
 
 static inline __m256i broadcast4(const void* p) {
   int32_t value;
@@ -46,8 +47,7 @@ static inline __m256 broadcast_float(const void* p) {
 }
 
 /// How many products of two pairs u * q fit into 16 bits; 0: not even one, the weights are multiplied as signed bytes.
-template <typename Format>
-static constexpr int kDepth = Format::kMaxU == 255 ? 0 : 32767 / (Format::kMaxU * 127 * 2);
+template <typename Format> static constexpr int kDepth = Format::kMaxU == 255 ? 0 : 32767 / (Format::kMaxU * 127 * 2);
 
 /// sum[c] += u * q over kGroups groups of four bytes, as int32 per row.
 template <typename Format, int kGroups, int kC>
@@ -110,8 +110,9 @@ static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t
       __m256i sum[kC];
 #pragma GCC unroll 8
       for (int c = 0; c < kC; ++c) {
-        sum[c] = Format::kOffset != 0 && kDepth<Format> != 0 ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h)
-                                                             : _mm256_setzero_si256();
+        sum[c] = Format::kOffset != 0 && kDepth<Format> != 0
+                     ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h)
+                     : _mm256_setzero_si256();
       }
       multiply_groups<Format, kGroups, kC>(panel.u + b * 8 + h * kGroups, columns, at + 4 * h * kGroups, sum);
       const __m256 scale = _mm256_load_ps(panel.scale[b * kHalves + h]);
@@ -171,14 +172,14 @@ static inline void multiply_columns(const Panel* panels, const RowGroup* groups,
   ahead.go_on();
 }
 
-template <typename Format>
-static inline void matmul(const MatmulTask& task) {
+template <typename Format> static inline void matmul(const MatmulTask& task) {
   Panel panels[kRowGroups];
   const auto n_blocks = static_cast<int>(task.k / 32);
   constexpr int kPerBlock = Format::kElements / 32;
   const auto* w = reinterpret_cast<const uint8_t*>(task.w);
   const auto* next = reinterpret_cast<const uint8_t*>(task.next_w);
-  // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level cache.
+  // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level
+  // cache.
   const int tile_groups = task.n_cols <= 4 ? 2 : kRowGroups;
   const int tile_rows = kRows * tile_groups;
   Prefetcher prefetcher;
@@ -196,7 +197,8 @@ static inline void matmul(const MatmulTask& task) {
       RowGroup& group = groups[n_groups];
       const int64_t first = row + 8 * n_groups;
       const int64_t n = task.row_end - first < 8 ? task.row_end - first : 8;
-      group.mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+      group.mask =
+          _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
       for (int i = 0; i < 8; ++i) {
         const int64_t at = first + (i < n ? i : n - 1);
         group.rows[i] = w + at * task.row_stride_bytes;

@@ -34,8 +34,8 @@ void quantize_act_avx2(ActFormat format, const float* x, void* act, int64_t k) {
     const __m256 inverse = _mm256_set1_ps(top > 0x1p-120f ? 127.0f / top : 0.0f);
     const auto rounded = [&](__m256 v) { return _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)); };
     // The packs interleave 128-bit halves; one permutation of 32-bit groups puts the bytes in order.
-    const __m256i words = _mm256_packs_epi16(_mm256_packs_epi32(rounded(x0), rounded(x1)),
-                                             _mm256_packs_epi32(rounded(x2), rounded(x3)));
+    const __m256i words =
+        _mm256_packs_epi16(_mm256_packs_epi32(rounded(x0), rounded(x1)), _mm256_packs_epi32(rounded(x2), rounded(x3)));
     const __m256i q = _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(block->q), q);
     block->d = top > 0x1p-120f ? top / 127.0f : 0.0f;
@@ -47,7 +47,9 @@ void quantize_act_avx2(ActFormat format, const float* x, void* act, int64_t k) {
         block->s[0] = float_bits(static_cast<float>(low));
         block->s[1] = float_bits(static_cast<float>(high));
         break;
-      case ActKind::kOffset32: block->s[0] = static_cast<uint32_t>(-format.offset * (low + high)), block->s[1] = 0; break;
+      case ActKind::kOffset32:
+        block->s[0] = static_cast<uint32_t>(-format.offset * (low + high)), block->s[1] = 0;
+        break;
       case ActKind::kOffset16:
         block->s[0] = static_cast<uint32_t>(-format.offset * low);
         block->s[1] = static_cast<uint32_t>(-format.offset * high);

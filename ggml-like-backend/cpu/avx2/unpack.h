@@ -6,8 +6,8 @@
 
 namespace fathom::cpu::avx2 {
 
-using Bytes = __m256i;   ///< four bytes of each row
-using Floats = __m256;   ///< one number of each row
+using Bytes = __m256i;                      ///< four bytes of each row
+using Floats = __m256;                      ///< one number of each row
 static constexpr int kFullRangeOffset = 0;  ///< panels hold signed bytes of weights as they are
 
 static inline Bytes splat8(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }

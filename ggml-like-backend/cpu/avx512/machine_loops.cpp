@@ -10,7 +10,8 @@ constexpr int kChains = 24;  // enough independent accumulators to hide 4 cycles
 uint64_t read(const std::byte* p, size_t n) {
   __m512i sum[4] = {};
   for (size_t i = 0; i < n; i += 512) {
-    for (int j = 0; j < 8; ++j) sum[j % 4] = _mm512_xor_si512(sum[j % 4], _mm512_load_si512(p + i + 64 * static_cast<size_t>(j)));
+    for (int j = 0; j < 8; ++j)
+      sum[j % 4] = _mm512_xor_si512(sum[j % 4], _mm512_load_si512(p + i + 64 * static_cast<size_t>(j)));
   }
   sum[0] = _mm512_xor_si512(_mm512_xor_si512(sum[0], sum[1]), _mm512_xor_si512(sum[2], sum[3]));
   return static_cast<uint64_t>(_mm512_reduce_add_epi64(sum[0]));

@@ -86,8 +86,7 @@ void multiply_rows(const MatmulTask& task, int64_t row, int begin, int end, cons
   }
 }
 
-template <typename T>
-void matmul_float(const MatmulTask& task) {
+template <typename T> void matmul_float(const MatmulTask& task) {
   // Activations of a pass should stay in the second-level cache while the rows go by.
   constexpr int64_t kPassBytes = 512 << 10;
   const int64_t fitting = kPassBytes / (task.k * 4 + 1) / kColumns * kColumns;
@@ -98,11 +97,14 @@ void matmul_float(const MatmulTask& task) {
     for (; row + kRows <= task.row_end; row += kRows) {
       const std::byte* here = task.w + row * task.row_stride_bytes;
       const bool last = row + 2 * kRows > task.row_end;
-      const std::byte* ahead = !last ? here + kRows * task.row_stride_bytes : task.next_w != nullptr ? task.next_w : here;
+      const std::byte* ahead = !last                    ? here + kRows * task.row_stride_bytes
+                               : task.next_w != nullptr ? task.next_w
+                                                        : here;
       multiply_rows<T, kRows>(task, row, begin, end, reinterpret_cast<const uint8_t*>(ahead));
     }
     for (; row < task.row_end; ++row) {
-      multiply_rows<T, 1>(task, row, begin, end, reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes);
+      multiply_rows<T, 1>(task, row, begin, end,
+                          reinterpret_cast<const uint8_t*>(task.w) + row * task.row_stride_bytes);
     }
   }
 }

@@ -1,8 +1,8 @@
 // Integer matrix product over panels: the core of all quantized AVX-512 kernels.
 //
 // A panel is 16 weight rows of a run of k, unpacked to unsigned bytes: vector g holds for each of the 16 rows its bytes
-// 4g..4g+3, so one vpdpbusd with four broadcast activation bytes advances 16 dot products, and the accumulators' lanes are
-// rows. Scales are vectors over rows too, so nothing is ever summed across lanes.
+// 4g..4g+3, so one vpdpbusd with four broadcast activation bytes advances 16 dot products, and the accumulators' lanes
+// are rows. Scales are vectors over rows too, so nothing is ever summed across lanes.
 //
 // For each block of 32 along k, exactly, in this order, whatever the tile shape:
 //   i   = sum(u * q) - offset * sum(q)                                (int32, exact)
@@ -47,7 +47,8 @@ static inline __m512 broadcast_float(const void* p) { return _mm512_castsi512_ps
 template <typename Format>
 static constexpr int kMultiplyLines = (Format::kBytes * 32 / Format::kElements * 32 / 64 + 2) / 4;
 template <typename Format>
-static constexpr int kUnpackLines = (Format::kBytes * 16 + 63) / 64 - kMultiplyLines<Format> * (Format::kElements / 32) / 2;
+static constexpr int kUnpackLines = (Format::kBytes * 16 + 63) / 64 - kMultiplyLines<Format>*(Format::kElements / 32) /
+                                                                          2;
 
 /// y[c][16 r + lane] += panels[r] * act[c] over n_blocks blocks of 32; starts from zero if `first`.
 template <typename Format, int kR, int kC>
@@ -59,7 +60,8 @@ static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_
   __m512 acc[kR][kC];
   for (int c = 0; c < kC; ++c) {
     columns[c] = act[c];
-    for (int r = 0; r < kR; ++r) acc[r][c] = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows[r], y[c] + 16 * r);
+    for (int r = 0; r < kR; ++r)
+      acc[r][c] = first ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(rows[r], y[c] + 16 * r);
   }
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
@@ -70,8 +72,8 @@ static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_
       __m512i sum[kR][kC];
 #pragma GCC unroll 8
       for (int c = 0; c < kC; ++c) {
-        const __m512i start = Format::kOffset != 0 ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h)
-                                                   : _mm512_setzero_si512();
+        const __m512i start =
+            Format::kOffset != 0 ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h) : _mm512_setzero_si512();
         for (int r = 0; r < kR; ++r) sum[r][c] = start;
       }
 #pragma GCC unroll 8
@@ -135,8 +137,12 @@ static inline void multiply_columns(const Panel* panels, int n_blocks, const Mat
       case 2: multiply_tile<Format, kR, 2>(panels, n_blocks, act, y, rows, first, ahead); break;
       case 3: multiply_tile<Format, kR, 3>(panels, n_blocks, act, y, rows, first, ahead); break;
       case 4: multiply_tile<Format, kR, 4>(panels, n_blocks, act, y, rows, first, ahead); break;
-      case 5: if constexpr (kMaxC >= 5) multiply_tile<Format, kR, 5>(panels, n_blocks, act, y, rows, first, ahead); break;
-      case 6: if constexpr (kMaxC >= 6) multiply_tile<Format, kR, 6>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 5:
+        if constexpr (kMaxC >= 5) multiply_tile<Format, kR, 5>(panels, n_blocks, act, y, rows, first, ahead);
+        break;
+      case 6:
+        if constexpr (kMaxC >= 6) multiply_tile<Format, kR, 6>(panels, n_blocks, act, y, rows, first, ahead);
+        break;
     }
     column += width;
     ahead.hold();  // the first tile has prefetched this chunk's share
@@ -150,14 +156,14 @@ struct RowGroup {
   __mmask16 mask;
 };
 
-template <typename Format>
-static inline void matmul(const MatmulTask& task) {
+template <typename Format> static inline void matmul(const MatmulTask& task) {
   Panel panels[kRowGroups];
   const auto n_blocks = static_cast<int>(task.k / 32);
   constexpr int kPerBlock = Format::kElements / 32;
   const auto* w = reinterpret_cast<const uint8_t*>(task.w);
   const auto* next = reinterpret_cast<const uint8_t*>(task.next_w);
-  // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level cache.
+  // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level
+  // cache.
   const int tile_rows = task.n_cols <= 4 ? 16 : 16 * kRowGroups;
   Prefetcher prefetcher;
   // The first tile at once; where the last call announced it, the lines are there and this costs little.

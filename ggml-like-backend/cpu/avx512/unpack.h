@@ -6,8 +6,8 @@
 
 namespace fathom::cpu::avx512 {
 
-using Bytes = __m512i;   ///< four bytes of each row
-using Floats = __m512;   ///< one number of each row
+using Bytes = __m512i;                        ///< four bytes of each row
+using Floats = __m512;                        ///< one number of each row
 static constexpr int kFullRangeOffset = 128;  ///< panels hold signed bytes of weights as w + 128
 
 static inline Bytes splat8(int v) { return _mm512_set1_epi8(static_cast<char>(v)); }
@@ -49,7 +49,8 @@ static inline void transpose32(const uint8_t* const* rows, int64_t offset, Bytes
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
     const auto pair = [&](int first) {
-      return _mm512_inserti64x4(_mm512_castsi256_si512(load32(rows[first] + offset)), load32(rows[first + 4] + offset), 1);
+      return _mm512_inserti64x4(_mm512_castsi256_si512(load32(rows[first] + offset)), load32(rows[first + 4] + offset),
+                                1);
     };
     const Bytes a = pair(j), b = pair(j + 8);
     low[j] = _mm512_shuffle_i32x4(a, b, 0x88);
@@ -106,14 +107,14 @@ static inline Bytes byte_of(Bytes v, int j) {
 }
 /// Byte j of every lane as a signed number times 2^24.
 static inline Bytes signed_byte_of(Bytes v, int j) {
-  return _mm512_shuffle_epi8(v, _mm512_set4_epi32(0x0c808080 | j << 24, 0x08808080 | j << 24, 0x04808080 | j << 24,
-                                                  0x00808080 | j << 24));
+  return _mm512_shuffle_epi8(
+      v, _mm512_set4_epi32(0x0c808080 | j << 24, 0x08808080 | j << 24, 0x04808080 | j << 24, 0x00808080 | j << 24));
 }
 
 /// Adds bits 4g..4g+3 of each lane of `high` as the fifth bits of group g.
 static inline void add_fifth_bits(Bytes high, Bytes* u) {
-  // Byte j of group g needs bit 4g + j at position 4: the eight bits from 4g + j - 4 on, modulo 64, of the lane's half of
-  // a 64-bit word.
+  // Byte j of group g needs bit 4g + j at position 4: the eight bits from 4g + j - 4 on, modulo 64, of the lane's half
+  // of a 64-bit word.
   const Bytes start = _mm512_set1_epi64(static_cast<long long>(0x1f1e1d1cfffefdfcULL));
   const Bytes bit = splat8(0x10);
 #pragma GCC unroll 8

@@ -34,18 +34,18 @@ struct Mixture {
 
 struct Layout {
   std::byte* groups;
-  std::byte* acts[4];        ///< x quantized for experts.gate, experts.up, shared.gate, shared.up; equal formats share
+  std::byte* acts[4];  ///< x quantized for experts.gate, experts.up, shared.gate, shared.up; equal formats share
   size_t act_bytes[4];
-  float* hidden;             ///< [hidden rows, width] silu(gate) * up
-  float* up;                 ///< [hidden rows, width]
-  std::byte* down_acts;      ///< [hidden rows] quantized for the down matrices
+  float* hidden;         ///< [hidden rows, width] silu(gate) * up
+  float* up;             ///< [hidden rows, width]
+  std::byte* down_acts;  ///< [hidden rows] quantized for the down matrices
   size_t down_act_bytes;
-  float* outputs;            ///< [hidden rows, D]
-  const void** act_rows;     ///< [gate, up][hidden rows] in group order
-  const void** down_rows;    ///< [hidden rows] in group order
-  float** gate_rows;         ///< [hidden rows] in group order: where gate results go
-  float** up_rows;           ///< likewise
-  float** output_rows;       ///< likewise
+  float* outputs;          ///< [hidden rows, D]
+  const void** act_rows;   ///< [gate, up][hidden rows] in group order
+  const void** down_rows;  ///< [hidden rows] in group order
+  float** gate_rows;       ///< [hidden rows] in group order: where gate results go
+  float** up_rows;         ///< likewise
+  float** output_rows;     ///< likewise
   size_t total_bytes;
 
   Layout(const Mixture& m, const MatmulKernels& k, std::byte* base) {
@@ -87,7 +87,8 @@ struct Layout {
 struct TaskGrid {
   int64_t rows_per_task, shared_rows_per_task, tasks_per_expert, shared_tasks, n_tasks;
 
-  TaskGrid(int64_t n_active, int64_t expert_rows, int64_t expert_row_bytes, int64_t shared_rows, int64_t shared_row_bytes, int n_threads) {
+  TaskGrid(int64_t n_active, int64_t expert_rows, int64_t expert_row_bytes, int64_t shared_rows,
+           int64_t shared_row_bytes, int n_threads) {
     // Routed experts are many and small: tasks of an expert need not feed all threads by themselves.
     const int64_t sharing = std::max<int64_t>(1, n_active);
     rows_per_task = fast::rows_per_task(expert_rows * sharing, expert_row_bytes, n_threads);
@@ -121,7 +122,8 @@ void run_mixture(const Mixture& m, OpContext& c) {
       for (int j = 0; j < i; ++j) done = done || l.acts[j] == l.acts[i];
       if (done) continue;
       const DType type = i % 2 == 0 ? w->gate.dtype : w->up.dtype;
-      kernels.quantize_act(type, m.x.row_as<float>(t), l.acts[i] + static_cast<size_t>(t) * l.act_bytes[i], hidden_size);
+      kernels.quantize_act(type, m.x.row_as<float>(t), l.acts[i] + static_cast<size_t>(t) * l.act_bytes[i],
+                           hidden_size);
     }
   };
   c.worker.share(n_tokens, 1, quantize_token);
@@ -168,7 +170,8 @@ void run_mixture(const Mixture& m, OpContext& c) {
     const int64_t first = groups.first[expert];
     return {expert, first, groups.first[expert + 1] - first, begin, std::min(expert_rows, begin + grid.rows_per_task)};
   };
-  // Calls fn(task, first weights of the thread's next task in the matrix that `matrix_of` names, or null) for every task.
+  // Calls fn(task, first weights of the thread's next task in the matrix that `matrix_of` names, or null) for every
+  // task.
   auto each_task = [&](const TaskGrid& grid, int64_t expert_rows, int64_t shared_rows, auto&& matrix_of, auto&& fn) {
     c.worker.share_ahead(grid.n_tasks, 1, [&](int64_t begin, int64_t end, int64_t next_piece) {
       for (int64_t task = begin; task < end; ++task) {
@@ -184,10 +187,11 @@ void run_mixture(const Mixture& m, OpContext& c) {
     });
   };
 
-  // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache, quantized for the
-  // down matrix: the activation format is local to blocks of 32.
+  // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache, quantized for
+  // the down matrix: the activation format is local to blocks of 32.
   auto stride = [](const Tensor* t) { return t ? t->strides_bytes[static_cast<size_t>(t->shape.rank - 2)] : 0; };
-  const TaskGrid gate_grid(n_active, m.expert_width(), stride(gates[0]), m.shared_width(), stride(gates[1]), c.worker.count());
+  const TaskGrid gate_grid(n_active, m.expert_width(), stride(gates[0]), m.shared_width(), stride(gates[1]),
+                           c.worker.count());
   auto gate_of = [&](int64_t expert) { return expert == kShared ? m.shared->gate : m.experts->gate.slab(expert); };
   each_task(gate_grid, m.expert_width(), m.shared_width(), gate_of, [&](const Task& t, const std::byte* next_w) {
     const Tensor gate = gate_of(t.expert);
@@ -195,20 +199,22 @@ void run_mixture(const Mixture& m, OpContext& c) {
     const std::byte* up_w = up.data + t.begin * up.strides_bytes[0];
     kernels.matmul(gate.dtype, {gate.data, gate.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + t.first,
                                 static_cast<int>(t.count), l.gate_rows + t.first, up_w});
-    kernels.matmul(up.dtype, {up.data, up.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + m.n_hidden_rows() + t.first,
-                              static_cast<int>(t.count), l.up_rows + t.first, next_w});
+    kernels.matmul(up.dtype,
+                   {up.data, up.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + m.n_hidden_rows() + t.first,
+                    static_cast<int>(t.count), l.up_rows + t.first, next_w});
     const DType down_type = t.expert == kShared ? m.shared->down.dtype : m.experts->down.dtype;
     const size_t act_offset = kernels.act_offset_bytes(down_type, t.begin);
     for (int64_t p = t.first; p < t.first + t.count; ++p) {
       c.elements->silu_times(l.gate_rows[p] + t.begin, l.up_rows[p] + t.begin, t.end - t.begin);
-      kernels.quantize_act(down_type, l.gate_rows[p] + t.begin, static_cast<std::byte*>(const_cast<void*>(l.down_rows[p])) + act_offset, t.end - t.begin);
+      kernels.quantize_act(down_type, l.gate_rows[p] + t.begin,
+                           static_cast<std::byte*>(const_cast<void*>(l.down_rows[p])) + act_offset, t.end - t.begin);
     }
   });
   c.worker.barrier();
 
   // 4. down.
-  const TaskGrid down_grid(n_active, m.experts ? hidden_size : 0, m.experts ? stride(&m.experts->down) : 0, m.shared ? hidden_size : 0,
-                           m.shared ? stride(&m.shared->down) : 0, c.worker.count());
+  const TaskGrid down_grid(n_active, m.experts ? hidden_size : 0, m.experts ? stride(&m.experts->down) : 0,
+                           m.shared ? hidden_size : 0, m.shared ? stride(&m.shared->down) : 0, c.worker.count());
   auto down_of = [&](int64_t expert) { return expert == kShared ? m.shared->down : m.experts->down.slab(expert); };
   each_task(down_grid, hidden_size, hidden_size, down_of, [&](const Task& t, const std::byte* next_w) {
     const Tensor down = down_of(t.expert);
@@ -238,14 +244,24 @@ void run_mixture(const Mixture& m, OpContext& c) {
 Mixture mixture_of(const GatedFfnArgs& a) { return {a.x, a.out, nullptr, &a.weights, nullptr, nullptr, 0}; }
 
 Mixture mixture_of(const MoeFfnArgs& a) {
-  return {a.x, a.out, &a.experts, a.shared.gate ? &a.shared : nullptr, a.expert_ids.as<int32_t>(), a.expert_weights.as<float>(), a.expert_ids.dim(1)};
+  return {a.x,
+          a.out,
+          &a.experts,
+          a.shared.gate ? &a.shared : nullptr,
+          a.expert_ids.as<int32_t>(),
+          a.expert_weights.as<float>(),
+          a.expert_ids.dim(1)};
 }
 
 }  // namespace
 
-Workspace gated_ffn_workspace(const GatedFfnArgs& a, const MatmulKernels& kernels) { return mixture_workspace(mixture_of(a), kernels); }
+Workspace gated_ffn_workspace(const GatedFfnArgs& a, const MatmulKernels& kernels) {
+  return mixture_workspace(mixture_of(a), kernels);
+}
 void gated_ffn(const GatedFfnArgs& a, OpContext& c) { run_mixture(mixture_of(a), c); }
-Workspace moe_ffn_workspace(const MoeFfnArgs& a, const MatmulKernels& kernels) { return mixture_workspace(mixture_of(a), kernels); }
+Workspace moe_ffn_workspace(const MoeFfnArgs& a, const MatmulKernels& kernels) {
+  return mixture_workspace(mixture_of(a), kernels);
+}
 void moe_ffn(const MoeFfnArgs& a, OpContext& c) { run_mixture(mixture_of(a), c); }
 
 }  // namespace fathom::cpu::fast

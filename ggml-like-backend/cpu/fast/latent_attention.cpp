@@ -26,8 +26,7 @@ struct Dims {
 int64_t div_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Calls fn(first, n) for the tokens of a run, so many at a time as the projections take.
-template <typename Fn>
-void for_each_group(const SequenceRun& run, Fn&& fn) {
+template <typename Fn> void for_each_group(const SequenceRun& run, Fn&& fn) {
   for (int64_t done = 0; done < run.n_tokens; done += LatentProjections::kTokens) {
     fn(run.first_token + done, std::min(LatentProjections::kTokens, run.n_tokens - done));
   }
@@ -60,8 +59,10 @@ class Absorbed {
     const int64_t n_jobs = d_.heads * n_parts;
     worker.share_ahead(n_jobs, 1, [&](int64_t job, int64_t end, int64_t next_piece) {
       for (; job < end; ++job) {
-        const int64_t next = job + 1 < end ? job + 1 : next_piece, next_begin = next % n_parts * projections_.part_columns();
-        make_queries(job / n_parts, job % n_parts, next < n_jobs ? projections_.query_weights(next / n_parts, next_begin) : nullptr);
+        const int64_t next = job + 1 < end ? job + 1 : next_piece,
+                      next_begin = next % n_parts * projections_.part_columns();
+        make_queries(job / n_parts, job % n_parts,
+                     next < n_jobs ? projections_.query_weights(next / n_parts, next_begin) : nullptr);
       }
     });
     if (worker.index() == 0) fill_blocks();
@@ -75,7 +76,8 @@ class Absorbed {
         const int64_t next = job + 1 < jobs_end ? job + 1 : next_piece;
         const int64_t begin = job % n_value_parts * part, end = std::min(begin + part, d_.value);
         const std::byte* next_weights =
-            next < n_value_jobs ? projections_.value_weights(next / n_value_parts, next % n_value_parts * part) : nullptr;
+            next < n_value_jobs ? projections_.value_weights(next / n_value_parts, next % n_value_parts * part)
+                                : nullptr;
         each_run([&](const SequenceRun& run, int64_t) {
           for_each_group(run, [&](int64_t first, int64_t n) {
             projections_.values(job / n_value_parts, begin, end, latents_, first, n, next_weights);
@@ -96,8 +98,7 @@ class Absorbed {
   }
 
   /// Calls fn(run, its first block) for the sequences in this form.
-  template <typename Fn>
-  void each_run(Fn&& fn) const {
+  template <typename Fn> void each_run(Fn&& fn) const {
     int64_t block = 0;
     for_each_run(a_.step, [&](const SequenceRun& run) {
       if (use_expanded_form(a_, run)) return;

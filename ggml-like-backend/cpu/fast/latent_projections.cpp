@@ -13,7 +13,8 @@ DType kernel_type(const MatmulKernels& matmul, DType weight) { return matmul.sup
 
 }  // namespace
 
-LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads, Carver& own)
+LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulKernels& matmul, int n_threads,
+                                     Carver& own)
     : a_(a),
       matmul_(matmul),
       floats_(float_attention_kernels(matmul.isa)),
@@ -37,7 +38,8 @@ const std::byte* LatentProjections::query_weights(int64_t h, int64_t begin) cons
   return a_.kv_b.row(h * (nope_dim_ + value_dim_)) + begin / info.block_elements * info.block_bytes;
 }
 
-void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, int64_t n, float* out, const std::byte* next) {
+void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, int64_t n, float* out,
+                                       const std::byte* next) {
   const int64_t head_dim = a_.q.dim(2), columns = part_columns();
   if (!a_.kv_b) {
     const float* x[kTokens];
@@ -49,11 +51,12 @@ void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, 
     multiply(a_.k_b.slab(h).slice(begin, columns), 0, columns, x, n, y, next);
     return;
   }
-  // The product is a sum of rows of W_UK, so lanes are columns of the latent. Rows are decoded a few at a time, and those
-  // that follow are fetched meanwhile: a row's part is too short for the processor to foresee the next one.
+  // The product is a sum of rows of W_UK, so lanes are columns of the latent. Rows are decoded a few at a time, and
+  // those that follow are fetched meanwhile: a row's part is too short for the processor to foresee the next one.
   constexpr int64_t kRowsAhead = 16;
   const DTypeInfo& info = dtype_info(a_.kv_b.dtype);
-  const int64_t stride = a_.kv_b.strides_bytes[0], part_bytes = columns / info.block_elements * info.block_bytes, lanes = floats_.lanes;
+  const int64_t stride = a_.kv_b.strides_bytes[0], part_bytes = columns / info.block_elements * info.block_bytes,
+                lanes = floats_.lanes;
   const std::byte* rows = query_weights(h, begin);
   const auto fetch = [&](const std::byte* row) {
     for (int64_t at = 0; at < part_bytes; at += 64) __builtin_prefetch(row + at);
@@ -70,8 +73,9 @@ void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, 
       }
       decode_row(floats_, a_.kv_b.dtype, rows + (i + r) * stride, decoded_ + r * part_stride(), columns);
     }
-    floats_.multiply({a_.q.row(first) + (h * head_dim + i) * 4, a_.q.strides_bytes[0], reinterpret_cast<const uint32_t*>(decoded_),
-                      lanes, part_stride(), out, part_stride(), n, (columns + lanes - 1) / lanes, n_rows, i > 0, nullptr, 0});
+    floats_.multiply({a_.q.row(first) + (h * head_dim + i) * 4, a_.q.strides_bytes[0],
+                      reinterpret_cast<const uint32_t*>(decoded_), lanes, part_stride(), out, part_stride(), n,
+                      (columns + lanes - 1) / lanes, n_rows, i > 0, nullptr, 0});
   }
 }
 

@@ -22,15 +22,16 @@ class LatentProjections {
   int64_t part_stride() const { return part_columns_ + kSlack; }
   /// Where the weights of such a job begin.
   const std::byte* query_weights(int64_t h, int64_t begin) const;
-  /// out[i, :] = (W_UK^T q_nope)[begin .. begin + part_columns()) of token first + i at head h, for n <= kTokens tokens;
-  /// rows of part_stride() floats. `next`: the weights this thread reads next, or null.
+  /// out[i, :] = (W_UK^T q_nope)[begin .. begin + part_columns()) of token first + i at head h, for n <= kTokens
+  /// tokens; rows of part_stride() floats. `next`: the weights this thread reads next, or null.
   void latent_queries(int64_t h, int64_t begin, int64_t first, int64_t n, float* out, const std::byte* next);
 
   /// Where the weights of values `begin` on begin.
   const std::byte* value_weights(int64_t h, int64_t begin) const { return value_rows(h).row(begin); }
   /// out row (token) of head h, values [begin, end): W_UV times the latents of n tokens (rows first .. in `latents`
   /// [T][H][C]). `next`: the weights this thread reads next, or null.
-  void values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n, const std::byte* next);
+  void values(int64_t h, int64_t begin, int64_t end, const float* latents, int64_t first, int64_t n,
+              const std::byte* next);
 
   /// Both projections of head h as the right operand [C][N + V] of AttentionKernels::multiply: panels of `lanes`
   /// columns.
@@ -38,7 +39,8 @@ class LatentProjections {
 
  private:
   static constexpr int64_t kSlack = 16;  ///< results come in whole vectors
-  /// Rows of W_UK that are decoded together: 512 columns of them stay in the first-level cache until they are multiplied.
+  /// Rows of W_UK that are decoded together: 512 columns of them stay in the first-level cache until they are
+  /// multiplied.
   static constexpr int64_t kDecodedRows = 8;
 
   /// Products of `rows` [n_rows, k] with float vectors: int8 activations where the file's type has such a kernel.

@@ -6,7 +6,7 @@ namespace fathom::cpu::fast {
 namespace {
 
 struct Layout {
-  std::byte* acts;     ///< [T] quantized rows
+  std::byte* acts;        ///< [T] quantized rows
   const void** act_rows;  ///< [T]
   float** out_rows;       ///< [T]
   size_t act_bytes, total_bytes;
@@ -42,10 +42,12 @@ void linear(const LinearArgs& a, OpContext& c) {
   c.worker.barrier();
   const int64_t stride = a.weight.strides_bytes[0];
   const int64_t n_rows = a.weight.dim(0);
-  c.worker.share_ahead(n_rows, rows_per_task(n_rows, stride, c.worker.count()), [&](int64_t begin, int64_t end, int64_t next) {
-    const std::byte* next_w = next < n_rows ? a.weight.data + next * stride : nullptr;
-    kernels.matmul(type, {a.weight.data, stride, begin, end, k, l.act_rows, static_cast<int>(n_tokens), l.out_rows, next_w});
-  });
+  c.worker.share_ahead(
+      n_rows, rows_per_task(n_rows, stride, c.worker.count()), [&](int64_t begin, int64_t end, int64_t next) {
+        const std::byte* next_w = next < n_rows ? a.weight.data + next * stride : nullptr;
+        kernels.matmul(
+            type, {a.weight.data, stride, begin, end, k, l.act_rows, static_cast<int>(n_tokens), l.out_rows, next_w});
+      });
 }
 
 }  // namespace fathom::cpu::fast

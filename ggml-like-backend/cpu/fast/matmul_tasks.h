@@ -17,8 +17,7 @@ constexpr size_t align_up(size_t n) { return (n + kAlign - 1) / kAlign * kAlign;
 class Carver {
  public:
   explicit Carver(std::byte* base) : base_(base) {}
-  template <typename T>
-  T* take(int64_t count) {
+  template <typename T> T* take(int64_t count) {
     T* p = reinterpret_cast<T*>(base_ + used_);
     used_ += align_up(static_cast<size_t>(count) * sizeof(T));
     return p;

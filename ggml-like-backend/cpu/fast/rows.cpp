@@ -5,7 +5,8 @@ namespace fathom::cpu::fast {
 
 void add(const AddArgs& a, OpContext& c) {
   c.worker.share(a.out.dim(0), 4, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) c.elements->add(a.a.row_as<float>(t), a.b.row_as<float>(t), a.out.row_as<float>(t), a.out.dim(1));
+    for (int64_t t = begin; t < end; ++t)
+      c.elements->add(a.a.row_as<float>(t), a.b.row_as<float>(t), a.out.row_as<float>(t), a.out.dim(1));
   });
 }
 

@@ -21,7 +21,8 @@ size_t float_bytes(int64_t n) { return static_cast<size_t>(n) * sizeof(float); }
 
 /// hidden[r, f] = silu(gate_f . x_r) * (up_f . x_r) for rows f in [begin, end); x(r) and hidden(r) give the rows.
 template <typename X, typename Out>
-void gate_and_up(const Tensor& gate, const Tensor& up, int64_t begin, int64_t end, int64_t n_rows, float* scratch, X&& x, Out&& hidden) {
+void gate_and_up(const Tensor& gate, const Tensor& up, int64_t begin, int64_t end, int64_t n_rows, float* scratch,
+                 X&& x, Out&& hidden) {
   const int64_t n = gate.dim(1);
   for (int64_t f = begin; f < end; ++f) {
     dequantize_row(gate.dtype, gate.row(f), scratch, n);
@@ -45,8 +46,9 @@ Workspace linear_workspace(const LinearArgs& a, int) { return {0, float_bytes(a.
 
 void linear(const LinearArgs& a, OpContext& c) {
   c.worker.share(a.weight.dim(0), 16, [&](int64_t begin, int64_t end) {
-    multiply(a.weight, begin, end, a.x.dim(0), reinterpret_cast<float*>(c.own), [&](int64_t t) { return a.x.row_as<float>(t); },
-             [&](int64_t t) { return a.out.row_as<float>(t); });
+    multiply(
+        a.weight, begin, end, a.x.dim(0), reinterpret_cast<float*>(c.own),
+        [&](int64_t t) { return a.x.row_as<float>(t); }, [&](int64_t t) { return a.out.row_as<float>(t); });
   });
 }
 
@@ -60,7 +62,9 @@ void gated_ffn(const GatedFfnArgs& a, OpContext& c) {
   float* scratch = reinterpret_cast<float*>(c.own);
   auto hidden = [&](int64_t t) { return reinterpret_cast<float*>(c.shared) + t * width; };
   c.worker.share(width, 16, [&](int64_t begin, int64_t end) {
-    gate_and_up(a.weights.gate, a.weights.up, begin, end, n_tokens, scratch, [&](int64_t t) { return a.x.row_as<float>(t); }, hidden);
+    gate_and_up(
+        a.weights.gate, a.weights.up, begin, end, n_tokens, scratch, [&](int64_t t) { return a.x.row_as<float>(t); },
+        hidden);
   });
   c.worker.barrier();
   c.worker.share(a.weights.down.dim(0), 16, [&](int64_t begin, int64_t end) {
@@ -70,15 +74,19 @@ void gated_ffn(const GatedFfnArgs& a, OpContext& c) {
 
 namespace {
 
-/// Shared workspace of moe_ffn: the groups, then hidden [T * K + T, widest], then outputs [T * K + T, D]; the last T rows
-/// are the shared experts'.
+/// Shared workspace of moe_ffn: the groups, then hidden [T * K + T, widest], then outputs [T * K + T, D]; the last T
+/// rows are the shared experts'.
 struct MoeLayout {
   int64_t n_tokens, n_used, n_experts, hidden_size, width, n_rows;
   size_t groups_bytes, total_bytes;
 
   explicit MoeLayout(const MoeFfnArgs& a)
-      : n_tokens(a.x.dim(0)), n_used(a.expert_ids.dim(1)), n_experts(a.experts.gate.dim(0)), hidden_size(a.x.dim(1)),
-        width(std::max(a.experts.gate.dim(1), a.shared.gate ? a.shared.gate.dim(0) : 0)), n_rows(n_tokens * (n_used + 1)) {
+      : n_tokens(a.x.dim(0)),
+        n_used(a.expert_ids.dim(1)),
+        n_experts(a.experts.gate.dim(0)),
+        hidden_size(a.x.dim(1)),
+        width(std::max(a.experts.gate.dim(1), a.shared.gate ? a.shared.gate.dim(0) : 0)),
+        n_rows(n_tokens * (n_used + 1)) {
     groups_bytes = (ExpertGroups::bytes(n_experts, n_tokens * n_used) + 63) / 64 * 64;
     total_bytes = groups_bytes + float_bytes(n_rows * (width + hidden_size));
   }
@@ -102,20 +110,24 @@ void moe_ffn(const MoeFfnArgs& a, OpContext& c) {
 
   // Task e < E is routed expert e; task E the shared experts, whose routes are the rows after all others.
   auto n_routes = [&](int64_t e) { return e < l.n_experts ? groups.first[e + 1] - groups.first[e] : l.n_tokens; };
-  auto route = [&](int64_t e, int64_t i) { return e < l.n_experts ? groups.order[groups.first[e] + i] : l.n_tokens * l.n_used + i; };
+  auto route = [&](int64_t e, int64_t i) {
+    return e < l.n_experts ? groups.order[groups.first[e] + i] : l.n_tokens * l.n_used + i;
+  };
   auto token = [&](int64_t e, int64_t i) { return e < l.n_experts ? route(e, i) / l.n_used : i; };
   const int64_t n_tasks = l.n_experts + (a.shared.gate ? 1 : 0);
   c.worker.share(n_tasks, 1, [&](int64_t e, int64_t) {
     const Tensor gate = e < l.n_experts ? a.experts.gate.slab(e) : a.shared.gate;
     const Tensor up = e < l.n_experts ? a.experts.up.slab(e) : a.shared.up;
-    gate_and_up(gate, up, 0, gate.dim(0), n_routes(e), scratch, [&](int64_t i) { return a.x.row_as<float>(token(e, i)); },
-                [&](int64_t i) { return hidden + route(e, i) * l.width; });
+    gate_and_up(
+        gate, up, 0, gate.dim(0), n_routes(e), scratch, [&](int64_t i) { return a.x.row_as<float>(token(e, i)); },
+        [&](int64_t i) { return hidden + route(e, i) * l.width; });
   });
   c.worker.barrier();
   c.worker.share(n_tasks, 1, [&](int64_t e, int64_t) {
     const Tensor down = e < l.n_experts ? a.experts.down.slab(e) : a.shared.down;
-    multiply(down, 0, down.dim(0), n_routes(e), scratch, [&](int64_t i) { return hidden + route(e, i) * l.width; },
-             [&](int64_t i) { return outputs + route(e, i) * l.hidden_size; });
+    multiply(
+        down, 0, down.dim(0), n_routes(e), scratch, [&](int64_t i) { return hidden + route(e, i) * l.width; },
+        [&](int64_t i) { return outputs + route(e, i) * l.hidden_size; });
   });
   c.worker.barrier();
   c.worker.share(l.n_tokens, 1, [&](int64_t t, int64_t) {

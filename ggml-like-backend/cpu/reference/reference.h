@@ -1,5 +1,5 @@
-// Plain f32 implementations of every operation on dequantized weights: the specification the fast ones are held against.
-// Each is called by all threads of a run together.
+// Plain f32 implementations of every operation on dequantized weights: the specification the fast ones are held
+// against. Each is called by all threads of a run together.
 #pragma once
 
 #include "cpu/op_context.h"

@@ -28,7 +28,8 @@ void rope_table(const RopeTableArgs& a, OpContext& c) {
       float* out = a.out.row_as<float>(t);
       for (int64_t i = 0; i < a.frequencies.dim(0); ++i) {
         // In double: at position 100,000 a float angle would be off by 0.004 radians.
-        const double angle = static_cast<double>(a.positions.as<int32_t>()[t]) * static_cast<double>(a.frequencies.as<float>()[i]);
+        const double angle =
+            static_cast<double>(a.positions.as<int32_t>()[t]) * static_cast<double>(a.frequencies.as<float>()[i]);
         out[2 * i] = static_cast<float>(std::cos(angle));
         out[2 * i + 1] = static_cast<float>(std::sin(angle));
       }
@@ -42,7 +43,8 @@ void rotate_heads(const RotateHeadsArgs& a, OpContext& c) {
     for (int64_t t = begin; t < end; ++t) {
       float* out = a.out.row_as<float>(t);
       std::copy_n(a.x.row_as<float>(t), n_heads * head_dim, out);
-      for (int64_t h = 0; h < n_heads; ++h) rotate(out + h * head_dim + a.first_dim, a.table.row_as<float>(t), n_pairs, a.pairing);
+      for (int64_t h = 0; h < n_heads; ++h)
+        rotate(out + h * head_dim + a.first_dim, a.table.row_as<float>(t), n_pairs, a.pairing);
     }
   });
 }
@@ -55,7 +57,8 @@ void store_latent(const StoreLatentArgs& a, OpContext& c) {
       std::copy_n(a.kv_a.row_as<float>(t), n_row, row);
       double squares = 0;
       for (int64_t i = 0; i < n_latent; ++i) squares += static_cast<double>(row[i]) * row[i];
-      const float scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n_latent) + static_cast<double>(a.eps)));
+      const float scale =
+          static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n_latent) + static_cast<double>(a.eps)));
       for (int64_t i = 0; i < n_latent; ++i) row[i] = row[i] * scale * a.norm_weight.as<float>()[i];
       rotate(row + n_latent, a.rope_table.row_as<float>(t), n_pairs, a.pairing);
       store_row(a.cache.dtype, row, cache_row(a.cache, a.slots.as<int32_t>()[t]), n_row);
@@ -63,7 +66,9 @@ void store_latent(const StoreLatentArgs& a, OpContext& c) {
   });
 }
 
-Workspace store_latent_workspace(const StoreLatentArgs& a) { return {0, static_cast<size_t>(a.kv_a.dim(1)) * sizeof(float)}; }
+Workspace store_latent_workspace(const StoreLatentArgs& a) {
+  return {0, static_cast<size_t>(a.kv_a.dim(1)) * sizeof(float)};
+}
 
 void store_key_value(const StoreKeyValueArgs& a, OpContext& c) {
   const int64_t n = a.k.dim(1) * a.k.dim(2);

@@ -16,7 +16,8 @@ void scores_of(RouterScore kind, const float* logits, int64_t n, float* scores) 
     const float largest = *std::max_element(logits, logits + n);
     double sum = 0;
     for (int64_t e = 0; e < n; ++e) sum += std::exp(static_cast<double>(logits[e]) - static_cast<double>(largest));
-    for (int64_t e = 0; e < n; ++e) scores[e] = static_cast<float>(std::exp(static_cast<double>(logits[e]) - static_cast<double>(largest)) / sum);
+    for (int64_t e = 0; e < n; ++e)
+      scores[e] = static_cast<float>(std::exp(static_cast<double>(logits[e]) - static_cast<double>(largest)) / sum);
     return;
   }
   for (int64_t e = 0; e < n; ++e) {
@@ -49,7 +50,9 @@ void keep_best_groups(const RouterParams& p, float* selection, int64_t n_experts
 
 }  // namespace
 
-Workspace route_experts_workspace(const RouteExpertsArgs& a) { return {0, static_cast<size_t>(a.logits.dim(1)) * 4 * sizeof(float)}; }
+Workspace route_experts_workspace(const RouteExpertsArgs& a) {
+  return {0, static_cast<size_t>(a.logits.dim(1)) * 4 * sizeof(float)};
+}
 
 void route_experts(const RouteExpertsArgs& a, OpContext& c) {
   const RouterParams& p = a.params;

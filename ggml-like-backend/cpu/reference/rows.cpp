@@ -43,7 +43,8 @@ void rms_norm(const RmsNormArgs& a, OpContext& c) {
       float* out = a.out.row_as<float>(t);
       double squares = 0;
       for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
-      const float scale = static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(a.eps)));
+      const float scale =
+          static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(a.eps)));
       for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
     }
   });

@@ -1,5 +1,5 @@
-// Which devices the driver shows. The runtime is linked statically and opens the driver's library by itself, so that the program
-// starts on machines without one.
+// Which devices the driver shows. The runtime is linked statically and opens the driver's library by itself, so that
+// the program starts on machines without one.
 #include <cuda_runtime.h>
 
 #include "core/error.h"
@@ -19,15 +19,22 @@ CudaDevices find_cuda_devices(bool with_free_bytes) {
     cudaGetLastError();
     const bool no_driver = error == cudaErrorInsufficientDriver;
     const int version = CUDART_VERSION;
-    found.why_none = no_driver ? "the NVIDIA driver is missing or older than CUDA " + std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10) + " needs"
-                     : error == cudaSuccess || error == cudaErrorNoDevice ? std::string("the NVIDIA driver shows no device")
-                                                                          : std::string("the NVIDIA driver refuses: ") + cudaGetErrorString(error);
+    found.why_none = no_driver ? "the NVIDIA driver is missing or older than CUDA " + std::to_string(version / 1000) +
+                                     "." + std::to_string(version % 1000 / 10) + " needs"
+                     : error == cudaSuccess || error == cudaErrorNoDevice
+                         ? std::string("the NVIDIA driver shows no device")
+                         : std::string("the NVIDIA driver refuses: ") + cudaGetErrorString(error);
     return found;
   }
   for (int i = 0; i < n; ++i) {
     cudaDeviceProp properties{};
     if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    CudaDevice device{i, properties.name, properties.major * 10 + properties.minor, properties.multiProcessorCount, properties.totalGlobalMem, 0};
+    CudaDevice device{i,
+                      properties.name,
+                      properties.major * 10 + properties.minor,
+                      properties.multiProcessorCount,
+                      properties.totalGlobalMem,
+                      0};
     if (with_free_bytes && cudaSetDevice(i) == cudaSuccess) {
       size_t free_bytes = 0, total_bytes = 0;
       if (cudaMemGetInfo(&free_bytes, &total_bytes) == cudaSuccess) device.free_bytes = free_bytes;
@@ -45,12 +52,15 @@ std::unique_ptr<Backend> make_cuda_backend(int device) {
     if (d.index != device) continue;
     cuda::check_runtime(cudaSetDevice(device), "opening the device");
     if (!cuda::kernels_run_here()) {
-      throw Error(ErrorCode::kDevice, "cuda: the kernels are not for this device; expected sm_" + std::to_string(d.capability) + ", got " + cuda_architectures() +
-                                          "; try building on this machine, or with -DFATHOM_CUDA_ARCHITECTURES=all-supported");
+      throw Error(ErrorCode::kDevice,
+                  "cuda: the kernels are not for this device; expected sm_" + std::to_string(d.capability) + ", got " +
+                      cuda_architectures() +
+                      "; try building on this machine, or with -DFATHOM_CUDA_ARCHITECTURES=all-supported");
     }
     return cuda::make_backend(device, "cuda sm_" + std::to_string(d.capability) + ", " + d.name);
   }
-  throw Error(ErrorCode::kDevice, "cuda: no device " + std::to_string(device) + (found.why_none.empty() ? "" : ": " + found.why_none) + "; try fathom doctor");
+  throw Error(ErrorCode::kDevice, "cuda: no device " + std::to_string(device) +
+                                      (found.why_none.empty() ? "" : ": " + found.why_none) + "; try fathom doctor");
 }
 
 }  // namespace fathom

@@ -1,4 +1,5 @@
-// What a device can do at best: reads and copies of its memory, the way to the host and back, tensor cores, the shortest step.
+// What a device can do at best: reads and copies of its memory, the way to the host and back, tensor cores, the
+// shortest step.
 #include <algorithm>
 #include <chrono>
 #include <functional>
@@ -82,7 +83,8 @@ CudaFigures measure_cuda_device(int device) {
   size_t free_bytes = 0, total_bytes = 0;
   check_runtime(cudaMemGetInfo(&free_bytes, &total_bytes), "asking for free memory");
   const size_t memory_bytes = std::min(kMostMemoryBytes, std::max(free_bytes / 4, kHostBytes) / 4096 * 4096);
-  const auto a = allocate_device(memory_bytes, "measuring", counter), b = allocate_device(memory_bytes, "measuring", counter);
+  const auto a = allocate_device(memory_bytes, "measuring", counter),
+             b = allocate_device(memory_bytes, "measuring", counter);
   const auto host = allocate_pinned(kHostBytes, "measuring");
   check_runtime(cudaMemsetAsync(a->data(), 0, memory_bytes, stream), "measuring");
   cudaDeviceProp properties{};
@@ -98,14 +100,31 @@ CudaFigures measure_cuda_device(int device) {
       for (int i = 0; i < kInARow; ++i) once();
     };
   };
-  f.read_gb_s = kInARow * gb / best_seconds(stream, in_a_row([&] {
-    launch(read_kernel, dim3(4 * n_sm), dim3(kThreads), 0, stream, reinterpret_cast<const int4*>(a->data()), static_cast<int64_t>(memory_bytes / 16), reinterpret_cast<int*>(b->data()));
-  }));
-  f.copy_gb_s = kInARow * gb / best_seconds(stream, in_a_row([&] { check_runtime(cudaMemcpyAsync(b->data(), a->data(), memory_bytes, cudaMemcpyDeviceToDevice, stream), "measuring"); }));
-  f.upload_gb_s = host_gb / best_seconds(stream, [&] { check_runtime(cudaMemcpyAsync(a->data(), host->data(), kHostBytes, cudaMemcpyHostToDevice, stream), "measuring"); });
-  f.download_gb_s = host_gb / best_seconds(stream, [&] { check_runtime(cudaMemcpyAsync(host->data(), a->data(), kHostBytes, cudaMemcpyDeviceToHost, stream), "measuring"); });
-  const double operations = 2.0 * 16 * 8 * 16 * 8 * kMmaSteps * 8 * (2.0 * n_sm);  // a product's, 8 chains, steps, 8 warps, blocks
-  f.bf16_gop_s = operations / 1e9 / best_seconds(stream, [&] { launch(mma_kernel, dim3(2 * n_sm), dim3(256), 0, stream, reinterpret_cast<float*>(b->data())); });
+  f.read_gb_s =
+      kInARow * gb / best_seconds(stream, in_a_row([&] {
+                                    launch(read_kernel, dim3(4 * n_sm), dim3(kThreads), 0, stream,
+                                           reinterpret_cast<const int4*>(a->data()),
+                                           static_cast<int64_t>(memory_bytes / 16), reinterpret_cast<int*>(b->data()));
+                                  }));
+  f.copy_gb_s = kInARow * gb / best_seconds(stream, in_a_row([&] {
+                                              check_runtime(cudaMemcpyAsync(b->data(), a->data(), memory_bytes,
+                                                                            cudaMemcpyDeviceToDevice, stream),
+                                                            "measuring");
+                                            }));
+  f.upload_gb_s = host_gb / best_seconds(stream, [&] {
+                    check_runtime(cudaMemcpyAsync(a->data(), host->data(), kHostBytes, cudaMemcpyHostToDevice, stream),
+                                  "measuring");
+                  });
+  f.download_gb_s =
+      host_gb / best_seconds(stream, [&] {
+        check_runtime(cudaMemcpyAsync(host->data(), a->data(), kHostBytes, cudaMemcpyDeviceToHost, stream),
+                      "measuring");
+      });
+  const double operations =
+      2.0 * 16 * 8 * 16 * 8 * kMmaSteps * 8 * (2.0 * n_sm);  // a product's, 8 chains, steps, 8 warps, blocks
+  f.bf16_gop_s = operations / 1e9 / best_seconds(stream, [&] {
+                   launch(mma_kernel, dim3(2 * n_sm), dim3(256), 0, stream, reinterpret_cast<float*>(b->data()));
+                 });
 
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t exec = nullptr;

@@ -11,7 +11,11 @@ constexpr const char* kNone = "this build has no CUDA kernels";
 
 std::string cuda_architectures() { return ""; }
 CudaDevices find_cuda_devices(bool) { return {{}, kNone}; }
-std::unique_ptr<Backend> make_cuda_backend(int) { throw Error(ErrorCode::kDevice, std::string("cuda: no device can be opened: ") + kNone); }
-CudaFigures measure_cuda_device(int) { throw Error(ErrorCode::kDevice, std::string("cuda: no device can be measured: ") + kNone); }
+std::unique_ptr<Backend> make_cuda_backend(int) {
+  throw Error(ErrorCode::kDevice, std::string("cuda: no device can be opened: ") + kNone);
+}
+CudaFigures measure_cuda_device(int) {
+  throw Error(ErrorCode::kDevice, std::string("cuda: no device can be measured: ") + kNone);
+}
 
 }  // namespace fathom

@@ -1,6 +1,6 @@
-// Matrix kernels on a GPU: time of a launch, bytes of weights read in it and what part of the device's copy bandwidth that is, for
-// linear layers and mixtures of experts in the shapes of V2-Lite and V3. Launches are captured and replayed as in a step; weights
-// change from launch to launch, so that they come from memory and not from the cache.
+// Matrix kernels on a GPU: time of a launch, bytes of weights read in it and what part of the device's copy bandwidth
+// that is, for linear layers and mixtures of experts in the shapes of V2-Lite and V3. Launches are captured and
+// replayed as in a step; weights change from launch to launch, so that they come from memory and not from the cache.
 //
 //   bench_cuda_matmul [linear|moe]
 #include <cuda_runtime.h>
@@ -41,7 +41,8 @@ class DeviceMemory {
       for (uint16_t& b : v) b = static_cast<uint16_t>(rng()) & 0x9fff;
       return v;
     }();
-    for (size_t at = 0; at < bytes_; at += bits.size() * 2) ok(cudaMemcpy(data() + at, bits.data(), std::min(bits.size() * 2, bytes_ - at), cudaMemcpyHostToDevice));
+    for (size_t at = 0; at < bytes_; at += bits.size() * 2)
+      ok(cudaMemcpy(data() + at, bits.data(), std::min(bits.size() * 2, bytes_ - at), cudaMemcpyHostToDevice));
   }
 
  private:
@@ -86,11 +87,14 @@ Tensor weights(DType type, Shape shape, std::byte* data) {
   if (last == 2) t.strides_bytes[0] = shape[1] * t.strides_bytes[1];
   return t;
 }
-size_t weight_bytes(DType type, int64_t rows, int64_t k) { return static_cast<size_t>(rows * cuda::weight_row_bytes(type, k)); }
+size_t weight_bytes(DType type, int64_t rows, int64_t k) {
+  return static_cast<size_t>(rows * cuda::weight_row_bytes(type, k));
+}
 
 struct Bench {
   cudaStream_t stream = nullptr;
-  DeviceMemory workspace{size_t{2} << 30}, grids{cuda::grid_tables_bytes()}, counters{cuda::kMatmulCounters * sizeof(int32_t)};
+  DeviceMemory workspace{size_t{2} << 30}, grids{cuda::grid_tables_bytes()},
+      counters{cuda::kMatmulCounters * sizeof(int32_t)};
   double copy_gb_s = 0;
 
   Bench() {
@@ -100,33 +104,42 @@ struct Bench {
     ok(cudaMemcpy(grids.data(), host.data(), host.size(), cudaMemcpyHostToDevice));
     ok(cudaMemset(counters.data(), 0, cuda::kMatmulCounters * sizeof(int32_t)));
     const size_t half = size_t{1} << 30;
-    const double us = time_us(stream, 1, [&] { ok(cudaMemcpyAsync(workspace.data(), workspace.data() + half, half, cudaMemcpyDeviceToDevice, stream)); });
+    const double us = time_us(stream, 1, [&] {
+      ok(cudaMemcpyAsync(workspace.data(), workspace.data() + half, half, cudaMemcpyDeviceToDevice, stream));
+    });
     copy_gb_s = 2.0 * static_cast<double>(half) / us / 1000;
     std::printf("copy in device memory: %.0f GB/s read and written\n", copy_gb_s);
   }
-  cuda::MatmulContext context() const { return {stream, workspace.data(), grids.data(), reinterpret_cast<int32_t*>(counters.data())}; }
+  cuda::MatmulContext context() const {
+    return {stream, workspace.data(), grids.data(), reinterpret_cast<int32_t*>(counters.data())};
+  }
 
   void report(const std::string& what, int n_tokens, double us, double bytes, double flop) const {
     const double gb_s = bytes / us / 1000;
-    std::printf("%-44s %5d %10.2f %9.0f %6.0f %9.2f\n", what.c_str(), n_tokens, us, gb_s, 100 * gb_s / copy_gb_s, flop / us / 1e6);
+    std::printf("%-44s %5d %10.2f %9.0f %6.0f %9.2f\n", what.c_str(), n_tokens, us, gb_s, 100 * gb_s / copy_gb_s,
+                flop / us / 1e6);
     std::fflush(stdout);
   }
 
   void linear(DType type, int64_t rows, int64_t k) {
     const size_t bytes = weight_bytes(type, rows, k);
     const int n_copies = static_cast<int>(std::clamp<size_t>((size_t{512} << 20) / bytes, 2, 64));
-    const DeviceMemory w(bytes * static_cast<size_t>(n_copies)), x(static_cast<size_t>(512 * k) * 4), out(static_cast<size_t>(512 * rows) * 4);
+    const DeviceMemory w(bytes * static_cast<size_t>(n_copies)), x(static_cast<size_t>(512 * k) * 4),
+        out(static_cast<size_t>(512 * rows) * 4);
     w.fill_random();
     x.fill_random();
     for (const int64_t n_tokens : {1, 2, 4, 8, 16, 64, 512}) {
       const double us = time_us(stream, n_copies, [&] {
         for (int i = 0; i < n_copies; ++i) {
-          const LinearArgs args{Tensor(DType::kF32, {n_tokens, k}, x.data()), weights(type, {rows, k}, w.data() + bytes * static_cast<size_t>(i)), Tensor(DType::kF32, {n_tokens, rows}, out.data())};
+          const LinearArgs args{Tensor(DType::kF32, {n_tokens, k}, x.data()),
+                                weights(type, {rows, k}, w.data() + bytes * static_cast<size_t>(i)),
+                                Tensor(DType::kF32, {n_tokens, rows}, out.data())};
           cuda::linear(args, context());
         }
       });
-      report("linear " + std::string(dtype_name(type)) + " [" + std::to_string(rows) + ", " + std::to_string(k) + "]", static_cast<int>(n_tokens), us,
-             static_cast<double>(bytes), 2.0 * static_cast<double>(n_tokens * rows * k));
+      report("linear " + std::string(dtype_name(type)) + " [" + std::to_string(rows) + ", " + std::to_string(k) + "]",
+             static_cast<int>(n_tokens), us, static_cast<double>(bytes),
+             2.0 * static_cast<double>(n_tokens * rows * k));
     }
   }
 
@@ -135,24 +148,30 @@ struct Bench {
     int64_t hidden, width, n_experts, n_used, shared_width;
   };
   void moe(const MoeShape& s, DType in, DType down) {
-    const size_t in_bytes = weight_bytes(in, s.width, s.hidden), down_bytes = weight_bytes(down, s.hidden, s.width), expert = 2 * in_bytes + down_bytes;
-    const size_t shared_in = weight_bytes(in, s.shared_width, s.hidden), shared = 2 * shared_in + weight_bytes(down, s.hidden, s.shared_width);
+    const size_t in_bytes = weight_bytes(in, s.width, s.hidden), down_bytes = weight_bytes(down, s.hidden, s.width),
+                 expert = 2 * in_bytes + down_bytes;
+    const size_t shared_in = weight_bytes(in, s.shared_width, s.hidden),
+                 shared = 2 * shared_in + weight_bytes(down, s.hidden, s.shared_width);
     const auto n = static_cast<size_t>(s.n_experts);
     const DeviceMemory w(n * expert), shared_w(shared);
     w.fill_random();
     shared_w.fill_random();
-    const GatedFfnWeights experts{weights(in, {s.n_experts, s.width, s.hidden}, w.data()), weights(in, {s.n_experts, s.width, s.hidden}, w.data() + n * in_bytes),
+    const GatedFfnWeights experts{weights(in, {s.n_experts, s.width, s.hidden}, w.data()),
+                                  weights(in, {s.n_experts, s.width, s.hidden}, w.data() + n * in_bytes),
                                   weights(down, {s.n_experts, s.hidden, s.width}, w.data() + 2 * n * in_bytes)};
-    const GatedFfnWeights shared_experts{weights(in, {s.shared_width, s.hidden}, shared_w.data()), weights(in, {s.shared_width, s.hidden}, shared_w.data() + shared_in),
+    const GatedFfnWeights shared_experts{weights(in, {s.shared_width, s.hidden}, shared_w.data()),
+                                         weights(in, {s.shared_width, s.hidden}, shared_w.data() + shared_in),
                                          weights(down, {s.hidden, s.shared_width}, shared_w.data() + 2 * shared_in)};
     constexpr int kLaunches = 16;
     constexpr int64_t kMost = 2048;
     const DeviceMemory x(static_cast<size_t>(kMost * s.hidden) * 4), out(static_cast<size_t>(kMost * s.hidden) * 4);
-    const DeviceMemory ids(static_cast<size_t>(kLaunches * kMost * s.n_used) * 4), route_weights(static_cast<size_t>(kMost * s.n_used) * 4);
+    const DeviceMemory ids(static_cast<size_t>(kLaunches * kMost * s.n_used) * 4),
+        route_weights(static_cast<size_t>(kMost * s.n_used) * 4);
     x.fill_random();
     route_weights.fill_random();
     std::mt19937 rng(2);
-    for (const int64_t n_tokens : {int64_t{1}, int64_t{2}, int64_t{4}, int64_t{8}, int64_t{16}, int64_t{128}, int64_t{512}, kMost}) {
+    for (const int64_t n_tokens :
+         {int64_t{1}, int64_t{2}, int64_t{4}, int64_t{8}, int64_t{16}, int64_t{128}, int64_t{512}, kMost}) {
       std::vector<int32_t> host;
       double n_active = 0;
       for (int i = 0; i < kLaunches; ++i) {
@@ -172,15 +191,21 @@ struct Bench {
       const double us = time_us(stream, kLaunches, [&] {
         for (int i = 0; i < kLaunches; ++i) {
           const Shape rows{n_tokens, s.hidden}, routes{n_tokens, s.n_used};
-          const MoeFfnArgs args{Tensor(DType::kF32, rows, x.data()), Tensor(DType::kI32, routes, ids.data() + static_cast<size_t>(i * n_tokens * s.n_used) * 4),
-                                Tensor(DType::kF32, routes, route_weights.data()), experts, shared_experts, Tensor(DType::kF32, rows, out.data())};
+          const MoeFfnArgs args{
+              Tensor(DType::kF32, rows, x.data()),
+              Tensor(DType::kI32, routes, ids.data() + static_cast<size_t>(i * n_tokens * s.n_used) * 4),
+              Tensor(DType::kF32, routes, route_weights.data()),
+              experts,
+              shared_experts,
+              Tensor(DType::kF32, rows, out.data())};
           FATHOM_CHECK(cuda::moe_ffn_workspace(args) <= size_t{2} << 30, "workspace");
           cuda::moe_ffn(args, context());
         }
       });
       const double flop = 6.0 * static_cast<double>(n_tokens * s.hidden * (s.n_used * s.width + s.shared_width));
-      report(std::string("moe ") + s.name + " " + std::string(dtype_name(in)) + "/" + std::string(dtype_name(down)), static_cast<int>(n_tokens), us,
-             n_active * static_cast<double>(expert) + static_cast<double>(shared), flop);
+      report(std::string("moe ") + s.name + " " + std::string(dtype_name(in)) + "/" + std::string(dtype_name(down)),
+             static_cast<int>(n_tokens), us, n_active * static_cast<double>(expert) + static_cast<double>(shared),
+             flop);
     }
   }
 };
@@ -191,13 +216,15 @@ int main(int argc, char** argv) {
   const std::string only = argc > 1 ? argv[1] : "";
   try {
     int n_devices = 0;
-    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) throw Error(ErrorCode::kDevice, "bench: no CUDA device");
+    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0)
+      throw Error(ErrorCode::kDevice, "bench: no CUDA device");
     Bench bench;
     std::printf("%-44s %5s %10s %9s %6s %9s\n", "", "T", "us", "GB/s", "%copy", "TFLOP/s");
     if (only.empty() || only == "moe") {
       const Bench::MoeShape v2_lite{"v2-lite", 2048, 1408, 64, 6, 2816}, v3{"v3", 7168, 2048, 256, 8, 2048};
       bench.moe({"v2-lite", 2048, 1408, 64, 6, 2816}, DType::kQ8_0, DType::kQ8_0);
-      bench.moe({"v2-lite*", 2048, 1536, 64, 6, 3072}, DType::kQ4_K, DType::kQ4_K);  // 1536: a width that K formats can have
+      bench.moe({"v2-lite*", 2048, 1536, 64, 6, 3072}, DType::kQ4_K,
+                DType::kQ4_K);  // 1536: a width that K formats can have
       bench.moe({"v2-lite*", 2048, 1536, 64, 6, 3072}, DType::kQ4_K, DType::kQ6_K);
       bench.moe(v2_lite, DType::kQ4_K, DType::kQ5_0);
       bench.moe(v3, DType::kQ4_K, DType::kQ6_K);
@@ -209,7 +236,9 @@ int main(int argc, char** argv) {
         bench.linear(type, 576, 2048);
         bench.linear(type, 102400, 2048);
       }
-      for (const DType type : {DType::kQ4_K, DType::kQ5_K, DType::kIQ4_XS, DType::kIQ3_S, DType::kIQ2_S, DType::kIQ1_M, DType::kMXFP4, DType::kF32}) bench.linear(type, 7168, 16384);
+      for (const DType type : {DType::kQ4_K, DType::kQ5_K, DType::kIQ4_XS, DType::kIQ3_S, DType::kIQ2_S, DType::kIQ1_M,
+                               DType::kMXFP4, DType::kF32})
+        bench.linear(type, 7168, 16384);
     }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "%s\n", e.what());

@@ -1,10 +1,12 @@
 // Speed of the matrix kernels beside what the machine can do, for every weight type.
 //
-//   bench_kernels [--isa NAME] [--types a,b,...] [--mib N] [--reps N] [--columns 1,2,4,8] [--prefill N] [--k N] [--task-rows N]
+//   bench_kernels [--isa NAME] [--types a,b,...] [--mib N] [--reps N] [--columns 1,2,4,8] [--prefill N] [--k N]
+//   [--task-rows N]
 //
-// Decode: weights of N MiB (beyond any cache), read once per repetition; GB/s of weights and share of the read bandwidth
-// taken in the same repetition. Prefill: a matrix of 2048 rows times N columns; GOP/s (a multiply-add is 2) and share of
-// the integer peak. Medians over the repetitions. Run it on a quiet machine, and compare shares rather than speeds.
+// Decode: weights of N MiB (beyond any cache), read once per repetition; GB/s of weights and share of the read
+// bandwidth taken in the same repetition. Prefill: a matrix of 2048 rows times N columns; GOP/s (a multiply-add is 2)
+// and share of the integer peak. Medians over the repetitions. Run it on a quiet machine, and compare shares rather
+// than speeds.
 #include <algorithm>
 #include <barrier>
 #include <cstdio>
@@ -56,7 +58,9 @@ double time_threads(int n, const std::function<void(int)>& fn) {
 
 struct Options {
   std::string isa = cpu::matmul_isa_names().empty() ? "" : cpu::matmul_isa_names().front();
-  std::string types = "q4_k,q6_k,q8_0,q5_0,q5_k,q4_0,iq4_xs,iq4_nl,mxfp4,q3_k,q2_k,q5_1,q4_1,iq2_xxs,iq2_xs,iq2_s,iq3_xxs,iq3_s,iq1_s,iq1_m,f32,f16,bf16";
+  std::string types =
+      "q4_k,q6_k,q8_0,q5_0,q5_k,q4_0,iq4_xs,iq4_nl,mxfp4,q3_k,q2_k,q5_1,q4_1,iq2_xxs,iq2_xs,iq2_s,iq3_xxs,iq3_s,iq1_s,"
+      "iq1_m,f32,f16,bf16";
   std::string columns = "1,2,4,8";
   int64_t mib = 512, k = 2048;
   int64_t task_rows = 64;
@@ -94,16 +98,21 @@ struct Columns {
   }
 };
 
-/// Multiplies rows of the matrix at w on n_threads threads, an even share each, in calls of task_rows rows, each of which
-/// announces the next.
-double time_matmul(const MatmulKernels& kernels, DType type, const std::byte* w, int64_t rows, int64_t k, int64_t task_rows,
-                   Columns& columns, int n_threads) {
+/// Multiplies rows of the matrix at w on n_threads threads, an even share each, in calls of task_rows rows, each of
+/// which announces the next.
+double time_matmul(const MatmulKernels& kernels, DType type, const std::byte* w, int64_t rows, int64_t k,
+                   int64_t task_rows, Columns& columns, int n_threads) {
   return time_threads(n_threads, [&](int t) {
     const int64_t first = rows / 32 * t / n_threads * 32, end = rows / 32 * (t + 1) / n_threads * 32;
     const auto stride = static_cast<int64_t>(row_bytes(type, k));
     for (int64_t row = first; row < end; row += task_rows) {
-      kernels.matmul(type, {.w = w, .row_stride_bytes = stride, .row_begin = row, .row_end = std::min(end, row + task_rows),
-                            .k = k, .act_rows = columns.act_rows.data(), .n_cols = static_cast<int>(columns.act.size()),
+      kernels.matmul(type, {.w = w,
+                            .row_stride_bytes = stride,
+                            .row_begin = row,
+                            .row_end = std::min(end, row + task_rows),
+                            .k = k,
+                            .act_rows = columns.act_rows.data(),
+                            .n_cols = static_cast<int>(columns.act.size()),
                             .y_rows = columns.y_rows.data(),
                             .next_w = row + task_rows < end ? w + (row + task_rows) * stride : nullptr});
     }
@@ -133,15 +142,24 @@ int main(int argc, char** argv) {
   Options o;
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i], value = argv[i + 1];
-    if (flag == "--isa") o.isa = value;
-    else if (flag == "--types") o.types = value;
-    else if (flag == "--mib") o.mib = std::stoll(value);
-    else if (flag == "--reps") o.reps = std::stoi(value);
-    else if (flag == "--columns") o.columns = value;
-    else if (flag == "--prefill") o.prefill = std::stoi(value);
-    else if (flag == "--task-rows") o.task_rows = std::stoll(value);
-    else if (flag == "--k") o.k = std::stoll(value);
-    else return std::fprintf(stderr, "unknown flag %s\n", argv[i]), 2;
+    if (flag == "--isa")
+      o.isa = value;
+    else if (flag == "--types")
+      o.types = value;
+    else if (flag == "--mib")
+      o.mib = std::stoll(value);
+    else if (flag == "--reps")
+      o.reps = std::stoi(value);
+    else if (flag == "--columns")
+      o.columns = value;
+    else if (flag == "--prefill")
+      o.prefill = std::stoi(value);
+    else if (flag == "--task-rows")
+      o.task_rows = std::stoll(value);
+    else if (flag == "--k")
+      o.k = std::stoll(value);
+    else
+      return std::fprintf(stderr, "unknown flag %s\n", argv[i]), 2;
   }
   const MatmulKernels* kernels = cpu::matmul_kernels(o.isa);
   if (kernels == nullptr) return std::fprintf(stderr, "no kernels called '%s' here\n", o.isa.c_str()), 2;

@@ -41,10 +41,10 @@ __attribute__((target("avx512f,avx512vnni"))) inline double run_dpbusd(int64_t n
 __attribute__((target("avx2"))) inline double run_maddubs(int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
 #define D(a, b) "vpmaddubsw %%ymm14, %%ymm15, %%ymm" #a "\nvpaddw %%ymm" #a ", %%ymm" #b ", %%ymm" #b "\n"
-    asm volatile(D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11) D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11)
-                     D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11) D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11)::
-                         : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
-                           "xmm11");
+    asm volatile(
+        D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11) D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11) D(0, 6)
+            D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11) D(0, 6) D(1, 7) D(2, 8) D(3, 9) D(4, 10) D(5, 11)::
+                : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11");
 #undef D
   }
   return static_cast<double>(n) * kPeakUnroll * 32;

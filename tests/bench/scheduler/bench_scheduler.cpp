@@ -1,10 +1,9 @@
 // Batched serving: tokens a second of 1, 2, 4 .. sequences together (-s, -n tokens each), seconds to the first token of
-// prompts (-p), and what long prompts do to the answers beside them (-l). -e: all sequences say the same, so that they share
-// all their experts.
-// bench_scheduler -s 16 -p 2048 -p 8192 -l 8192 MODEL
+// prompts (-p), and what long prompts do to the answers beside them (-l). -e: all sequences say the same, so that they
+// share all their experts. bench_scheduler -s 16 -p 2048 -p 8192 -l 8192 MODEL
 //
-// Seconds of processor time are shown too: on a machine that is busy with other things they say more than the clock (with
-// one thread: several wait for each other actively).
+// Seconds of processor time are shown too: on a machine that is busy with other things they say more than the clock
+// (with one thread: several wait for each other actively).
 #include <getopt.h>
 
 #include <algorithm>
@@ -27,7 +26,8 @@ double seconds_since(Clock::time_point start) { return std::chrono::duration<dou
 Request random_request(const Engine& engine, int64_t n_prompt, int64_t n_tokens, uint32_t seed) {
   std::mt19937 random(seed);
   Request r;
-  for (int64_t i = 0; i < n_prompt; ++i) r.prompt.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(engine.tokenizer().vocab().size())));
+  for (int64_t i = 0; i < n_prompt; ++i)
+    r.prompt.push_back(static_cast<int32_t>(random() % static_cast<uint32_t>(engine.tokenizer().vocab().size())));
   r.options.max_tokens = n_tokens;
   r.options.ignore_eos = true;
   r.options.sampling.temperature = 0;
@@ -46,7 +46,9 @@ std::vector<Clock::time_point> token_times(RequestHandle& handle) {
   return times;
 }
 
-RequestHandle must_submit(Scheduler& scheduler, Request request) { return std::get<RequestHandle>(scheduler.submit(std::move(request))); }
+RequestHandle must_submit(Scheduler& scheduler, Request request) {
+  return std::get<RequestHandle>(scheduler.submit(std::move(request)));
+}
 
 double cpu_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
@@ -57,7 +59,9 @@ struct Rates {
 /// Of n answers together, while all of them run: after the slowest's first token, and until the first ends.
 Rates aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tokens, bool equal = false) {
   std::vector<RequestHandle> handles;
-  for (int i = 0; i < n; ++i) handles.push_back(must_submit(scheduler, random_request(engine, 16, n_tokens, equal ? 0 : static_cast<uint32_t>(i))));
+  for (int i = 0; i < n; ++i)
+    handles.push_back(
+        must_submit(scheduler, random_request(engine, 16, n_tokens, equal ? 0 : static_cast<uint32_t>(i))));
   std::vector<std::vector<Clock::time_point>> times(handles.size());
   const double cpu_before = cpu_seconds();
   const Clock::time_point wall_before = Clock::now();
@@ -67,7 +71,9 @@ Rates aggregate(Scheduler& scheduler, const Engine& engine, int n, int64_t n_tok
   Clock::time_point begin{}, end = Clock::time_point::max();
   for (const auto& t : times) begin = std::max(begin, t.front()), end = std::min(end, t.back());
   size_t tokens = 0;
-  for (const auto& t : times) tokens += static_cast<size_t>(std::count_if(t.begin(), t.end(), [&](Clock::time_point at) { return at > begin && at <= end; }));
+  for (const auto& t : times)
+    tokens += static_cast<size_t>(
+        std::count_if(t.begin(), t.end(), [&](Clock::time_point at) { return at > begin && at <= end; }));
   const double rate = static_cast<double>(tokens) / std::chrono::duration<double>(end - begin).count();
   // Processor time is known for the whole only; it is shared out by the clock.
   return {rate, rate * seconds_since(wall_before) / (cpu_seconds() - cpu_before)};
@@ -88,15 +94,20 @@ void measure_prompt(Scheduler& scheduler, const Engine& engine, int64_t n_prompt
   request.prompt.insert(request.prompt.end(), more.prompt.begin(), more.prompt.end());
   const SchedulerStats before = scheduler.stats();
   const double warm = first_token_s(scheduler, request);
-  std::printf("prompt of %lld tokens: first token after %.2f s; with 64 more and the rest cached (%lld of %lld tokens found) after %.2f s\n", static_cast<long long>(n_prompt), cold,
-              static_cast<long long>(scheduler.stats().cached_tokens_total - before.cached_tokens_total), static_cast<long long>(n_prompt + 64), warm);
+  std::printf(
+      "prompt of %lld tokens: first token after %.2f s; with 64 more and the rest cached (%lld of %lld tokens found) "
+      "after %.2f s\n",
+      static_cast<long long>(n_prompt), cold,
+      static_cast<long long>(scheduler.stats().cached_tokens_total - before.cached_tokens_total),
+      static_cast<long long>(n_prompt + 64), warm);
   std::fflush(stdout);
 }
 
 /// Answers while a long prompt is evaluated: their longest wait for a token, and what the prompt waits for them.
 void measure_stall(Scheduler& scheduler, const Engine& engine, int64_t n_prompt, int n_answers, int64_t max_stall_ms) {
   std::vector<RequestHandle> talking;
-  for (int i = 0; i < n_answers; ++i) talking.push_back(must_submit(scheduler, random_request(engine, 16, 100000, static_cast<uint32_t>(400 + i))));
+  for (int i = 0; i < n_answers; ++i)
+    talking.push_back(must_submit(scheduler, random_request(engine, 16, 100000, static_cast<uint32_t>(400 + i))));
   for (RequestHandle& handle : talking) {
     while (!std::holds_alternative<TokenEvent>(*handle.next(std::chrono::seconds(60)))) {
     }
@@ -120,15 +131,20 @@ void measure_stall(Scheduler& scheduler, const Engine& engine, int64_t n_prompt,
       while (!stop) talking[i].next(std::chrono::milliseconds(20));
     });
   }
-  const double first = first_token_s(scheduler, random_request(engine, n_prompt, 1, static_cast<uint32_t>(500 + n_answers)));
+  const double first =
+      first_token_s(scheduler, random_request(engine, n_prompt, 1, static_cast<uint32_t>(500 + n_answers)));
   stop = true;
   reader.join();
   for (std::thread& other : others) other.join();
   std::sort(gaps.begin(), gaps.end());
   const SchedulerStats after = scheduler.stats();
-  const double mean = (after.between_tokens_seconds.sum - before_s) / static_cast<double>(std::max<uint64_t>(1, after.between_tokens_seconds.total() - before_n));
-  std::printf("prompt of %lld tokens beside %d answers: first token after %.2f s; the answers wait %.0f ms for a token on average, %.0f at the 99th percentile, %.0f at most (asked for %lld)\n",
-              static_cast<long long>(n_prompt), n_answers, first, mean * 1000, gaps[gaps.size() * 99 / 100] * 1000, gaps.back() * 1000, static_cast<long long>(max_stall_ms));
+  const double mean = (after.between_tokens_seconds.sum - before_s) /
+                      static_cast<double>(std::max<uint64_t>(1, after.between_tokens_seconds.total() - before_n));
+  std::printf(
+      "prompt of %lld tokens beside %d answers: first token after %.2f s; the answers wait %.0f ms for a token on "
+      "average, %.0f at the 99th percentile, %.0f at most (asked for %lld)\n",
+      static_cast<long long>(n_prompt), n_answers, first, mean * 1000, gaps[gaps.size() * 99 / 100] * 1000,
+      gaps.back() * 1000, static_cast<long long>(max_stall_ms));
   std::fflush(stdout);
   for (RequestHandle& handle : talking) handle.cancel();
 }
@@ -153,7 +169,9 @@ int main(int argc, char** argv) {
     }
   }
   if (optind + 1 != argc) {
-    std::fprintf(stderr, "usage: bench_scheduler [-s MOST_SEQUENCES] [-n TOKENS_EACH] [-e] [-p PROMPT_TOKENS]... [-l PROMPT_TOKENS_BESIDE_ANSWERS]... [-t THREADS] MODEL\n");
+    std::fprintf(stderr,
+                 "usage: bench_scheduler [-s MOST_SEQUENCES] [-n TOKENS_EACH] [-e] [-p PROMPT_TOKENS]... [-l "
+                 "PROMPT_TOKENS_BESIDE_ANSWERS]... [-t THREADS] MODEL\n");
     return 2;
   }
   options.model_path = argv[optind];
@@ -173,8 +191,9 @@ int main(int argc, char** argv) {
     if (n == 1) one = rate;
     // What reading each weight once a step allows where experts are chosen uniformly, as by random weights.
     const double bound = engine->cost(1, 1, 0).weight_bytes * n / engine->cost(n, 1, 0).weight_bytes;
-    std::printf("%2d sequences %7.2f tok/s, %5.2f times one; %7.2f tok/cpu-s, %5.2f times one; by bytes read %5.2f times one\n", n, rate.tok_s, rate.tok_s / one.tok_s,
-                rate.tok_cpu_s, rate.tok_cpu_s / one.tok_cpu_s, bound);
+    std::printf(
+        "%2d sequences %7.2f tok/s, %5.2f times one; %7.2f tok/cpu-s, %5.2f times one; by bytes read %5.2f times one\n",
+        n, rate.tok_s, rate.tok_s / one.tok_s, rate.tok_cpu_s, rate.tok_cpu_s / one.tok_cpu_s, bound);
     std::fflush(stdout);
   }
   for (const int64_t n : prompts) measure_prompt(scheduler, *engine, n);

@@ -16,7 +16,8 @@ namespace {
 
 FATHOM_KERNEL(256, 1) index_kernel(int* out) {
   const unsigned block = blockIdx.x + gridDim.x * blockIdx.y;
-  out[block * blockDim.x * blockDim.y + threadIdx.y * blockDim.x + threadIdx.x] = static_cast<int>(1000 * blockIdx.y + 100 * blockIdx.x + 10 * threadIdx.y + threadIdx.x);
+  out[block * blockDim.x * blockDim.y + threadIdx.y * blockDim.x + threadIdx.x] =
+      static_cast<int>(1000 * blockIdx.y + 100 * blockIdx.x + 10 * threadIdx.y + threadIdx.x);
 }
 
 FATHOM_KERNEL(256, 1) reverse_kernel(const int* in, int* out, bool with_barrier) {
@@ -38,7 +39,16 @@ FATHOM_KERNEL(256, 1) warp_kernel(int* out) {
   out[4 * i + 3] = i % 2 == 0 ? __reduce_max_sync(mine, i) : __reduce_add_sync(mine, 1);
 }
 
-enum class Offence { kDivergentBarrier, kEarlyEnd, kTwoBarriers, kNotInMask, kMissingLane, kOverrun, kDynamicOverrun, kLostCopy };
+enum class Offence {
+  kDivergentBarrier,
+  kEarlyEnd,
+  kTwoBarriers,
+  kNotInMask,
+  kMissingLane,
+  kOverrun,
+  kDynamicOverrun,
+  kLostCopy
+};
 
 FATHOM_KERNEL(256, 1) offending_kernel(Offence offence) {
   FATHOM_SHARED(int, values, 32);
@@ -99,7 +109,8 @@ FATHOM_KERNEL(32, 1) s8_kernel(const int8_t* a, const int8_t* b, int* c, bool de
   const int k = deep ? 32 : 16;
   auto word = [&](const int8_t* m, int row, int column, int row_step, int column_step) {
     uint32_t w = 0;
-    for (int i = 0; i < 4; ++i) w |= static_cast<uint32_t>(static_cast<uint8_t>(m[row * row_step + (column + i) * column_step])) << (8 * i);
+    for (int i = 0; i < 4; ++i)
+      w |= static_cast<uint32_t>(static_cast<uint8_t>(m[row * row_step + (column + i) * column_step])) << (8 * i);
     return w;
   };
   if (deep) {
@@ -141,12 +152,14 @@ FATHOM_KERNEL(32, 1) overlapped_kernel(bool waits) {
 }  // namespace
 
 TEST_CASE("every thread of every block runs once under its own index") {
-  for (const emulator::Order order : {emulator::Order::kRising, emulator::Order::kFalling, emulator::Order::kShuffled}) {
+  for (const emulator::Order order :
+       {emulator::Order::kRising, emulator::Order::kFalling, emulator::Order::kShuffled}) {
     emulator::set_order(order);
     std::vector<int> out(6 * 20, -1);
     launch(index_kernel, dim3(2, 3), dim3(5, 4), 0, nullptr, out.data());
     int wrong = 0;
-    for (int i = 0; i < 120; ++i) wrong += out[static_cast<size_t>(i)] != 1000 * (i / 40) + 100 * (i / 20 % 2) + 10 * (i / 5 % 4) + i % 5;
+    for (int i = 0; i < 120; ++i)
+      wrong += out[static_cast<size_t>(i)] != 1000 * (i / 40) + 100 * (i / 20 % 2) + 10 * (i / 5 % 4) + i % 5;
     CHECK(wrong == 0);
   }
   emulator::set_order(emulator::Order::kRising);
@@ -179,17 +192,20 @@ TEST_CASE("lanes exchange values as CUDA says, under whole and split masks") {
 }
 
 TEST_CASE("what hardware leaves undefined ends the launch and says where") {
-  CHECK(offence_message(Offence::kDivergentBarrier).find("deadlock: 32 threads wait, 32 at emulator_test.cpp") != std::string::npos);
+  CHECK(offence_message(Offence::kDivergentBarrier).find("deadlock: 32 threads wait, 32 at emulator_test.cpp") !=
+        std::string::npos);
   CHECK(offence_message(Offence::kEarlyEnd).find("deadlock: 63 threads wait") != std::string::npos);
   CHECK(offence_message(Offence::kTwoBarriers).find("different barriers") != std::string::npos);
   CHECK(offence_message(Offence::kNotInMask).find("not of its mask") != std::string::npos);
   CHECK(offence_message(Offence::kMissingLane).find("deadlock: 62 threads wait") != std::string::npos);
 #if !defined(__SANITIZE_ADDRESS__)
   CHECK(offence_message(Offence::kOverrun).find("static shared array of 128 bytes was overrun") != std::string::npos);
-  CHECK(offence_message(Offence::kDynamicOverrun).find("dynamic shared memory of 16 bytes was overrun") != std::string::npos);
+  CHECK(offence_message(Offence::kDynamicOverrun).find("dynamic shared memory of 16 bytes was overrun") !=
+        std::string::npos);
 #endif
   CHECK(offence_message(Offence::kLostCopy).find("before its asynchronous copies") != std::string::npos);
-  CHECK_THROWS_WITH_AS(launch(offending_kernel, 1, 1025, 0, nullptr, Offence::kOverrun), doctest::Contains("1 to 1024"), Error);
+  CHECK_THROWS_WITH_AS(launch(offending_kernel, 1, 1025, 0, nullptr, Offence::kOverrun), doctest::Contains("1 to 1024"),
+                       Error);
   std::vector<int> out(4 * 64);
   launch(warp_kernel, 1, 64, 0, nullptr, out.data());  // and the next launch is whole
   CHECK(out[0] == 496);
@@ -227,7 +243,8 @@ TEST_CASE("products of fragments equal the products of the matrices they hold") 
   int wrong = 0;
   for (int i = 0; i < 128; ++i) {
     float sum = 0;
-    for (int j = 0; j < 16; ++j) sum += bf16_to_f32(fa[static_cast<size_t>(i / 8 * 16 + j)]) * bf16_to_f32(fb[static_cast<size_t>(j * 8 + i % 8)]);
+    for (int j = 0; j < 16; ++j)
+      sum += bf16_to_f32(fa[static_cast<size_t>(i / 8 * 16 + j)]) * bf16_to_f32(fb[static_cast<size_t>(j * 8 + i % 8)]);
     wrong += c[static_cast<size_t>(i)] != sum;
   }
   CHECK(wrong == 0);
@@ -244,7 +261,8 @@ TEST_CASE("integer helpers have CUDA's meaning") {
 
 TEST_CASE("an overlapped kernel has to wait for the one before it") {
   launch_overlapped(overlapped_kernel, 1, 32, 0, nullptr, true);
-  CHECK_THROWS_WITH_AS(launch_overlapped(overlapped_kernel, 1, 32, 0, nullptr, false), doctest::Contains("wait_for_previous_kernel"), Error);
+  CHECK_THROWS_WITH_AS(launch_overlapped(overlapped_kernel, 1, 32, 0, nullptr, false),
+                       doctest::Contains("wait_for_previous_kernel"), Error);
 }
 
 TEST_CASE("a captured graph runs when it is launched, as often as it is launched") {

@@ -14,13 +14,16 @@ std::vector<std::vector<float>> run_all() {
   OnDevice device;
   std::vector<std::vector<float>> out;
 
-  const RmsNormArgs norm = device.node(RmsNormArgs{h.floats({3, 2048}), h.floats({2048}), h.make(DType::kF32, {3, 2048}), 1e-6F});
-  const Tensor q = device.poisoned(h.make(DType::kI8, {3, 2048})), scales = device.poisoned(h.make(DType::kI64, {3, 64}));
+  const RmsNormArgs norm =
+      device.node(RmsNormArgs{h.floats({3, 2048}), h.floats({2048}), h.make(DType::kF32, {3, 2048}), 1e-6F});
+  const Tensor q = device.poisoned(h.make(DType::kI8, {3, 2048})),
+               scales = device.poisoned(h.make(DType::kI64, {3, 64}));
   cuda::rms_norm_quantized(norm, {q.as<int8_t>(), scales.as<cuda::ActScale>(), 2048}, device.c);
   out.push_back(device.fetch<float>(norm.out));
 
   const RouterParams v3{8, RouterScore::kSigmoid, 8, 4, GroupRank::kSumOfTwoBest, true, 2.5F};
-  const RouteExpertsArgs route = device.node(RouteExpertsArgs{h.floats({4, 256}), h.floats({256}, 0.1F), h.make(DType::kI32, {4, 8}), h.make(DType::kF32, {4, 8}), v3});
+  const RouteExpertsArgs route = device.node(RouteExpertsArgs{
+      h.floats({4, 256}), h.floats({256}, 0.1F), h.make(DType::kI32, {4, 8}), h.make(DType::kF32, {4, 8}), v3});
   cuda::route_experts(route, device.c);
   out.push_back(device.fetch<float>(route.weights));
 

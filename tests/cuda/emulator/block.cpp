@@ -29,7 +29,9 @@ std::string text_of(Site site) {
   const std::string path = site.file_name();
   return path.substr(path.rfind('/') + 1) + ":" + std::to_string(site.line());
 }
-bool same(Site a, Site b) { return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0; }
+bool same(Site a, Site b) {
+  return a.line() == b.line() && a.column() == b.column() && std::strcmp(a.file_name(), b.file_name()) == 0;
+}
 
 struct LateCopy {
   std::byte* to;
@@ -42,8 +44,8 @@ struct Thread {
   enum class State { kReady, kWaiting, kDone };
   State state = State::kReady;
   uint3 index;
-  Site site;                     ///< where it waits
-  Exchange* current = nullptr;   ///< whose values this lane may still read
+  Site site;                    ///< where it waits
+  Exchange* current = nullptr;  ///< whose values this lane may still read
   bool waited = false;
   std::vector<std::vector<LateCopy>> copy_groups;  ///< the last one is still open
 };
@@ -131,7 +133,8 @@ struct Machine {
     }
     std::string message = "deadlock: " + std::to_string(waiting) + " threads wait";
     for (const auto& [site, n] : sites) {
-      message += ", " + std::to_string(n.first) + " at " + site + " (first threadIdx.x " + std::to_string(n.second) + ")";
+      message +=
+          ", " + std::to_string(n.first) + " at " + site + " (first threadIdx.x " + std::to_string(n.second) + ")";
     }
     fail(message + "; " + std::to_string(done) + " have ended");
   }
@@ -163,7 +166,8 @@ struct Machine {
     for (const auto& [tag, array] : arrays) {
       if (array.overrun()) fail("a static shared array of " + std::to_string(array.size_bytes) + " bytes was overrun");
     }
-    if (dynamic->overrun()) fail("the dynamic shared memory of " + std::to_string(dynamic->size_bytes) + " bytes was overrun");
+    if (dynamic->overrun())
+      fail("the dynamic shared memory of " + std::to_string(dynamic->size_bytes) + " bytes was overrun");
   }
 
   std::vector<int> turns(int n) {
@@ -199,8 +203,8 @@ void fail(const std::string& what) {
   const Machine& m = machine();
   std::string where;
   if (m.current >= 0) {
-    where = " [block " + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," + std::to_string(blockIdx.z) + " thread " +
-            std::to_string(threadIdx.x) + "]";
+    where = " [block " + std::to_string(blockIdx.x) + "," + std::to_string(blockIdx.y) + "," +
+            std::to_string(blockIdx.z) + " thread " + std::to_string(threadIdx.x) + "]";
   }
   throw Error(ErrorCode::kDevice, "emulated kernel: " + what + where);
 }
@@ -211,9 +215,11 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool must_wait, const 
   if (m.current >= 0) fail("a kernel starts a kernel");
   if (n < 1 || n > kMaxThreads) fail("a block of " + std::to_string(n) + " threads; hardware has 1 to 1024");
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535) {
-    fail("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z) + " blocks");
+    fail("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " + std::to_string(grid.z) +
+         " blocks");
   }
-  if (shared_bytes > kMaxSharedBytes) fail(std::to_string(shared_bytes) + " bytes of shared memory; hardware has 227 KiB at most");
+  if (shared_bytes > kMaxSharedBytes)
+    fail(std::to_string(shared_bytes) + " bytes of shared memory; hardware has 227 KiB at most");
   gridDim = grid;
   blockDim = block;
   m.must_wait = must_wait;
@@ -275,7 +281,8 @@ int lane_index() { return machine().current % 32; }
 const Exchange& exchange(uint32_t mask, const void* value, size_t size_bytes, const char* what, Site site) {
   Machine& m = machine();
   const int lane = lane_index(), warp = m.current / 32;
-  if ((mask >> lane & 1u) == 0) fail(std::string(what) + " at " + text_of(site) + " by lane " + std::to_string(lane) + " that is not of its mask");
+  if ((mask >> lane & 1u) == 0)
+    fail(std::string(what) + " at " + text_of(site) + " by lane " + std::to_string(lane) + " that is not of its mask");
   m.release(m.self());
   auto& pending = m.pending[static_cast<size_t>(warp)];
   auto it = std::find_if(pending.begin(), pending.end(), [&](const auto& e) { return e->mask == mask; });
@@ -292,7 +299,8 @@ const Exchange& exchange(uint32_t mask, const void* value, size_t size_bytes, co
   }
   Exchange& e = **it;
   if (std::strcmp(e.what, what) != 0 || !same(e.site, site)) {
-    fail(std::string("lanes meet at different operations: ") + e.what + " at " + text_of(e.site) + " and " + what + " at " + text_of(site));
+    fail(std::string("lanes meet at different operations: ") + e.what + " at " + text_of(e.site) + " and " + what +
+         " at " + text_of(site));
   }
   std::memcpy(e.values[lane], value, size_bytes);
   e.arrived |= 1u << lane;
@@ -311,7 +319,8 @@ const Exchange& exchange(uint32_t mask, const void* value, size_t size_bytes, co
 
 void copy_later(void* shared, const void* global, size_t size_bytes, bool valid) {
   std::memset(shared, 0xff, size_bytes);  // whoever reads before the wait sees NaN
-  machine().self().copy_groups.back().push_back({static_cast<std::byte*>(shared), static_cast<const std::byte*>(global), size_bytes, valid});
+  machine().self().copy_groups.back().push_back(
+      {static_cast<std::byte*>(shared), static_cast<const std::byte*>(global), size_bytes, valid});
 }
 
 void commit_copies() { machine().self().copy_groups.emplace_back(); }
@@ -319,7 +328,8 @@ void commit_copies() { machine().self().copy_groups.emplace_back(); }
 void wait_copies(int pending_groups) {
   auto& groups = machine().self().copy_groups;  // all but the last are committed
   while (static_cast<int>(groups.size()) - 1 > pending_groups) {
-    for (const LateCopy& c : groups.front()) c.valid ? std::memcpy(c.to, c.from, c.size_bytes) : std::memset(c.to, 0, c.size_bytes);
+    for (const LateCopy& c : groups.front())
+      c.valid ? std::memcpy(c.to, c.from, c.size_bytes) : std::memset(c.to, 0, c.size_bytes);
     groups.erase(groups.begin());
   }
 }

@@ -1,6 +1,6 @@
-// Runs a grid of CUDA threads on one processor: blocks one after another, the threads of a block as fibers that change at
-// barriers and warp operations only. What hardware leaves undefined ends the launch with an Error: a barrier that not all
-// threads reach, threads that meet at different barriers or warp operations, writes beyond a shared array.
+// Runs a grid of CUDA threads on one processor: blocks one after another, the threads of a block as fibers that change
+// at barriers and warp operations only. What hardware leaves undefined ends the launch with an Error: a barrier that
+// not all threads reach, threads that meet at different barriers or warp operations, writes beyond a shared array.
 #pragma once
 
 #include <cstddef>
@@ -56,7 +56,8 @@ struct Exchange {
   alignas(16) std::byte values[32][kMaxLaneBytes];
 };
 int lane_index();
-/// Brings size_bytes to the operation, waits for the others of `mask`, gives everybody's values. Valid until the lane's next operation.
+/// Brings size_bytes to the operation, waits for the others of `mask`, gives everybody's values. Valid until the lane's
+/// next operation.
 const Exchange& exchange(uint32_t mask, const void* value, size_t size_bytes, const char* what, Site site);
 
 void copy_later(void* shared, const void* global, size_t size_bytes, bool valid);

@@ -1,5 +1,5 @@
-// cuda/device.h in plain C++: what a kernel may use, and what each of it means. The names of CUDA stand outside any namespace,
-// as nvcc has them.
+// cuda/device.h in plain C++: what a kernel may use, and what each of it means. The names of CUDA stand outside any
+// namespace, as nvcc has them.
 #pragma once
 
 #include <algorithm>
@@ -22,12 +22,24 @@
   auto& name = *static_cast<Type(*)[count]>(::fathom::emulator::static_shared(&name##_tag, sizeof(Type[count])))
 #define FATHOM_DYNAMIC_SHARED(name) auto* name = static_cast<unsigned char*>(::fathom::emulator::dynamic_shared())
 
-struct alignas(8) int2 { int x, y; };
-struct alignas(16) int4 { int x, y, z, w; };
-struct alignas(8) uint2 { unsigned x, y; };
-struct alignas(16) uint4 { unsigned x, y, z, w; };
-struct alignas(8) float2 { float x, y; };
-struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) int2 {
+  int x, y;
+};
+struct alignas(16) int4 {
+  int x, y, z, w;
+};
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
 inline int2 make_int2(int x, int y) { return {x, y}; }
 inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
 inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
@@ -55,16 +67,16 @@ inline void __threadfence_block() {}
 
 namespace fathom::emulator {
 
-/// The value of lane `from`. Hardware gives an undefined value if that lane is not of the mask; here it ends the launch.
-template <typename T>
-T take(const Exchange& e, int from) {
-  if ((e.mask >> from & 1u) == 0) fail(std::string(e.what) + " reads lane " + std::to_string(from) + ", which is not of its mask");
+/// The value of lane `from`. Hardware gives an undefined value if that lane is not of the mask; here it ends the
+/// launch.
+template <typename T> T take(const Exchange& e, int from) {
+  if ((e.mask >> from & 1u) == 0)
+    fail(std::string(e.what) + " reads lane " + std::to_string(from) + ", which is not of its mask");
   T value;
   std::memcpy(&value, e.values[from], sizeof(T));
   return value;
 }
-template <typename T, typename Fold>
-T fold(const Exchange& e, Fold&& f) {
+template <typename T, typename Fold> T fold(const Exchange& e, Fold&& f) {
   T result{};
   bool first = true;
   for (int l = 0; l < 32; ++l) {
@@ -77,26 +89,22 @@ T fold(const Exchange& e, Fold&& f) {
 
 }  // namespace fathom::emulator
 
-template <typename T>
-T __shfl_sync(unsigned mask, T value, int from, int width = 32, FATHOM_SITE) {
+template <typename T> T __shfl_sync(unsigned mask, T value, int from, int width = 32, FATHOM_SITE) {
   const auto& e = fathom::emulator::exchange(mask, &value, sizeof(T), "__shfl_sync", site);
   const int lane = fathom::emulator::lane_index();
   return fathom::emulator::take<T>(e, lane / width * width + (from & (width - 1)));
 }
-template <typename T>
-T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, FATHOM_SITE) {
+template <typename T> T __shfl_xor_sync(unsigned mask, T value, int bits, int width = 32, FATHOM_SITE) {
   const auto& e = fathom::emulator::exchange(mask, &value, sizeof(T), "__shfl_xor_sync", site);
   const int lane = fathom::emulator::lane_index(), from = lane ^ bits;
   return fathom::emulator::take<T>(e, from >= (lane / width + 1) * width ? lane : from);
 }
-template <typename T>
-T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32, FATHOM_SITE) {
+template <typename T> T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32, FATHOM_SITE) {
   const auto& e = fathom::emulator::exchange(mask, &value, sizeof(T), "__shfl_down_sync", site);
   const int lane = fathom::emulator::lane_index(), from = lane + static_cast<int>(by);
   return fathom::emulator::take<T>(e, from >= (lane / width + 1) * width ? lane : from);
 }
-template <typename T>
-T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32, FATHOM_SITE) {
+template <typename T> T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32, FATHOM_SITE) {
   const auto& e = fathom::emulator::exchange(mask, &value, sizeof(T), "__shfl_up_sync", site);
   const int lane = fathom::emulator::lane_index(), from = lane - static_cast<int>(by);
   return fathom::emulator::take<T>(e, from < lane / width * width ? lane : from);
@@ -111,8 +119,7 @@ inline unsigned __ballot_sync(unsigned mask, int value, FATHOM_SITE) {
 }
 inline int __any_sync(unsigned mask, int value, FATHOM_SITE) { return __ballot_sync(mask, value, site) != 0; }
 inline int __all_sync(unsigned mask, int value, FATHOM_SITE) { return __ballot_sync(mask, value, site) == mask; }
-template <typename T>
-unsigned __match_any_sync(unsigned mask, T value, FATHOM_SITE) {
+template <typename T> unsigned __match_any_sync(unsigned mask, T value, FATHOM_SITE) {
   const auto& e = fathom::emulator::exchange(mask, &value, sizeof(T), "__match_any_sync", site);
   unsigned bits = 0;
   for (int l = 0; l < 32; ++l) {
@@ -120,33 +127,52 @@ unsigned __match_any_sync(unsigned mask, T value, FATHOM_SITE) {
   }
   return bits;
 }
-template <typename T>
-T __reduce_add_sync(unsigned mask, T value, FATHOM_SITE) {
-  return fathom::emulator::fold<T>(fathom::emulator::exchange(mask, &value, sizeof(T), "__reduce_add_sync", site), [](T a, T b) { return a + b; });
+template <typename T> T __reduce_add_sync(unsigned mask, T value, FATHOM_SITE) {
+  return fathom::emulator::fold<T>(fathom::emulator::exchange(mask, &value, sizeof(T), "__reduce_add_sync", site),
+                                   [](T a, T b) { return a + b; });
 }
-template <typename T>
-T __reduce_max_sync(unsigned mask, T value, FATHOM_SITE) {
-  return fathom::emulator::fold<T>(fathom::emulator::exchange(mask, &value, sizeof(T), "__reduce_max_sync", site), [](T a, T b) { return std::max(a, b); });
+template <typename T> T __reduce_max_sync(unsigned mask, T value, FATHOM_SITE) {
+  return fathom::emulator::fold<T>(fathom::emulator::exchange(mask, &value, sizeof(T), "__reduce_max_sync", site),
+                                   [](T a, T b) { return std::max(a, b); });
 }
-template <typename T>
-T __reduce_min_sync(unsigned mask, T value, FATHOM_SITE) {
-  return fathom::emulator::fold<T>(fathom::emulator::exchange(mask, &value, sizeof(T), "__reduce_min_sync", site), [](T a, T b) { return std::min(a, b); });
+template <typename T> T __reduce_min_sync(unsigned mask, T value, FATHOM_SITE) {
+  return fathom::emulator::fold<T>(fathom::emulator::exchange(mask, &value, sizeof(T), "__reduce_min_sync", site),
+                                   [](T a, T b) { return std::min(a, b); });
 }
 
 // ---- atomics: no two fibers run at a time ----
 
-template <typename T>
-T atomicAdd(T* p, T value) { const T old = *p; *p = old + value; return old; }
-template <typename T>
-T atomicMax(T* p, T value) { const T old = *p; *p = std::max(old, value); return old; }
-template <typename T>
-T atomicMin(T* p, T value) { const T old = *p; *p = std::min(old, value); return old; }
-template <typename T>
-T atomicExch(T* p, T value) { const T old = *p; *p = value; return old; }
-template <typename T>
-T atomicCAS(T* p, T expected, T value) { const T old = *p; if (old == expected) *p = value; return old; }
+template <typename T> T atomicAdd(T* p, T value) {
+  const T old = *p;
+  *p = old + value;
+  return old;
+}
+template <typename T> T atomicMax(T* p, T value) {
+  const T old = *p;
+  *p = std::max(old, value);
+  return old;
+}
+template <typename T> T atomicMin(T* p, T value) {
+  const T old = *p;
+  *p = std::min(old, value);
+  return old;
+}
+template <typename T> T atomicExch(T* p, T value) {
+  const T old = *p;
+  *p = value;
+  return old;
+}
+template <typename T> T atomicCAS(T* p, T expected, T value) {
+  const T old = *p;
+  if (old == expected) *p = value;
+  return old;
+}
 /// Counts 0 .. limit and around.
-inline unsigned atomicInc(unsigned* p, unsigned limit) { const unsigned old = *p; *p = old >= limit ? 0 : old + 1; return old; }
+inline unsigned atomicInc(unsigned* p, unsigned limit) {
+  const unsigned old = *p;
+  *p = old >= limit ? 0 : old + 1;
+  return old;
+}
 
 // ---- arithmetic ----
 
@@ -155,12 +181,14 @@ inline int __dp4a(int a, int b, int c) {
   for (int i = 0; i < 4; ++i) c += static_cast<int8_t>(a >> (8 * i)) * static_cast<int8_t>(b >> (8 * i));
   return c;
 }
-/// Byte i of the result is the byte of b:a that nibble i of the selector says, 0 to 7. CUDA's manual and PTX differ on larger ones.
+/// Byte i of the result is the byte of b:a that nibble i of the selector says, 0 to 7. CUDA's manual and PTX differ on
+/// larger ones.
 inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
   if (selector & 0x8888u) fathom::emulator::fail("__byte_perm with a selector beyond 7");
   const uint64_t both = a | static_cast<uint64_t>(b) << 32;
   unsigned result = 0;
-  for (int i = 0; i < 4; ++i) result |= (static_cast<unsigned>(both >> (8 * (selector >> (4 * i) & 7u))) & 255u) << (8 * i);
+  for (int i = 0; i < 4; ++i)
+    result |= (static_cast<unsigned>(both >> (8 * (selector >> (4 * i) & 7u))) & 255u) << (8 * i);
   return result;
 }
 inline unsigned __funnelshift_r(unsigned low, unsigned high, unsigned by) {
@@ -184,11 +212,9 @@ inline float __expf(float v) { return std::exp(v); }
 inline float __frcp_rn(float v) { return 1.0F / v; }
 inline float __fdividef(float a, float b) { return a / b; }
 /// Memory that no kernel writes while this one runs.
-template <typename T>
-T __ldg(const T* p) { return *p; }
+template <typename T> T __ldg(const T* p) { return *p; }
 /// Memory that other blocks of this launch have written.
-template <typename T>
-T __ldcg(const T* p) { return *p; }
+template <typename T> T __ldcg(const T* p) { return *p; }
 
 namespace fathom::cuda {
 
@@ -197,15 +223,20 @@ namespace fathom::cuda {
 /// kernel(args...) on every thread of the grid, on `stream` (a capturing one remembers it).
 template <typename... Params, typename... Args>
 void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
-  emulator::submit(stream, [=] { emulator::run_grid(grid, block, shared_bytes, false, [&] { kernel(static_cast<Params>(args)...); }); });
+  emulator::submit(stream, [=] {
+    emulator::run_grid(grid, block, shared_bytes, false, [&] { kernel(static_cast<Params>(args)...); });
+  });
 }
 /// The same for kernels that may start before the kernel launched before them has ended.
 template <typename... Params, typename... Args>
-void launch_overlapped(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream, Args... args) {
-  emulator::submit(stream, [=] { emulator::run_grid(grid, block, shared_bytes, true, [&] { kernel(static_cast<Params>(args)...); }); });
+void launch_overlapped(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
+                       Args... args) {
+  emulator::submit(stream, [=] {
+    emulator::run_grid(grid, block, shared_bytes, true, [&] { kernel(static_cast<Params>(args)...); });
+  });
 }
-/// Every thread of an overlapped kernel calls it before it reads or writes what earlier kernels wrote or read; before it, only
-/// weights may be read.
+/// Every thread of an overlapped kernel calls it before it reads or writes what earlier kernels wrote or read; before
+/// it, only weights may be read.
 inline void wait_for_previous_kernel() { emulator::note_wait(); }
 /// From here on the next overlapped kernel may be started; what it may not see yet is up to its wait.
 inline void let_next_kernel_start() {}
@@ -218,29 +249,35 @@ inline float bf16_to_float(uint16_t bits) { return bf16_to_f32(bits); }
 inline uint16_t float_to_bf16(float x) { return f32_to_bf16(x); }
 inline float fp8_to_float(uint8_t bits) { return f8_e4m3_to_f32(bits); }
 inline uint8_t float_to_fp8(float x) { return f32_to_f8_e4m3(x); }  ///< beyond 448 gives 448
-inline uint32_t pack_bf16(float low, float high) { return float_to_bf16(low) | static_cast<uint32_t>(float_to_bf16(high)) << 16; }
-inline uint32_t pack_half(float low, float high) { return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16; }
+inline uint32_t pack_bf16(float low, float high) {
+  return float_to_bf16(low) | static_cast<uint32_t>(float_to_bf16(high)) << 16;
+}
+inline uint32_t pack_half(float low, float high) {
+  return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16;
+}
 
 // ---- memory ----
 
 /// 16 bytes that this SM reads once: they displace nothing in its cache.
 inline int4 load_streaming(const int4* p) { return *p; }
 
-/// Asks for the 128 bytes around an address to be brought into the second-level cache. The emulator reads a byte: it has to exist.
+/// Asks for the 128 bytes around an address to be brought into the second-level cache. The emulator reads a byte: it
+/// has to exist.
 inline void prefetch_l2(const void* p) { static_cast<void>(*static_cast<const volatile char*>(p)); }
 
-/// 16 bytes from global to shared memory, both 16-byte aligned, zeros if not valid; there after cp_async_wait and a barrier.
-/// The emulator copies as late as allowed.
-inline void cp_async_16(void* shared, const void* global, bool valid = true) { emulator::copy_later(shared, global, 16, valid); }
+/// 16 bytes from global to shared memory, both 16-byte aligned, zeros if not valid; there after cp_async_wait and a
+/// barrier. The emulator copies as late as allowed.
+inline void cp_async_16(void* shared, const void* global, bool valid = true) {
+  emulator::copy_later(shared, global, 16, valid);
+}
 inline void cp_async_commit() { emulator::commit_copies(); }
 /// Returns when at most kPending groups of this thread are under way.
-template <int kPending>
-void cp_async_wait() { emulator::wait_copies(kPending); }
+template <int kPending> void cp_async_wait() { emulator::wait_copies(kPending); }
 
 // ---- tensor cores; lanes: g = lane / 4, t = lane % 4. Source: PTX ISA, "Warp-level Matrix Instructions" ----
 
-/// Four 8x8 matrices of 16-bit elements; lane 8 i + j brings the 16-byte aligned address of row j of matrix i; a lane gets from
-/// each the elements 2 t, 2 t + 1 of row g.
+/// Four 8x8 matrices of 16-bit elements; lane 8 i + j brings the 16-byte aligned address of row j of matrix i; a lane
+/// gets from each the elements 2 t, 2 t + 1 of row g.
 inline void ldmatrix_x4(uint32_t (&r)[4], const void* row, FATHOM_SITE) {
   const auto& e = emulator::exchange(0xffffffffu, &row, sizeof(row), "ldmatrix", site);
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulator::fail("ldmatrix: a row is not 16-byte aligned");
@@ -253,7 +290,9 @@ inline void ldmatrix_x4_transposed(uint32_t (&r)[4], const void* row, FATHOM_SIT
   if (reinterpret_cast<uintptr_t>(row) % 16 != 0) emulator::fail("ldmatrix: a row is not 16-byte aligned");
   const int lane = emulator::lane_index();
   for (int i = 0; i < 4; ++i) {
-    for (int j = 0; j < 2; ++j) std::memcpy(reinterpret_cast<char*>(&r[i]) + 2 * j, emulator::take<const char*>(e, 8 * i + 2 * (lane % 4) + j) + 2 * (lane / 4), 2);
+    for (int j = 0; j < 2; ++j)
+      std::memcpy(reinterpret_cast<char*>(&r[i]) + 2 * j,
+                  emulator::take<const char*>(e, 8 * i + 2 * (lane % 4) + j) + 2 * (lane / 4), 2);
   }
 }
 
@@ -261,11 +300,15 @@ inline void ldmatrix_x4_transposed(uint32_t (&r)[4], const void* row, FATHOM_SIT
 
 namespace fathom::emulator {
 
-/// c[16, 8] += a[16, kDepth] b[kDepth, 8]. A register holds kPerWord elements of successive k. Registers of a: rows g and g + 8 at
-/// k = kPerWord t, then both again kDepth / 2 further (if kWordsA is 4); of b: column g likewise; c: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+/// c[16, 8] += a[16, kDepth] b[kDepth, 8]. A register holds kPerWord elements of successive k. Registers of a: rows g
+/// and g + 8 at k = kPerWord t, then both again kDepth / 2 further (if kWordsA is 4); of b: column g likewise; c: (g,
+/// 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <int kDepth, int kPerWord, int kWordsA, typename Sum, typename Element>
-void multiply_fragments(Sum (&c)[4], const uint32_t (&a)[kWordsA], const uint32_t* b, Element&& element, const char* what, Site site) {
-  struct Lane { uint32_t a[kWordsA], b[kWordsA / 2]; } own;
+void multiply_fragments(Sum (&c)[4], const uint32_t (&a)[kWordsA], const uint32_t* b, Element&& element,
+                        const char* what, Site site) {
+  struct Lane {
+    uint32_t a[kWordsA], b[kWordsA / 2];
+  } own;
   std::memcpy(own.a, a, sizeof(own.a));
   std::memcpy(own.b, b, sizeof(own.b));
   const Exchange& e = exchange(0xffffffffu, &own, sizeof(own), what, site);
@@ -274,8 +317,10 @@ void multiply_fragments(Sum (&c)[4], const uint32_t (&a)[kWordsA], const uint32_
     const int row = i / 2, column = 2 * t + i % 2;
     for (int k = 0; k < kDepth; k += kPerWord) {
       const int upper = k / (4 * kPerWord), word_lane = k / kPerWord % 4;
-      const uint32_t word_a = take<Lane>(e, g * 4 + word_lane).a[2 * upper + row], word_b = take<Lane>(e, column * 4 + word_lane).b[upper];
-      for (int part = 0; part < kPerWord; ++part) c[i] += static_cast<Sum>(element(word_a, part)) * static_cast<Sum>(element(word_b, part));
+      const uint32_t word_a = take<Lane>(e, g * 4 + word_lane).a[2 * upper + row],
+                     word_b = take<Lane>(e, column * 4 + word_lane).b[upper];
+      for (int part = 0; part < kPerWord; ++part)
+        c[i] += static_cast<Sum>(element(word_a, part)) * static_cast<Sum>(element(word_b, part));
     }
   }
 }
@@ -286,13 +331,16 @@ inline int signed_byte(uint32_t word, int i) { return static_cast<int8_t>(word >
 
 namespace fathom::cuda {
 
-/// c += a b with a [16, 16] and b [16, 8] of bf16, sums in f32. Two elements of successive k in a register, the lower first.
+/// c += a b with a [16, 16] and b [16, 8] of bf16, sums in f32. Two elements of successive k in a register, the lower
+/// first.
 inline void mma_bf16_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], FATHOM_SITE) {
-  emulator::multiply_fragments<16, 2>(c, a, b, [](uint32_t w, int i) { return bf16_to_f32(static_cast<uint16_t>(w >> (16 * i))); }, "mma bf16", site);
+  emulator::multiply_fragments<16, 2>(
+      c, a, b, [](uint32_t w, int i) { return bf16_to_f32(static_cast<uint16_t>(w >> (16 * i))); }, "mma bf16", site);
 }
 /// The same of halves.
 inline void mma_half_16x8x16(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], FATHOM_SITE) {
-  emulator::multiply_fragments<16, 2>(c, a, b, [](uint32_t w, int i) { return f16_to_f32(static_cast<uint16_t>(w >> (16 * i))); }, "mma half", site);
+  emulator::multiply_fragments<16, 2>(
+      c, a, b, [](uint32_t w, int i) { return f16_to_f32(static_cast<uint16_t>(w >> (16 * i))); }, "mma half", site);
 }
 /// c += a b with a [16, 32] and b [32, 8] of signed bytes, exact.
 inline void mma_s8_16x8x32(int (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], FATHOM_SITE) {

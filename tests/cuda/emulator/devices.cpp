@@ -6,7 +6,9 @@
 namespace fathom {
 
 std::string cuda_architectures() { return "emulator"; }
-CudaDevices find_cuda_devices(bool) { return {{CudaDevice{0, "emulator", 90, 1, uint64_t{1} << 30, uint64_t{1} << 30}}, ""}; }
+CudaDevices find_cuda_devices(bool) {
+  return {{CudaDevice{0, "emulator", 90, 1, uint64_t{1} << 30, uint64_t{1} << 30}}, ""};
+}
 std::unique_ptr<Backend> make_cuda_backend(int device) { return cuda::make_backend(device, "cuda emulator"); }
 CudaFigures measure_cuda_device(int) { throw Error(ErrorCode::kDevice, "cuda: the emulator's speed says nothing"); }
 

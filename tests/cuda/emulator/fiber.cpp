@@ -14,8 +14,8 @@
 #endif
 
 #if defined(__x86_64__)
-// Keeps the registers that a called function has to preserve on the stack and changes stacks. swapcontext would do, but asks the
-// kernel for the signal mask each time, thirty times slower.
+// Keeps the registers that a called function has to preserve on the stack and changes stacks. swapcontext would do, but
+// asks the kernel for the signal mask each time, thirty times slower.
 extern "C" void fathom_emulator_switch(void** save_sp, void* load_sp);
 asm(R"(
 .text
@@ -111,7 +111,8 @@ struct Fiber::State {
 Fiber::State* Fiber::State::starting = nullptr;
 
 Fiber::Fiber() : state_(new State) {
-  void* p = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* p = mmap(nullptr, kGuardBytes + kStackBytes, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
     delete state_;
     throw std::bad_alloc();
@@ -133,8 +134,8 @@ void Fiber::start(std::function<void()> run) {
   s.own_fake = nullptr;
 #endif
 #if defined(__x86_64__)
-  // What fathom_emulator_switch pops: six registers and the address it returns to, then the place of first_entry's own return
-  // address. At a function's first instruction the stack pointer is 8 below a multiple of 16.
+  // What fathom_emulator_switch pops: six registers and the address it returns to, then the place of first_entry's own
+  // return address. At a function's first instruction the stack pointer is 8 below a multiple of 16.
   void** top = reinterpret_cast<void**>(s.memory + kGuardBytes + kStackBytes);
   top[-1] = nullptr;
   top[-2] = reinterpret_cast<void*>(&State::first_entry);

@@ -1,5 +1,6 @@
-// The part of the CUDA runtime that the backend's host code uses, on host memory. A stream runs what it is given at once, or
-// remembers it while its graph is captured. tests/cuda/emulator/include/cuda_runtime.h makes it what <cuda_runtime.h> finds.
+// The part of the CUDA runtime that the backend's host code uses, on host memory. A stream runs what it is given at
+// once, or remembers it while its graph is captured. tests/cuda/emulator/include/cuda_runtime.h makes it what
+// <cuda_runtime.h> finds.
 #pragma once
 
 #include <cstddef>
@@ -20,9 +21,24 @@ using cudaEvent_t = struct EmulatedEvent*;
 using cudaGraph_t = struct EmulatedGraph*;
 using cudaGraphExec_t = struct EmulatedGraph*;
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorInvalidValue = 1, cudaErrorStreamCaptureUnsupported = 900 };
-enum cudaMemcpyKind { cudaMemcpyHostToHost, cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice, cudaMemcpyDefault };
-enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal, cudaStreamCaptureModeRelaxed };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorMemoryAllocation = 2,
+  cudaErrorInvalidValue = 1,
+  cudaErrorStreamCaptureUnsupported = 900
+};
+enum cudaMemcpyKind {
+  cudaMemcpyHostToHost,
+  cudaMemcpyHostToDevice,
+  cudaMemcpyDeviceToHost,
+  cudaMemcpyDeviceToDevice,
+  cudaMemcpyDefault
+};
+enum cudaStreamCaptureMode {
+  cudaStreamCaptureModeGlobal,
+  cudaStreamCaptureModeThreadLocal,
+  cudaStreamCaptureModeRelaxed
+};
 constexpr unsigned cudaStreamNonBlocking = 1, cudaEventDisableTiming = 2, cudaHostAllocDefault = 0;
 
 const char* cudaGetErrorString(cudaError_t error);
@@ -33,15 +49,17 @@ cudaError_t cudaDeviceSynchronize();
 
 /// 256-byte aligned, filled with NaN bytes.
 cudaError_t cudaMalloc(void** p, size_t size_bytes);
-template <typename T>
-cudaError_t cudaMalloc(T** p, size_t size_bytes) { return cudaMalloc(reinterpret_cast<void**>(p), size_bytes); }
+template <typename T> cudaError_t cudaMalloc(T** p, size_t size_bytes) {
+  return cudaMalloc(reinterpret_cast<void**>(p), size_bytes);
+}
 cudaError_t cudaFree(void* p);
 cudaError_t cudaHostAlloc(void** p, size_t size_bytes, unsigned flags);
 cudaError_t cudaFreeHost(void* p);
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes);
 
 cudaError_t cudaMemcpy(void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind);
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind, cudaStream_t stream = nullptr);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size_bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream = nullptr);
 cudaError_t cudaMemset(void* p, int value, size_t size_bytes);
 cudaError_t cudaMemsetAsync(void* p, int value, size_t size_bytes, cudaStream_t stream = nullptr);
 

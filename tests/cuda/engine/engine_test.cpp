@@ -1,7 +1,7 @@
 // Whole models through the backend: text and logits against the CPU's, forks, pages to files and back, replayed steps.
+#include <doctest/doctest.h>
 #include <algorithm>
 #include <cmath>
-#include <doctest/doctest.h>
 #include <filesystem>
 #include <string>
 
@@ -13,8 +13,15 @@ using namespace fathom;
 
 namespace {
 
-const char* const kModels[] = {"v1/v1-f16.gguf",        "v2/v2-f32.gguf",         "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v2lite/v2lite-iq4_xs-old.gguf", "v3/v3-q8_0.gguf",
-                               "v3/v3-q4_k_m.gguf", "v3/v3-iq4_xs-mla.gguf", "v3/v3-iq2_xxs-mla.gguf",                       "v3/v3-mxfp4-mla.gguf"};
+const char* const kModels[] = {"v1/v1-f16.gguf",
+                               "v2/v2-f32.gguf",
+                               "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf",
+                               "v2lite/v2lite-iq4_xs-old.gguf",
+                               "v3/v3-q8_0.gguf",
+                               "v3/v3-q4_k_m.gguf",
+                               "v3/v3-iq4_xs-mla.gguf",
+                               "v3/v3-iq2_xxs-mla.gguf",
+                               "v3/v3-mxfp4-mla.gguf"};
 
 std::unique_ptr<Engine> load(const std::string& file, const std::string& backend, DType cache = DType::kBF16) {
   EngineOptions o;
@@ -67,12 +74,13 @@ TEST_CASE("cuda: logits of every generation's model agree with the CPU's, prefil
     Sequence on_cpu(cpu->pool()), on_device(device->pool());
     REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast, {}, {}));
     REQUIRE(device->prefill(on_device, ids, Outputs::kLast, {}, {}));
-    // Both round activations to int8 before they meet quantized weights, in another order: golden_models_test allows each of them
-    // a median of 0.056 to 0.084 from the exact logits.
+    // Both round activations to int8 before they meet quantized weights, in another order: golden_models_test allows
+    // each of them a median of 0.056 to 0.084 from the exact logits.
     const double prefill = difference(last_logits(*device), last_logits(*cpu));
     CHECK(prefill < 0.08);
     double decode = 0;
-    for (const int32_t id : {5, 77, 130}) decode = std::max(decode, difference(step(*device, on_device, id), step(*cpu, on_cpu, id)));
+    for (const int32_t id : {5, 77, 130})
+      decode = std::max(decode, difference(step(*device, on_device, id), step(*cpu, on_cpu, id)));
     CHECK(decode < 0.08);
     MESSAGE(std::string(file) << ": prefill " << prefill << ", decode " << decode << " deviations from the CPU");
   }
@@ -123,14 +131,17 @@ TEST_CASE("cuda: a step is the same bits alone, beside others, replayed and afte
   std::vector<StepPart> parts;
   for (size_t i = 0; i < 3; ++i) parts.push_back({&sequences[i], {&next[i], 1}, Outputs::kLast});
   REQUIRE(engine->step(parts) == StepStatus::kDone);
-  for (size_t i = 0; i < 3; ++i) CHECK(std::equal(alone[i].begin(), alone[i].end(), engine->logits(static_cast<int64_t>(i)).begin()));
+  for (size_t i = 0; i < 3; ++i)
+    CHECK(std::equal(alone[i].begin(), alone[i].end(), engine->logits(static_cast<int64_t>(i)).begin()));
 }
 
 TEST_CASE("cuda: pages move to a file and back with every bit, in every cache type") {
-  const std::filesystem::path path = std::filesystem::temp_directory_path() / ("fathom-cuda-pages-" + std::to_string(::getpid()));
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("fathom-cuda-pages-" + std::to_string(::getpid()));
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kF8_E4M3}) {
     CAPTURE(dtype_name(type));
-    const auto engine = load(type == DType::kQ8_0 ? "v1/v1-f16.gguf" : "v3/v3-q8_0.gguf", "cuda", type);  // rows of whole blocks
+    const auto engine =
+        load(type == DType::kQ8_0 ? "v1/v1-f16.gguf" : "v3/v3-q8_0.gguf", "cuda", type);  // rows of whole blocks
     const std::vector<int32_t> ids = prompt(70);
     Sequence sequence(engine->pool());
     REQUIRE(engine->prefill(sequence, ids, Outputs::kNone, {}, {}));
@@ -155,9 +166,9 @@ TEST_CASE("cuda: a step can be stopped and another run inside it") {
   CHECK(sequence.length() == 0);
   std::vector<float> inside;
   REQUIRE(engine->step({&part, 1}, [&] {
-            if (inside.empty()) inside = step(*engine, other, 4);
-            return true;
-          }) == StepStatus::kDone);
+    if (inside.empty()) inside = step(*engine, other, 4);
+    return true;
+  }) == StepStatus::kDone);
   CHECK(inside == want);
   const std::vector<float> interrupted = last_logits(*engine);
   Sequence whole(engine->pool());
