@@ -77,6 +77,16 @@ struct RmsNormArgs {
   template <typename F> void outputs(F&& f) { f(out); }
 };
 
+/// y = (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias
+struct LayerNormArgs {
+  Tensor x;             ///< [T, D] f32
+  Tensor weight, bias;  ///< [D] f32
+  Tensor out;           ///< [T, D] f32
+  float eps = 0;
+  template <typename F> void inputs(F&& f) { f(x), f(weight), f(bias); }
+  template <typename F> void outputs(F&& f) { f(out); }
+};
+
 struct LinearArgs {
   Tensor x;       ///< [T, I] f32
   Tensor weight;  ///< [O, I] any type
@@ -125,6 +135,31 @@ struct StoreKeyValueArgs {
   template <typename F> void outputs(F&&) {}
 };
 
+/// Rows as they are into the cache.
+struct StoreRowsArgs {
+  Tensor x;      ///< [T, N] f32
+  Tensor slots;  ///< [T] I32
+  Tensor cache;  ///< [pages, rows of a page, N] cache type; written
+  template <typename F> void inputs(F&& f) { f(x), f(slots), f(cache); }
+  template <typename F> void outputs(F&&) {}
+};
+
+/// The lightning indexer: which cached rows attention may see. Row w of a sequence stands for tokens_per_row tokens; a
+/// token at position p sees the first floor((p + 1) / tokens_per_row) rows, and chooses those of highest score
+/// sum_h head_weights[h] * relu(q[h] . row), ties to the lower row.
+struct IndexRowsArgs {
+  Tensor q;             ///< [T, HI, DI] f32, rotated
+  Tensor head_weights;  ///< [T, HI] f32
+  Tensor cache;         ///< [pages, rows of a page, DI] index keys
+  StepTensors step;
+  Tensor chosen;  ///< [T, top_k] I32 rows of the token's sequence, rising; the rest -1 where fewer are visible
+  int tokens_per_row = 1;
+  template <typename F> void inputs(F&& f) {
+    f(q), f(head_weights), f(cache), f(step.positions), f(step.sequence_of), f(step.page_table);
+  }
+  template <typename F> void outputs(F&& f) { f(chosen); }
+};
+
 /// Causal attention of every token over its sequence's cached latents, its own included.
 struct LatentAttentionArgs {
   Tensor q;  ///< [T, H, N + R] f32, the last R rotated
@@ -136,9 +171,11 @@ struct LatentAttentionArgs {
   Tensor out;  ///< [T, H * V] f32
   float scale = 1;
   AttentionForm form = AttentionForm::kAuto;
+  /// [T, top_k] I32 of IndexRowsArgs: a token sees these rows alone. Empty: all up to its position.
+  Tensor chosen{};
   template <typename F> void inputs(F&& f) {
     f(q), f(kv_b), f(k_b), f(v_b), f(cache), f(step.positions), f(step.sequence_of), f(step.page_table),
-        f(step.expanded);
+        f(step.expanded), f(chosen);
   }
   template <typename F> void outputs(F&& f) { f(out); }
 
@@ -199,9 +236,10 @@ struct MoeFfnArgs {
   template <typename F> void outputs(F&& f) { f(out); }
 };
 
-using NodeArgs = std::variant<EmbedRowsArgs, TakeRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs,
-                              RotateHeadsArgs, StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs,
-                              MultiHeadAttentionArgs, RouteExpertsArgs, GatedFfnArgs, MoeFfnArgs>;
+using NodeArgs =
+    std::variant<EmbedRowsArgs, TakeRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs, RotateHeadsArgs,
+                 StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs, MultiHeadAttentionArgs, RouteExpertsArgs,
+                 GatedFfnArgs, MoeFfnArgs, LayerNormArgs, StoreRowsArgs, IndexRowsArgs>;
 
 struct Node {
   NodeArgs args;

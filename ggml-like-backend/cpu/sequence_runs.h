@@ -43,7 +43,12 @@ inline int64_t deepest_context(const StepTensors& step) {
   return rows;
 }
 
-/// The cached row of a position of a sequence.
+/// Rows that token t sees in a cache whose rows stand for so many tokens each (IndexRowsArgs).
+inline int64_t visible_rows(const StepTensors& step, int64_t t, int tokens_per_row) {
+  return (step.positions.as<int32_t>()[t] + 1) / tokens_per_row;
+}
+
+/// Row `position` of a sequence, in a cache of cache.dim(1) rows a page.
 inline const std::byte* cached_row(const Tensor& cache, const StepTensors& step, int64_t sequence, int64_t position) {
   const int64_t page_tokens = cache.dim(1);
   const int64_t page = step.page_table.row_as<int32_t>(sequence)[position / page_tokens];

@@ -200,6 +200,7 @@ void CudaBackend::check_supported(const Node& node) const {
                    refuse("weights of type " + std::string(dtype_name(a.table.dtype)));
                },
                [&](const LatentAttentionArgs& a) {
+                 if (a.chosen) refuse("chosen rows");
                  if (a.latent_dim() > kMostLatent)
                    refuse("latents of " + std::to_string(a.latent_dim()) + " values, at most " +
                           std::to_string(kMostLatent));
@@ -214,7 +215,9 @@ void CudaBackend::check_supported(const Node& node) const {
                  if (a.logits.dim(1) > kMostExperts)
                    refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
                },
-               [](const auto&) {}},
+               [&](const LayerNormArgs&) { refuse("the indexer of sparse attention"); },
+               [&](const StoreRowsArgs&) { refuse("the indexer of sparse attention"); },
+               [&](const IndexRowsArgs&) { refuse("the indexer of sparse attention"); }, [](const auto&) {}},
       node.args);
 }
 
@@ -327,6 +330,7 @@ void CudaBackend::run(std::span<const Node> nodes) {
                    [&](const RouteExpertsArgs& a) { route_experts(a, c); },
                    [&](const LatentAttentionArgs& a) { latent_attention(a, wanted_rows, c); },
                    [&](const MultiHeadAttentionArgs& a) { multi_head_attention(a, c); },
+                   [](const auto&) { FATHOM_CHECK(false, "an operation that check_supported() refuses"); },
                },
                nodes[i].args);
     for (size_t k = i; k < i + group.n_nodes; ++k) {

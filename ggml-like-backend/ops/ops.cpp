@@ -3,7 +3,9 @@
 #include "core/error.h"
 #include "ops/add.h"
 #include "ops/embed_rows.h"
+#include "ops/index_rows.h"
 #include "ops/latent_attention.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
@@ -84,6 +86,17 @@ Tensor rms_norm(Graph& g, const Tensor& x, const Tensor& weight, float eps) {
   return out;
 }
 
+Tensor layer_norm(Graph& g, const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) {
+  expect_f32(x, 2, "x");
+  expect_f32(weight, 1, "weight");
+  expect_f32(bias, 1, "bias");
+  expect_shape(weight, {x.dim(1)}, "weight");
+  expect_shape(bias, {x.dim(1)}, "bias");
+  Tensor out = g.new_value(DType::kF32, x.shape);
+  g.add(LayerNormArgs{x, weight, bias, out, eps});
+  return out;
+}
+
 Tensor linear(Graph& g, const Tensor& x, const Tensor& weight) {
   expect_f32(x, 2, "x");
   FATHOM_CHECK(weight.shape.rank == 2 && weight.dim(1) == x.dim(1),
@@ -133,15 +146,42 @@ void store_key_value(Graph& g, const Tensor& k, const Tensor& v, const Tensor& s
   g.add(StoreKeyValueArgs{k, v, slots, cache});
 }
 
+void store_rows(Graph& g, const Tensor& x, const Tensor& slots, const Tensor& cache) {
+  expect_f32(x, 2, "x");
+  expect_i32(slots, 1, "slots");
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == x.dim(1) && slots.dim(0) == x.dim(0),
+               "x " + x.describe() + " does not fit cache " + cache.describe());
+  g.add(StoreRowsArgs{x, slots, cache});
+}
+
+Tensor index_rows(Graph& g, const Tensor& q, const Tensor& head_weights, const Tensor& cache, const StepTensors& step,
+                  int tokens_per_row, int64_t top_k) {
+  expect_f32(q, 3, "q");
+  expect_f32(head_weights, 2, "head_weights");
+  expect_shape(head_weights, {q.dim(0), q.dim(1)}, "head_weights");
+  expect_step(step, q.dim(0));
+  FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == q.dim(2),
+               "q " + q.describe() + " does not fit cache " + cache.describe());
+  FATHOM_CHECK(tokens_per_row >= 1 && top_k >= 1, "a row stands for tokens, and some rows are chosen");
+  Tensor chosen = g.new_value(DType::kI32, {q.dim(0), top_k});
+  g.add(IndexRowsArgs{q, head_weights, cache, step, chosen, tokens_per_row});
+  return chosen;
+}
+
 Tensor latent_attention(Graph& g, const Tensor& q, const LatentProjections& w, const Tensor& cache,
-                        const StepTensors& step, int64_t value_dim, float scale, AttentionForm form) {
+                        const StepTensors& step, int64_t value_dim, float scale, AttentionForm form,
+                        const Tensor& chosen) {
   expect_f32(q, 3, "q");
   expect_step(step, q.dim(0));
   Tensor out = g.new_value(DType::kF32, {q.dim(0), q.dim(1) * value_dim});
-  LatentAttentionArgs a{q, w.kv_b, w.k_b, w.v_b, cache, step, out, scale, form};
+  LatentAttentionArgs a{q, w.kv_b, w.k_b, w.v_b, cache, step, out, scale, form, chosen};
   const int64_t heads = a.n_heads(), latent = a.latent_dim(), nope = a.nope_dim();
   FATHOM_CHECK(cache.shape.rank == 3 && latent > 0 && a.rope_dim() > 0 && nope > 0,
                "q " + q.describe() + " does not fit cache " + cache.describe());
+  if (chosen) {
+    expect_i32(chosen, 2, "chosen");
+    FATHOM_CHECK(chosen.dim(0) == q.dim(0), "chosen rows for every token");
+  }
   if (w.kv_b) {
     expect_shape(w.kv_b, {heads * (nope + value_dim), latent}, "kv_b");
   } else {

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "cpu/fast/attention_isa.h"
 
@@ -46,6 +47,30 @@ struct Problem {
     args.scale = 2.0F / std::sqrt(static_cast<float>(d.nope + d.rope));
   }
 
+  /// Every token chooses top_k of its visible rows at random, all where there are no more.
+  void choose(int64_t top_k) {
+    args.chosen = paged.tensor(DType::kI32, {paged.n_tokens(), top_k});
+    std::mt19937 random(9);
+    for (int64_t t = 0; t < paged.n_tokens(); ++t) {
+      std::vector<int32_t> visible(static_cast<size_t>(args.step.positions.as<int32_t>()[t] + 1));
+      std::iota(visible.begin(), visible.end(), 0);
+      int32_t* chosen = args.chosen.row_as<int32_t>(t);
+      int32_t* end = std::sample(visible.begin(), visible.end(), chosen, top_k, random);
+      std::fill(end, chosen + top_k, -1);
+    }
+  }
+
+  std::vector<int64_t> seen_rows(int64_t t) const {
+    std::vector<int64_t> rows;
+    if (args.chosen) {
+      for (int64_t i = 0; i < args.chosen.dim(1) && args.chosen.row_as<int32_t>(t)[i] >= 0; ++i)
+        rows.push_back(args.chosen.row_as<int32_t>(t)[i]);
+    } else {
+      for (int64_t s = 0; s <= args.step.positions.as<int32_t>()[t]; ++s) rows.push_back(s);
+    }
+    return rows;
+  }
+
   /// The expanded form in float64: keys and values of every head from the latents.
   std::vector<double> oracle() const {
     const int64_t n = args.nope_dim(), r = args.rope_dim(), v = args.value_dim(), c = args.latent_dim();
@@ -69,8 +94,9 @@ struct Problem {
         for (int64_t i = 0; i < n; ++i) {
           for (int64_t j = 0; j < c; ++j) latent_query[static_cast<size_t>(j)] += query[i] * w_uk(i, j);
         }
+        const std::vector<int64_t> seen = seen_rows(t);
         std::vector<double> scores;
-        for (int64_t s = 0; s <= args.step.positions.as<int32_t>()[t]; ++s) {
+        for (const int64_t s : seen) {
           const double* row = row_of(paged, rows, t, s);
           double score = 0;
           for (int64_t j = 0; j < c; ++j) score += latent_query[static_cast<size_t>(j)] * row[j];
@@ -78,7 +104,7 @@ struct Problem {
           scores.push_back(score * static_cast<double>(args.scale));
         }
         const std::vector<double> latent = softmax_mix(
-            std::move(scores), [&](int64_t s) { return row_of(paged, rows, t, s); }, c);
+            std::move(scores), [&](int64_t i) { return row_of(paged, rows, t, seen[static_cast<size_t>(i)]); }, c);
         for (int64_t i = 0; i < v; ++i) {
           double sum = 0;
           for (int64_t j = 0; j < c; ++j) sum += w_uv(i, j) * latent[static_cast<size_t>(j)];
@@ -139,6 +165,20 @@ TEST_CASE("reference latent attention equals the oracle at V2-Lite's dimensions 
     Problem p(c.dims, {{64, 2}, {0, 1}, {5, 3}}, c.dialect, c.weights, DType::kBF16);
     const std::vector<double> expected = p.oracle();
     for (const AttentionForm form : kBothForms) CHECK(relative_rms(p.reference(form), expected) < kReferenceLimit);
+  }
+}
+
+TEST_CASE("reference latent attention over chosen rows equals the oracle over these rows") {
+  for (const DType cache : kCacheTypes) {
+    for (const int64_t top_k : {1, 3, 64, 1000}) {
+      Problem p(small_dims(cache), several(), Dialect::kApart, DType::kF32, cache);
+      p.choose(top_k);
+      const std::vector<double> expected = p.oracle();
+      for (const AttentionForm form : kBothForms) {
+        INFO(dtype_name(cache), " top k ", top_k);
+        CHECK(relative_rms(p.reference(form), expected) < kReferenceLimit);
+      }
+    }
   }
 }
 

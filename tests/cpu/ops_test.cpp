@@ -11,6 +11,7 @@
 #include "graph/graph.h"
 #include "ops/add.h"
 #include "ops/embed_rows.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
@@ -137,6 +138,28 @@ TEST_CASE("rms_norm divides by the root of the mean square") {
                          static_cast<double>(w.v[static_cast<size_t>(i)]));
       }
       check_close(run(backend, [&](Graph& g) { return rms_norm(g, x.t, w.t, 1e-6F); }), want, 1e-6);
+    }
+  });
+}
+
+TEST_CASE("layer_norm takes off the mean, divides by the deviation, scales and shifts") {
+  each_backend([](Backend& backend) {
+    for (const int64_t n : {1, 31, 128, 1536}) {
+      CAPTURE(n);
+      Floats x({5, n}, 3, 10.0F);
+      for (float& v : x.v) v += 40.0F;
+      const Floats w({n}, 4), b({n}, 5);
+      std::vector<double> want;
+      for (int64_t t = 0; t < 5; ++t) {
+        const std::vector<double> row = row_of(x, t, n);
+        double mean = 0, variance = 0;
+        for (const double v : row) mean += v / static_cast<double>(n);
+        for (const double v : row) variance += (v - mean) * (v - mean) / static_cast<double>(n);
+        for (size_t i = 0; i < row.size(); ++i)
+          want.push_back((row[i] - mean) / std::sqrt(variance + 1e-6) * static_cast<double>(w.v[i]) +
+                         static_cast<double>(b.v[i]));
+      }
+      check_close(run(backend, [&](Graph& g) { return layer_norm(g, x.t, w.t, b.t, 1e-6F); }), want, 1e-6);
     }
   });
 }

@@ -22,12 +22,26 @@ void softmax(float* x, int64_t n) {
   for (int64_t i = 0; i < n; ++i) x[i] = static_cast<float>(static_cast<double>(x[i]) / sum);
 }
 
-/// out[i] = sum_s weights[s] * rows[s, i] for i < n; rows step by `stride` floats.
-void mix(const float* weights, const float* rows, int64_t n_rows, int64_t stride, float* out, int64_t n) {
+/// The rows that a token sees: those in `list`, or the first n.
+struct SeenRows {
+  const int32_t* list;
+  int64_t n;
+  int64_t operator[](int64_t i) const { return list ? list[i] : i; }
+};
+
+SeenRows seen_rows(const LatentAttentionArgs& a, int64_t t) {
+  const int64_t n_visible = a.step.positions.as<int32_t>()[t] + 1;
+  if (!a.chosen) return {nullptr, n_visible};
+  const int32_t* list = a.chosen.row_as<int32_t>(t);
+  return {list, std::find(list, list + a.chosen.dim(1), -1) - list};
+}
+
+/// out[i] = sum_s weights[s] * rows[seen[s], i] for i < n; rows step by `stride` floats.
+void mix(const float* weights, const float* rows, const SeenRows& seen, int64_t stride, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     double sum = 0;
-    for (int64_t s = 0; s < n_rows; ++s)
-      sum += static_cast<double>(weights[s]) * static_cast<double>(rows[s * stride + i]);
+    for (int64_t s = 0; s < seen.n; ++s)
+      sum += static_cast<double>(weights[s]) * static_cast<double>(rows[seen[s] * stride + i]);
     out[i] = static_cast<float>(sum);
   }
 }
@@ -91,26 +105,26 @@ void attend_expanded(const LatentAttentionArgs& a, const SequenceRun& run, int64
     multiply(x.w_uv, row, x.values + s * x.v, x.v, x.c);
   }
   for (int64_t t = run.first_token; t < run.first_token + run.n_tokens; ++t) {
-    const int64_t n_visible = a.step.positions.as<int32_t>()[t] + 1;
+    const SeenRows seen = seen_rows(a, t);
     const float* q = a.q.row_as<float>(t) + h * key_dim;
-    for (int64_t s = 0; s < n_visible; ++s)
-      x.scores[s] = a.scale * static_cast<float>(dot(q, x.keys + s * key_dim, key_dim));
-    softmax(x.scores, n_visible);
-    mix(x.scores, x.values, n_visible, x.v, a.out.row_as<float>(t) + h * x.v, x.v);
+    for (int64_t s = 0; s < seen.n; ++s)
+      x.scores[s] = a.scale * static_cast<float>(dot(q, x.keys + seen[s] * key_dim, key_dim));
+    softmax(x.scores, seen.n);
+    mix(x.scores, x.values, seen, x.v, a.out.row_as<float>(t) + h * x.v, x.v);
   }
 }
 
 void attend_absorbed(const LatentAttentionArgs& a, const SequenceRun& run, int64_t h, const HeadScratch& x) {
   const int64_t row = x.c + x.r;
   for (int64_t t = run.first_token; t < run.first_token + run.n_tokens; ++t) {
-    const int64_t n_visible = a.step.positions.as<int32_t>()[t] + 1;
+    const SeenRows seen = seen_rows(a, t);
     const float* q = a.q.row_as<float>(t) + h * (x.n + x.r);
-    mix(q, x.w_uk, x.n, x.c, x.query, x.c);
+    mix(q, x.w_uk, {nullptr, x.n}, x.c, x.query, x.c);
     std::copy_n(q + x.n, x.r, x.query + x.c);
-    for (int64_t s = 0; s < n_visible; ++s)
-      x.scores[s] = a.scale * static_cast<float>(dot(x.query, x.rows + s * row, row));
-    softmax(x.scores, n_visible);
-    mix(x.scores, x.rows, n_visible, row, x.latent, x.c);
+    for (int64_t s = 0; s < seen.n; ++s)
+      x.scores[s] = a.scale * static_cast<float>(dot(x.query, x.rows + seen[s] * row, row));
+    softmax(x.scores, seen.n);
+    mix(x.scores, x.rows, seen, row, x.latent, x.c);
     multiply(x.w_uv, x.latent, a.out.row_as<float>(t) + h * x.v, x.v, x.c);
   }
 }

@@ -10,11 +10,15 @@ void embed_rows(const EmbedRowsArgs& a, OpContext& c);
 void take_rows(const TakeRowsArgs& a, OpContext& c);
 void add(const AddArgs& a, OpContext& c);
 void rms_norm(const RmsNormArgs& a, OpContext& c);
+void layer_norm(const LayerNormArgs& a, OpContext& c);
 void rope_table(const RopeTableArgs& a, OpContext& c);
 void rotate_heads(const RotateHeadsArgs& a, OpContext& c);
 void store_latent(const StoreLatentArgs& a, OpContext& c);
 Workspace store_latent_workspace(const StoreLatentArgs& a);
 void store_key_value(const StoreKeyValueArgs& a, OpContext& c);
+void store_rows(const StoreRowsArgs& a, OpContext& c);
+void index_rows(const IndexRowsArgs& a, OpContext& c);
+Workspace index_rows_workspace(const IndexRowsArgs& a);
 void route_experts(const RouteExpertsArgs& a, OpContext& c);
 Workspace route_experts_workspace(const RouteExpertsArgs& a);
 

@@ -1,4 +1,4 @@
-// Rotary position embedding, and the two ways of a token's row into the cache.
+// Rotary position embedding, and the ways of a token's row into the cache.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -68,6 +68,13 @@ void store_latent(const StoreLatentArgs& a, OpContext& c) {
 
 Workspace store_latent_workspace(const StoreLatentArgs& a) {
   return {0, static_cast<size_t>(a.kv_a.dim(1)) * sizeof(float)};
+}
+
+void store_rows(const StoreRowsArgs& a, OpContext& c) {
+  c.worker.share(a.x.dim(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      store_row(a.cache.dtype, a.x.row_as<float>(t), cache_row(a.cache, a.slots.as<int32_t>()[t]), a.x.dim(1));
+  });
 }
 
 void store_key_value(const StoreKeyValueArgs& a, OpContext& c) {

@@ -1,4 +1,4 @@
-// Operations that treat each row by itself: embedding lookup, row choice, sum, norm.
+// Operations that treat each row by itself: embedding lookup, row choice, sum, norms.
 #include <algorithm>
 #include <cmath>
 
@@ -46,6 +46,29 @@ void rms_norm(const RmsNormArgs& a, OpContext& c) {
       const float scale =
           static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(a.eps)));
       for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
+    }
+  });
+}
+
+void layer_norm(const LayerNormArgs& a, OpContext& c) {
+  const int64_t n = a.x.dim(1);
+  c.worker.share(a.x.dim(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const float* x = a.x.row_as<float>(t);
+      float* out = a.out.row_as<float>(t);
+      double sum = 0, squares = 0;
+      for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+      const double mean = sum / static_cast<double>(n);
+      for (int64_t i = 0; i < n; ++i) {
+        const double d = static_cast<double>(x[i]) - mean;
+        squares += d * d;
+      }
+      const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(a.eps));
+      for (int64_t i = 0; i < n; ++i) {
+        const double normed = (static_cast<double>(x[i]) - mean) * scale;
+        out[i] = static_cast<float>(normed * static_cast<double>(a.weight.as<float>()[i]) +
+                                    static_cast<double>(a.bias.as<float>()[i]));
+      }
     }
   });
 }
