@@ -246,6 +246,22 @@ TEST_CASE("a column's result is the same bits alone, in any batch, at any place 
   });
 }
 
+TEST_CASE("rows longer than the kernels take at a time agree with float64, alone and in a batch, bit for bit") {
+  for_each_isa([](const MatmulKernels& kernels) {
+    for (const DType type : kTypes) {
+      CAPTURE(std::string(dtype_name(type)));
+      Problem p(type, 18, 2 * 8192 + 1280, 3, 21);
+      p.solve();
+      check_problem(kernels, p);
+      const std::vector<float> all = run(kernels, p, 0, p.rows, first_columns(3));
+      for (int c = 0; c < 3; ++c) {
+        const std::vector<float> alone = run(kernels, p, 0, p.rows, {c});
+        CHECK(std::memcmp(alone.data(), all.data() + c * p.rows, alone.size() * sizeof(float)) == 0);
+      }
+    }
+  });
+}
+
 TEST_CASE("quantized products are the same bits on every instruction set") {
   const MatmulKernels* wide = cpu::matmul_kernels("avx512");
   const MatmulKernels* narrow = cpu::matmul_kernels("avx2");

@@ -156,7 +156,7 @@ struct RowGroup {
   __mmask16 mask;
 };
 
-template <typename Format> static inline void matmul(const MatmulTask& task) {
+template <typename Format> static inline void multiply_panels(const MatmulTask& task) {
   Panel panels[kRowGroups];
   const auto n_blocks = static_cast<int>(task.k / 32);
   constexpr int kPerBlock = Format::kElements / 32;

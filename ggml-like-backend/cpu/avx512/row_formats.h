@@ -1,0 +1,321 @@
+// From a stretch of a weight row, 16 blocks of 32 elements, to operands in registers: what rows.h multiplies.
+//
+// The bytes come in the order that is cheapest to unpack, named by Order; activations are laid out in the same one.
+#pragma once
+
+#include "cpu/avx512/unpack.h"
+
+namespace fathom::cpu::avx512 {
+
+static constexpr int kStretchBlocks = 16;
+
+/// Which 16 elements lie where in a stretch's eight vectors.
+enum class Order : uint8_t {
+  kPlain,        ///< blocks 0 1, 2 3, 4 5, 6 7 ...: as in the row
+  kEvenOdd,      ///< blocks 0 2, 1 3, 4 6, 5 7 ...: low and high nibbles of 64 bytes of Q4_K
+  kFourApart,    ///< blocks 0 4, 1 5, 2 6, 3 7 ...: the four pairs of bits of 64 bytes of Q2_K
+  kHalvesApart,  ///< first halves of blocks 0 1 2 3, their second halves ...: nibbles of blocks of their own
+};
+
+/// Byte of a stretch at which 16 elements, a half of a block, begin.
+static constexpr int place(Order order, int block, int half) {
+  switch (order) {
+    case Order::kPlain: return 32 * block + 16 * half;
+    case Order::kEvenOdd: return block / 4 * 128 + block % 2 * 64 + block / 2 % 2 * 32 + 16 * half;
+    case Order::kFourApart: return block / 8 * 256 + block % 4 * 64 + block / 4 % 2 * 32 + 16 * half;
+    case Order::kHalvesApart: return block / 4 * 128 + half * 64 + block % 4 * 16;
+  }
+  return 0;
+}
+
+struct alignas(64) Lanes {
+  int32_t at[16];
+};
+
+/// Where the sum of a block's half is found in the two vectors that sum_fours makes of eight.
+static constexpr Lanes half_lanes(Order order, int half) {
+  Lanes lanes{};
+  for (int block = 0; block < 16; ++block) {
+    const int vector = place(order, block, half) / 64, quarter = place(order, block, half) % 64 / 16;
+    lanes.at[block] = vector / 4 * 16 + quarter * 4 + vector % 4;
+  }
+  return lanes;
+}
+template <Order kOrder, int kHalf> static constexpr Lanes kHalfLanes = half_lanes(kOrder, kHalf);
+
+/// Where the sum of a block is found in the one vector that is made of kHalvesApart's pairs.
+static constexpr Lanes four_block_lanes() {
+  Lanes lanes{};
+  for (int block = 0; block < 16; ++block) lanes.at[block] = block % 4 * 4 + block / 4;
+  return lanes;
+}
+static constexpr Lanes kFourBlockLanes = four_block_lanes();
+
+/// One row's stretch; scales and minima with a lane for each block, two vectors where its halves have their own.
+template <typename Format> struct Stretch {
+  __m512i u[8];
+  __m512 scale[32 / Format::kSub];
+  __m512 min[32 / Format::kSub];
+};
+
+static inline __m512i join(__m256i low, __m256i high) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+static inline __m512 join(__m256 low, __m256 high) {
+  return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(low)), _mm256_castps_pd(high), 1));
+}
+/// 16 bytes at each of four addresses.
+static inline __m512i four_of(const uint8_t* p, int64_t stride) {
+  __m512i v = _mm512_castsi128_si512(load16(p));
+  v = _mm512_inserti32x4(v, load16(p + stride), 1);
+  v = _mm512_inserti32x4(v, load16(p + 2 * stride), 2);
+  return _mm512_inserti32x4(v, load16(p + 3 * stride), 3);
+}
+/// First dword of each of 16 blocks.
+static inline __m512i first_dwords(const uint8_t* p, int64_t stride) {
+  const uint8_t* blocks[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) blocks[i] = p + i * stride;
+  return gather_first(blocks, 0);
+}
+/// Eight lanes of each of two numbers.
+static inline __m512 two_halves(const void* low, const void* high) {
+  uint16_t a, b;
+  __builtin_memcpy(&a, low, 2), __builtin_memcpy(&b, high, 2);
+  return _mm512_mask_mov_ps(_mm512_set1_ps(half_to_float(a)), 0xff00, _mm512_set1_ps(half_to_float(b)));
+}
+
+/// Any format: through the block decoder and memory, 32 bytes at a time, as it stores them.
+template <typename Format> struct RowFormat {
+  static constexpr Order kOrder = Order::kPlain;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Format>& s) {
+    constexpr int kScales = Format::kElements / Format::kSub;
+    alignas(64) uint8_t u[kStretchBlocks * 32];
+    alignas(64) float scale[kStretchBlocks * 32 / Format::kSub], min[kStretchBlocks * 32 / Format::kSub];
+#pragma GCC unroll 1
+    for (int i = 0; i < kStretchBlocks * 32 / Format::kElements; ++i) {
+      decode(*reinterpret_cast<const typename Format::Block*>(p + i * Format::kBytes), u + i * Format::kElements,
+             scale + i * kScales, min + i * kScales);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) s.u[j] = join(load32(u + 64 * j), load32(u + 64 * j + 32));
+    if constexpr (Format::kSub == 32) {
+      s.scale[0] = join(_mm256_load_ps(scale), _mm256_load_ps(scale + 8));
+      if constexpr (Format::kHasMin) s.min[0] = join(_mm256_load_ps(min), _mm256_load_ps(min + 8));
+    } else {
+      apart(scale, s.scale);
+      if constexpr (Format::kHasMin) apart(min, s.min);
+    }
+  }
+  /// 32 numbers: those of first halves, those of second halves.
+  static inline void apart(const float* p, __m512* out) {
+    const __m512 low = join(_mm256_load_ps(p), _mm256_load_ps(p + 8));
+    const __m512 high = join(_mm256_load_ps(p + 16), _mm256_load_ps(p + 24));
+    out[0] =
+        _mm512_permutex2var_ps(low, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), high);
+    out[1] =
+        _mm512_permutex2var_ps(low, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), high);
+  }
+};
+
+template <> struct RowFormat<Q8_0> {
+  static constexpr Order kOrder = Order::kPlain;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q8_0>& s) {
+    const __m512i flip = splat8(kFullRangeOffset);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) s.u[j] = bit_xor(join(load32(p + 68 * j + 2), load32(p + 68 * j + 36)), flip);
+    s.scale[0] = low_halves(first_dwords(p, 34));
+  }
+};
+
+/// Blocks of 32 nibbles, first halves low.
+template <typename Format>
+static inline __attribute__((always_inline)) void load_nibbles(const uint8_t* p, __m512i* u) {
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const __m512i packed = four_of(p + 4 * j * Format::kBytes, Format::kBytes);
+    u[2 * j] = low_nibbles(packed);
+    u[2 * j + 1] = high_nibbles(packed);
+  }
+}
+static inline __attribute__((always_inline)) void look_up_all(const int8_t* values, int offset, __m512i* u) {
+  const __m512i table = lookup_table(values, offset);
+#pragma GCC unroll 8
+  for (int j = 0; j < 8; ++j) u[j] = look_up(table, u[j]);
+}
+
+template <> struct RowFormat<Q4_0> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_0>& s) {
+    load_nibbles<Q4_0>(p + 2, s.u);
+    s.scale[0] = low_halves(first_dwords(p, Q4_0::kBytes));
+  }
+};
+template <> struct RowFormat<IQ4_NL> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ4_NL>& s) {
+    load_nibbles<IQ4_NL>(p + 2, s.u);
+    look_up_all(kIQ4Values, IQ4_NL::kOffset, s.u);
+    s.scale[0] = low_halves(first_dwords(p, IQ4_NL::kBytes));
+  }
+};
+template <> struct RowFormat<MXFP4> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<MXFP4>& s) {
+    load_nibbles<MXFP4>(p + 1, s.u);
+    look_up_all(kE2M1Doubled, MXFP4::kOffset, s.u);
+    s.scale[0] = mxfp4_scales(first_dwords(p, MXFP4::kBytes));
+  }
+};
+
+/// Scales and minima of two blocks of Q4_K or Q5_K, whose headers are alike.
+static inline __attribute__((always_inline)) void load_k_scales(const uint8_t* p, int64_t next, __m512* scale,
+                                                                __m512* min) {
+  const __m256i header = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(p + next), 1);
+  // Words of 12 bytes a, b, c as a b c c: six bits of scales and minima 0..3 in a and b; of 4..7 four in c, two on top
+  // of a and b.
+  const __m256i words = _mm256_shuffle_epi32(header, 0xf9);
+  const __m256i first = _mm256_and_si256(words, _mm256_set1_epi8(63));
+  const __m256i parts = _mm256_and_si256(_mm256_srlv_epi32(words, _mm256_setr_epi32(2, 2, 0, 4, 2, 2, 0, 4)),
+                                         _mm256_setr_epi32(0x30303030, 0x30303030, 0x0f0f0f0f, 0x0f0f0f0f, 0x30303030,
+                                                           0x30303030, 0x0f0f0f0f, 0x0f0f0f0f));
+  const __m256i second = _mm256_or_si256(parts, _mm256_shuffle_epi32(parts, 0x0e));
+  const __m256i both = _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(first, second), 0xd8);
+  const __m512i d = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 4, 4, 4, 4, 4, 4, 4, 4),
+                                             _mm512_castsi256_si512(header));
+  *scale = mul(to_floats(_mm512_cvtepu8_epi32(_mm256_castsi256_si128(both))), low_halves(d));
+  *min = mul(to_floats(_mm512_cvtepu8_epi32(_mm256_extracti128_si256(both, 1))), negated(high_halves(d)));
+}
+
+template <> struct RowFormat<Q4_K> {
+  static constexpr Order kOrder = Order::kEvenOdd;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_K>& s) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512i packed = _mm512_loadu_si512(p + j / 2 * Q4_K::kBytes + 16 + j % 2 * 64);
+      s.u[2 * j] = low_nibbles(packed);
+      s.u[2 * j + 1] = high_nibbles(packed);
+    }
+    load_k_scales(p, Q4_K::kBytes, s.scale, s.min);
+  }
+};
+
+template <> struct RowFormat<Q5_K> {
+  static constexpr Order kOrder = Order::kEvenOdd;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q5_K>& s) {
+    const __m512i bit = splat8(0x10);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const uint8_t* block = p + i * Q5_K::kBytes;
+      // Bit b of these bytes belongs to block b; the upper half serves two blocks further on.
+      const __m256i bits = load32(block + 16);
+      const __m512i high = join(bits, _mm256_srli_epi16(bits, 2));
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const __m512i packed = _mm512_loadu_si512(block + 48 + 64 * j);
+        const __m512i fifth = j == 0 ? shift_left16(high, 4) : high;
+        s.u[4 * i + 2 * j] = or_masked(low_nibbles(packed), fifth, bit);
+        s.u[4 * i + 2 * j + 1] =
+            or_masked(high_nibbles(packed), j == 0 ? shift_left16(high, 3) : shift_right16(high, 1), bit);
+      }
+    }
+    load_k_scales(p, Q5_K::kBytes, s.scale, s.min);
+  }
+};
+
+/// 16 signed bytes of each of two blocks times its d.
+static inline __attribute__((always_inline)) void load_signed_scales(__m128i low, __m128i high, __m512 d,
+                                                                     __m512* scale) {
+  const __m256i bytes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+  const __m256i apart =
+      _mm256_shuffle_epi8(bytes, _mm256_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15, 0, 2, 4, 6, 8,
+                                                  10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15));
+  const __m256i both = _mm256_permute4x64_epi64(apart, 0xd8);
+  scale[0] = mul(to_floats(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(both))), d);
+  scale[1] = mul(to_floats(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(both, 1))), d);
+}
+
+template <> struct RowFormat<Q6_K> {
+  static constexpr Order kOrder = Order::kPlain;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q6_K>& s) {
+    const __m512i upper = splat8(0x30);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {  // 128 elements
+      const uint8_t* block = p + j / 2 * Q6_K::kBytes;
+      const __m512i low = _mm512_loadu_si512(block + 64 * (j % 2));
+      const __m256i high = load32(block + 128 + 32 * (j % 2));
+      const __m256i shifted = _mm256_srli_epi16(high, 2);
+      s.u[2 * j] = or_masked(low_nibbles(low), shift_left16(join(high, shifted), 4), upper);
+      s.u[2 * j + 1] = or_masked(high_nibbles(low), join(high, shifted), upper);
+    }
+    load_signed_scales(load16(p + 192), load16(p + Q6_K::kBytes + 192), two_halves(p + 208, p + Q6_K::kBytes + 208),
+                       s.scale);
+  }
+};
+
+template <> struct RowFormat<Q2_K> {
+  static constexpr Order kOrder = Order::kFourApart;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q2_K>& s) {
+    const __m512i two = splat8(3);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const __m512i packed = _mm512_loadu_si512(p + i * Q2_K::kBytes + 16);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) s.u[4 * i + j] = bit_and(shift_right16(packed, 2 * j), two);
+    }
+    const __m128i a = load16(p), b = load16(p + Q2_K::kBytes), low = _mm_set1_epi8(15);
+    load_signed_scales(_mm_and_si128(a, low), _mm_and_si128(b, low), two_halves(p + 80, p + Q2_K::kBytes + 80),
+                       s.scale);
+    load_signed_scales(_mm_and_si128(_mm_srli_epi16(a, 4), low), _mm_and_si128(_mm_srli_epi16(b, 4), low),
+                       negated(two_halves(p + 82, p + Q2_K::kBytes + 82)), s.min);
+  }
+};
+
+template <> struct RowFormat<Q3_K> {
+  static constexpr Order kOrder = Order::kFourApart;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q3_K>& s) {
+    const __m512i two = splat8(3), third = splat8(4);
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      const uint8_t* block = p + i * Q3_K::kBytes;
+      const __m512i packed = _mm512_loadu_si512(block + 32);
+      // Bit b of these bytes belongs to block b: the upper half serves four blocks further on.
+      const __m256i bits = load32(block);
+      const __m512i mask = join(bits, _mm256_srli_epi16(bits, 4));
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const __m512i bit = j < 2 ? shift_left16(mask, 2 - j) : shift_right16(mask, j - 2);
+        s.u[4 * i + j] = or_masked(bit_and(shift_right16(packed, 2 * j), two), bit, third);
+      }
+    }
+    load_signed_scales(q3_k_scales(p + 96), q3_k_scales(p + Q3_K::kBytes + 96),
+                       two_halves(p + 108, p + Q3_K::kBytes + 108), s.scale);
+  }
+};
+
+template <> struct RowFormat<IQ4_XS> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ4_XS>& s) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512i packed = _mm512_loadu_si512(p + j / 2 * IQ4_XS::kBytes + 8 + j % 2 * 64);
+      s.u[2 * j] = low_nibbles(packed);
+      s.u[2 * j + 1] = high_nibbles(packed);
+    }
+    look_up_all(kIQ4Values, IQ4_XS::kOffset, s.u);
+    // Lane b of a block: four bits from nibble b of scales_l, two from pair b of scales_h.
+    const auto pick = [](const void* a, const void* b) {
+      return _mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(load_u32(a))), 0xff00,
+                                   _mm512_set1_epi32(static_cast<int>(load_u32(b))));
+    };
+    const __m512i nibble = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+    const __m512i pair = _mm512_setr_epi32(16, 18, 20, 22, 24, 26, 28, 30, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i head = pick(p, p + IQ4_XS::kBytes), low = pick(p + 4, p + IQ4_XS::kBytes + 4);
+    const __m512i four = bit_and(_mm512_srlv_epi32(low, nibble), splat32(15));
+    const __m512i two = bit_and(_mm512_srlv_epi32(head, pair), splat32(3));
+    const __m512i ls = _mm512_sub_epi32(bit_or(four, shift_left32(two, 4)), splat32(32));
+    s.scale[0] = mul(to_floats(ls), two_halves(p, p + IQ4_XS::kBytes));
+  }
+};
+
+}  // namespace fathom::cpu::avx512
