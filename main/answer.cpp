@@ -28,7 +28,7 @@ std::string Answer::finish_reason() const {
   return is_chat && !parsed.finish_reason.empty() ? parsed.finish_reason : std::string(name_of(generation.finish));
 }
 
-Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt, GenerateOptions options,
+Answer generate_answer(const Engine& engine, Scheduler& scheduler, const Prompt& prompt, GenerateOptions options,
                        const AnswerSink& sink, const Console& console) {
   Answer answer;
   answer.is_chat = prompt.is_chat;
@@ -50,7 +50,10 @@ Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt,
       sink.content(text);
   };
   callbacks.interrupted = [] { return interrupted(); };
-  answer.generation = generate(engine, timeline, prompt.token_ids, options, callbacks);
+  Request request;
+  request.prompt = prompt.token_ids;
+  request.options = std::move(options);
+  answer.generation = generate(scheduler, std::move(request), callbacks);
   progress.clear();
   if (prompt.is_chat) {
     give(parser.finish(name_of(answer.generation.finish)), sink);
@@ -68,8 +71,13 @@ std::vector<int32_t> encode_raw(const Engine& engine, std::string_view text) {
   return ids;
 }
 
-nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, const Answer& answer, uint64_t seed,
-                                   double load_ms) {
+uint64_t cache_bytes(Engine& engine, const Scheduler& scheduler) {
+  const SchedulerStats stats = scheduler.stats();
+  return static_cast<uint64_t>(stats.used_pages + stats.cached_pages) * engine.pool().layout().page_bytes();
+}
+
+nlohmann::ordered_json answer_json(Engine& engine, const Scheduler& scheduler, const EngineFlags& flags,
+                                   const Answer& answer, uint64_t seed, double load_ms) {
   const Generation& g = answer.generation;
   const ModelInfo& info = engine.info();
   nlohmann::ordered_json json;
@@ -92,7 +100,7 @@ nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, con
                      {"decode_tok_s", g.decode_tok_s()}};
   json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()},
                     {"model_bytes", engine.model_bytes()},
-                    {"cache_bytes", engine.cache_bytes()},
+                    {"cache_bytes", cache_bytes(engine, scheduler)},
                     {"device_bytes", engine.device_bytes()}};
   json["model"] = {{"path", info.path},
                    {"architecture", info.architecture},

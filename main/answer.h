@@ -36,16 +36,19 @@ struct Answer {
   std::string finish_reason() const;
 };
 
-/// Generates on `timeline` until an end or SIGINT, with progress of the prompt on `console`.
-Answer generate_answer(Engine& engine, Timeline& timeline, const Prompt& prompt, GenerateOptions options,
+/// Generates until an end or SIGINT, with progress of the prompt on `console`.
+Answer generate_answer(const Engine& engine, Scheduler& scheduler, const Prompt& prompt, GenerateOptions options,
                        const AnswerSink& sink, const Console& console);
 
 /// The ids of `text` taken as it is: added tokens spelled in it count, BOS once in front as the file says.
 std::vector<int32_t> encode_raw(const Engine& engine, std::string_view text);
 
+/// Of the cache's pages that hold rows, those of past answers included.
+uint64_t cache_bytes(Engine& engine, const Scheduler& scheduler);
+
 /// The object that --json prints.
-nlohmann::ordered_json answer_json(Engine& engine, const EngineFlags& flags, const Answer& answer, uint64_t seed,
-                                   double load_ms);
+nlohmann::ordered_json answer_json(Engine& engine, const Scheduler& scheduler, const EngineFlags& flags,
+                                   const Answer& answer, uint64_t seed, double load_ms);
 
 /// One line: how many tokens, from the cache or evaluated, at what speed.
 std::string answer_statistics(const Answer& answer);

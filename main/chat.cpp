@@ -132,7 +132,7 @@ class Chat {
 
   void start() {
     engine_ = load_engine(options_.model, options_.engine, options_.common, console_);
-    timeline_.emplace(*engine_);
+    scheduler_.emplace(*engine_, one_reader());
     settings_.sampling = options_.sampling.params(*engine_, options_.common.seed);
     settings_.max_tokens = options_.max_tokens;
     settings_.thinking = thinking_of(options_.think);
@@ -260,7 +260,7 @@ class Chat {
       };
     }
     clear_interrupt();
-    last_answer_ = generate_answer(*engine_, *timeline_, prompt, options, sink, console_);
+    last_answer_ = generate_answer(*engine_, *scheduler_, prompt, options, sink, console_);
     clear_interrupt();
     out.finish();
     memory_.remember(engine_->tokenizer(), parts, std::move(prompt.token_ids), last_answer_->generation);
@@ -371,8 +371,11 @@ class Chat {
     return true;
   }
   bool ctx(const std::string&) {
-    tell(std::to_string(timeline_->sequence.length()) + " of " + std::to_string(engine_->context()) +
-         " tokens in the cache, " + human_bytes(engine_->cache_bytes()));
+    const int64_t n_tokens = last_answer_ ? last_answer_->generation.prompt_tokens +
+                                                static_cast<int64_t>(last_answer_->generation.token_ids.size())
+                                          : 0;
+    tell(std::to_string(n_tokens) + " of " + std::to_string(engine_->context()) + " tokens; the cache holds " +
+         human_bytes(cache_bytes(*engine_, *scheduler_)));
     return true;
   }
   bool stats(const std::string&) {
@@ -409,7 +412,7 @@ class Chat {
   History history_;
   LineEditor editor_;
   std::unique_ptr<Engine> engine_;
-  std::optional<Timeline> timeline_;
+  std::optional<Scheduler> scheduler_;
   PromptMemory memory_;
   ChatSession session_;
   ChatSettings settings_;

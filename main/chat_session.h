@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "engine/generate.h"
+#include "engine/request.h"
 #include "text/chat_message.h"
 #include "text/chat_parser.h"
 

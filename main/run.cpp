@@ -185,12 +185,12 @@ int run(const Options& options) {
   generate_options.sampling = options.sampling.params(*engine, options.common.seed);
   const Prompt prompt = make_prompt(*engine, question);
 
-  Timeline timeline(*engine);
+  Scheduler scheduler(*engine, one_reader());
   Printer printer(options, console);
-  const Answer answer = generate_answer(*engine, timeline, prompt, generate_options, printer.sink(), console);
-  printer.finish(answer, options.json || options.jsonl
-                             ? answer_json(*engine, options.engine, answer, generate_options.sampling.seed, load_ms)
-                             : nlohmann::ordered_json());
+  const Answer answer = generate_answer(*engine, scheduler, prompt, generate_options, printer.sink(), console);
+  printer.finish(answer, options.json || options.jsonl ? answer_json(*engine, scheduler, options.engine, answer,
+                                                                     generate_options.sampling.seed, load_ms)
+                                                       : nlohmann::ordered_json());
   if (answer.generation.context_full) {
     console.warn("the answer ends because the context of " + std::to_string(engine->context()) +
                  " tokens is full; a larger --ctx gives room");

@@ -46,11 +46,6 @@ class AttentionPlan {
     return first < end_ ? std::min(n, end_ - first) : n;
   }
 
-  /// Of n_common tokens evaluated by another plan of the same engine, how many rows are as this plan wants them.
-  int64_t reusable(const AttentionPlan& other, int64_t n_common) const {
-    return end_ == other.end_ ? n_common : std::min({n_common, end_, other.end_});
-  }
-
  private:
   int64_t from_ = 0, end_ = 0;  // [from_, end_) is expanded
 };

@@ -60,7 +60,7 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
     Sequence prefix(engine.pool());
     if (depth > 0) {
       note("filling the cache with " + std::to_string(depth) + " tokens");
-      must(engine.prefill(prefix, random_ids(depth, vocab, 1), Outputs::kNone, {}, {}));
+      must(engine.prefill(prefix, random_ids(depth, vocab, 1), Outputs::kNone));
     }
     auto measure = [&](const std::string& test, int64_t tokens, int64_t batch,
                        const std::function<void(std::vector<Sequence>&)>& run) {
@@ -96,11 +96,11 @@ std::vector<BenchRow> run_benchmark(Engine& engine, const BenchOptions& options,
       if (tokens == 0) continue;
       const std::vector<int32_t> ids = random_ids(tokens, vocab, 2);
       auto prefill = [&](std::vector<Sequence>& sequences) {
-        for (Sequence& s : sequences) must(engine.prefill(s, ids, Outputs::kLast, {}, {}));
+        for (Sequence& s : sequences) must(engine.prefill(s, ids, Outputs::kLast));
       };
       note("warming up");
       Sequence warm = prefix.fork();
-      must(engine.prefill(warm, ids, Outputs::kLast, {}, {}));
+      must(engine.prefill(warm, ids, Outputs::kLast));
       warm.clear();
       measure("prefill", tokens, 1, prefill);
     }

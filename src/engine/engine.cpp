@@ -397,7 +397,6 @@ uint64_t Engine::device_bytes() const { return impl_->backend->allocated_bytes()
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {
   return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);
 }
-uint64_t Engine::cache_bytes() { return impl_->pool->used_bytes(); }
 uint64_t Engine::activation_bytes() const {
   return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes();
 }
@@ -485,22 +484,17 @@ void Engine::observe(WeightObserver* observer) {
   if (observer != nullptr) impl_->tap.emplace(impl_->source.tensors, *impl_->backend, *observer);
 }
 
-bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress,
-                     const std::function<bool()>& stop) {
+bool Engine::prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs) {
   const int64_t first = sequence.length(), n_prompt = first + static_cast<int64_t>(token_ids.size());
   const AttentionPlan plan = attention_plan(n_prompt);
-  const std::function<bool()> go_on = stop ? std::function<bool()>([&stop] { return !stop(); }) : nullptr;
   while (sequence.length() < n_prompt) {
-    if (stop && stop()) return false;
     const int64_t at = sequence.length();
-    if (progress) progress(static_cast<uint64_t>(at - first), token_ids.size());
     const int64_t n = plan.of_one_form(at, std::min(chunk_tokens(), n_prompt - at));
     const bool is_last = at + n == n_prompt;
     const StepPart part{&sequence, token_ids.subspan(static_cast<size_t>(at - first), static_cast<size_t>(n)),
                         is_last || outputs == Outputs::kAll ? outputs : Outputs::kNone, plan.form(at)};
-    if (step({&part, 1}, go_on) != StepStatus::kDone) return false;
+    if (step({&part, 1}) != StepStatus::kDone) return false;
   }
-  if (progress) progress(token_ids.size(), token_ids.size());
   return true;
 }
 

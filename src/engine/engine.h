@@ -142,11 +142,9 @@ class Engine {
   std::span<const float> logits(int64_t output_idx) const;
   int64_t n_outputs() const;
 
-  /// Evaluates the rest of a prompt in chunks, in the forms of attention_plan(its whole length); the last token's
-  /// logits are at logits(0) afterwards (unless outputs is kNone). `stop` is asked between chunks and operations;
-  /// returns false if it said so or the pool is full (then sequence holds what was done).
-  bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs, const Progress& progress,
-               const std::function<bool()>& stop);
+  /// Evaluates more of a prompt in chunks, in the forms of attention_plan(its length then); the last token's logits are
+  /// at logits(0) afterwards (unless outputs is kNone). False if the pool is full (then sequence holds what was done).
+  bool prefill(Sequence& sequence, std::span<const int32_t> token_ids, Outputs outputs);
 
   /// From here on `observer` is told what every weight is multiplied with; null: nobody. Steps are slower meanwhile,
   /// and their logits differ in the last bits. The observer must outlive the steps.
@@ -156,7 +154,6 @@ class Engine {
   StepCost cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const;
 
   uint64_t model_bytes() const { return info().size_bytes; }
-  uint64_t cache_bytes();
   uint64_t activation_bytes() const;
   /// What activation_bytes will be once a step of a whole chunk has run, from the plan of its graph.
   uint64_t planned_activation_bytes() const;

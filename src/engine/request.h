@@ -11,7 +11,7 @@
 
 #include "core/error.h"
 #include "engine/answer_writer.h"
-#include "engine/generate.h"
+#include "engine/engine.h"
 #include "sampling/sampler.h"
 
 namespace fathom {
@@ -28,6 +28,26 @@ struct Request {
   int priority = 0;       ///< -kMaxPriority..kMaxPriority; higher goes first, and is preempted last
   std::string user{};     ///< whose share it is paid from; requests of one priority take turns by user
   bool use_cache = true;  ///< false: neither finds nor leaves cached pages
+};
+
+/// Throws Error{kUsage} for fields out of range, an empty prompt or ids outside the vocabulary, Error{kRuntime} naming
+/// both numbers if the prompt and one token do not fit the context.
+void validate_request(const Engine& engine, const Request& request);
+
+/// What became of a request.
+struct Generation {
+  std::string text;
+  std::vector<int32_t> token_ids;  ///< of the answer, an end token included
+  FinishReason finish = FinishReason::kStop;
+  std::optional<std::string> stop;  ///< the matched stop string
+  bool context_full = false;        ///< kLength because the context ended
+  int64_t prompt_tokens = 0;
+  int64_t cached_tokens = 0;  ///< of the prompt, found in a cache
+  double queue_ms = 0;        ///< before the first of the following
+  double prompt_ms = 0, first_token_ms = 0, decode_ms = 0;
+
+  double prompt_tok_s() const;
+  double decode_tok_s() const;  ///< tokens after the first by the time after the first
 };
 
 /// The request left the queue (again, after a preemption).

@@ -286,15 +286,7 @@ Scheduler::~Scheduler() { shutdown(std::chrono::milliseconds(0)); }
 
 std::variant<RequestHandle, Refusal> Scheduler::submit(Request request) {
   Impl& m = *impl_;
-  validate_request(m.engine, request.prompt, request.options);
-  if (request.top_logprobs < 0 || request.top_logprobs > kMaxTopLogprobs) {
-    throw Error(ErrorCode::kUsage, "top_logprobs: out of range; expected 0 to " + std::to_string(kMaxTopLogprobs) +
-                                       ", got " + std::to_string(request.top_logprobs));
-  }
-  if (request.priority < -kMaxPriority || request.priority > kMaxPriority) {
-    throw Error(ErrorCode::kUsage, "priority: out of range; expected -" + std::to_string(kMaxPriority) + " to " +
-                                       std::to_string(kMaxPriority) + ", got " + std::to_string(request.priority));
-  }
+  validate_request(m.engine, request);
   const auto channel = std::make_shared<EventChannel>(m.next_id.fetch_add(1), m.options.event_buffer, m.signal);
   auto task = std::make_unique<Task>(m.engine, std::move(request), channel);
   {

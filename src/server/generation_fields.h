@@ -3,7 +3,7 @@
 
 #include <optional>
 
-#include "engine/generate.h"
+#include "engine/request.h"
 #include "server/json_fields.h"
 #include "server/service.h"
 

@@ -1,4 +1,4 @@
-// The forms of attention: where chunks begin and end changes no bit; what a plan allows to share is the same in both.
+// The forms of attention: where chunks begin and end changes no bit of a row, and where the form changes.
 #include "engine/attention_plan.h"
 
 #include <doctest/doctest.h>
@@ -72,20 +72,4 @@ TEST_CASE("a plan expands whole blocks above its threshold, and cuts chunks wher
   CHECK(one.of_one_form(100, 90) == 28);
   CHECK(one.of_one_form(128, 90) == 64);
   CHECK(one.of_one_form(192, 90) == 90);
-}
-
-TEST_CASE("rows are shared as far as both plans want them in one form") {
-  const ExpandThresholds t{128, 64};
-  for (const int64_t a : {10, 127, 128, 191, 192, 200, 256, 300}) {
-    for (const int64_t b : {10, 127, 128, 191, 192, 200, 256, 300}) {
-      const AttentionPlan x(a, t), y(b, t);
-      for (int64_t common = 0; common <= std::min(a, b); ++common) {
-        int64_t want = 0;
-        while (want < common && x.expanded(want) == y.expanded(want)) ++want;
-        CAPTURE(a);
-        CAPTURE(b);
-        CHECK(x.reusable(y, common) == want);
-      }
-    }
-  }
 }

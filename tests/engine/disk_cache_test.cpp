@@ -152,7 +152,7 @@ TEST_CASE("a save that gives way is made up for later") {
     TextCache cache(*engine, engine->pool().n_pages(), DiskCacheOptions{folder.path, 1 << 30});
     Sequence sequence(engine->pool());
     const std::vector<int32_t> prompt = random_prompt(300, 1);
-    REQUIRE(engine->prefill(sequence, prompt, Outputs::kNone, {}, {}));
+    REQUIRE(engine->prefill(sequence, prompt, Outputs::kNone));
     cache.keep_for_long(row_keys(prompt, engine->attention_plan(300)), sequence);
     int asked = 0;
     CHECK(cache.save_one([&] { return ++asked < 2; }));

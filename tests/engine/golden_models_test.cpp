@@ -175,13 +175,14 @@ TEST_CASE("greedy text equals the reference token for token up to the first clos
     CAPTURE(m.file);
     const Golden golden(m.golden);
     const auto engine = load(m.file, "reference", DType::kF32, AttentionForm::kAuto, 512);
-    Timeline timeline(*engine);
-    GenerateOptions options;
-    options.sampling.temperature = 0;
-    options.ignore_eos = true;
+    Scheduler scheduler(*engine, one_reader());
     const std::vector<int32_t> want = golden.greedy["ids"];
-    options.max_tokens = static_cast<int64_t>(want.size());
-    const Generation got = generate(*engine, timeline, golden.prompts[golden.greedy["prompt"]].ids, options, {});
+    Request request;
+    request.prompt = golden.prompts[golden.greedy["prompt"]].ids;
+    request.options.sampling.temperature = 0;
+    request.options.ignore_eos = true;
+    request.options.max_tokens = static_cast<int64_t>(want.size());
+    const Generation got = generate(scheduler, request, {});
     REQUIRE(got.token_ids.size() == want.size());
     for (size_t i = 0; i < want.size() && golden.greedy["margins"][i] > 0.005; ++i) {
       CAPTURE(i);
@@ -218,7 +219,7 @@ TEST_CASE("a sequence's decode logits are the same bits alone and beside others"
       for (const size_t k : {2, 4, 5}) {
         const std::vector<int32_t>& ids = golden.prompts[k].ids;
         sequences.emplace_back(engine->pool());
-        REQUIRE(engine->prefill(sequences.back(), {ids.data(), ids.size() - 1}, Outputs::kNone, {}, {}));
+        REQUIRE(engine->prefill(sequences.back(), {ids.data(), ids.size() - 1}, Outputs::kNone));
         next.push_back(ids.back());
         Sequence fork = sequences.back().fork();
         const StepPart part{&fork, {&next.back(), 1}, Outputs::kLast};

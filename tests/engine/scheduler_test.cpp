@@ -132,21 +132,6 @@ TEST_CASE("64 requests at once give what each gives alone, to the last bit") {
   }
 }
 
-TEST_CASE("generate() and a scheduler give the same answer") {
-  const auto engine = Engine::load(small_engine_options());
-  Timeline timeline(*engine);
-  std::vector<int32_t> prompt = random_prompt(70, 3);
-  for (int turn = 0; turn < 4; ++turn) {
-    CAPTURE(turn);
-    const Request request = request_for(prompt, 20);
-    const Answer want = answer_alone(*engine, request);
-    const Generation got = generate(*engine, timeline, prompt, request.options, {});
-    CHECK(got.token_ids == want.ids);
-    CHECK(got.text == want.text);
-    prompt = joined(joined(prompt, got.token_ids), random_prompt(45, 100 + static_cast<uint32_t>(turn)));
-  }
-}
-
 TEST_CASE("a hit gives the bits of a miss, wherever prefix and prompt end") {
   for (const char* file : {kLatentModel, "v1/v1-f16.gguf", "v3/v3-q8_0.gguf"}) {
     CAPTURE(file);

@@ -7,7 +7,6 @@
 
 #include "cache/sequence_file.h"
 #include "engine/engine.h"
-#include "engine/generate.h"
 
 using namespace fathom;
 
@@ -72,8 +71,8 @@ TEST_CASE("cuda: logits of every generation's model agree with the CPU's, prefil
     const auto cpu = load(file, "cpu"), device = load(file, "cuda");
     const std::vector<int32_t> ids = prompt(21);
     Sequence on_cpu(cpu->pool()), on_device(device->pool());
-    REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast, {}, {}));
-    REQUIRE(device->prefill(on_device, ids, Outputs::kLast, {}, {}));
+    REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast));
+    REQUIRE(device->prefill(on_device, ids, Outputs::kLast));
     // Both round activations to int8 before they meet quantized weights, in another order: golden_models_test allows
     // each of them a median of 0.056 to 0.084 from the exact logits.
     const double prefill = difference(last_logits(*device), last_logits(*cpu));
@@ -92,8 +91,8 @@ TEST_CASE("cuda: greedy text equals the CPU's up to the first close call") {
     const auto cpu = load(file, "cpu"), device = load(file, "cuda");
     Sequence on_cpu(cpu->pool()), on_device(device->pool());
     const std::vector<int32_t> ids = prompt(12);
-    REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast, {}, {}));
-    REQUIRE(device->prefill(on_device, ids, Outputs::kLast, {}, {}));
+    REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast));
+    REQUIRE(device->prefill(on_device, ids, Outputs::kLast));
     for (int i = 0; i < 8; ++i) {
       std::vector<float> want = last_logits(*cpu);
       const std::vector<float> got = last_logits(*device);
@@ -118,7 +117,7 @@ TEST_CASE("cuda: a step is the same bits alone, beside others, replayed and afte
   for (const int64_t n : {3, 30, 64}) {
     sequences.emplace_back(engine->pool());
     const std::vector<int32_t> ids = prompt(n);
-    REQUIRE(engine->prefill(sequences.back(), ids, Outputs::kNone, {}, {}));
+    REQUIRE(engine->prefill(sequences.back(), ids, Outputs::kNone));
   }
   const int32_t next[] = {9, 8, 7};
   std::vector<std::vector<float>> alone;
@@ -144,7 +143,7 @@ TEST_CASE("cuda: pages move to a file and back with every bit, in every cache ty
         load(type == DType::kQ8_0 ? "v1/v1-f16.gguf" : "v3/v3-q8_0.gguf", "cuda", type);  // rows of whole blocks
     const std::vector<int32_t> ids = prompt(70);
     Sequence sequence(engine->pool());
-    REQUIRE(engine->prefill(sequence, ids, Outputs::kNone, {}, {}));
+    REQUIRE(engine->prefill(sequence, ids, Outputs::kNone));
     REQUIRE(save_sequence(path, "test", ids, sequence, uint64_t{1} << 30));
     const std::vector<float> want = step(*engine, sequence, 3);
     std::optional<Sequence> read = SequenceFile(path).read(engine->pool(), 70);
@@ -158,7 +157,7 @@ TEST_CASE("cuda: a step can be stopped and another run inside it") {
   const auto engine = load("v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "cuda");
   Sequence other(engine->pool()), sequence(engine->pool());
   const std::vector<int32_t> ids = prompt(40);
-  REQUIRE(engine->prefill(other, prompt(5), Outputs::kNone, {}, {}));
+  REQUIRE(engine->prefill(other, prompt(5), Outputs::kNone));
   Sequence twin = other.fork();
   const std::vector<float> want = step(*engine, twin, 4);
   const StepPart part{&sequence, ids, Outputs::kLast};
