@@ -125,6 +125,17 @@ RouterParams read_router(const Reader& r, const Config& c, bool has_router_bias)
   return p;
 }
 
+void read_indexer(const Reader& r, Config& c) {
+  c.index_n_heads = r.required_int("attention.indexer.head_count", 1, kMaxHeads);
+  c.index_head_dim = r.required_int("attention.indexer.key_length", 1, kMaxWidth);
+  c.index_topk = r.required_int("attention.indexer.top_k", 1, kMaxContext);
+  if (c.index_head_dim < c.rope.dim) {
+    r.refuse("attention.indexer.key_length", "expected at least the " + std::to_string(c.rope.dim) +
+                                                 " rotated dimensions, got " + std::to_string(c.index_head_dim));
+  }
+  if (c.q_lora_rank == 0) r.refuse("attention.q_lora_rank", "expected the rank that the indexer's queries need, got 0");
+}
+
 }  // namespace
 
 std::vector<float> RopeConfig::frequencies() const {
@@ -159,23 +170,34 @@ float Config::softmax_scale() const {
   return static_cast<float>(rope.softmax_magnitude() / std::sqrt(static_cast<double>(qk_head_dim())));
 }
 
-bool is_supported(const std::string& architecture) { return architecture == "deepseek" || architecture == "deepseek2"; }
+std::vector<int64_t> Config::cache_row_elements() const {
+  const auto n = static_cast<size_t>(n_layers);
+  std::vector<int64_t> rows(n, attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim());
+  if (has_indexer()) rows.insert(rows.end(), n, index_head_dim);
+  return rows;
+}
+
+bool is_supported(const std::string& architecture) {
+  return architecture == "deepseek" || architecture == "deepseek2" || architecture == "deepseek32";
+}
 
 Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_router_bias) {
   const std::string* architecture = metadata.text("general.architecture");
   if (architecture == nullptr || !is_supported(*architecture)) {
     throw Error(ErrorCode::kModel,
-                "model configuration: architecture is not supported; expected deepseek or deepseek2, got " +
+                "model configuration: architecture is not supported; expected deepseek, deepseek2 or deepseek32, got " +
                     (architecture ? "'" + *architecture + "'" : std::string("none")) +
-                    "; try a DeepSeek V1, V2, V3, R1 or V3.1 model");
+                    "; try a DeepSeek V1, V2, V3, R1, V3.1 or V3.2 model");
   }
   const Reader r(metadata, *architecture);
   Config c;
   c.architecture = *architecture;
   if (const std::string* name = metadata.text("general.name")) c.name = *name;
   c.attention = *architecture == "deepseek" ? Attention::kMultiHead : Attention::kLatent;
+  const bool is_v32 = *architecture == "deepseek32";
   c.n_layers = r.required_int("block_count", 1, kMaxLayers);
-  if (has_mtp_tensors) {
+  // V3.2's converters count the MTP layer among the blocks, whether its tensors were kept or not.
+  if (has_mtp_tensors || (is_v32 && r.int_or("nextn_predict_layers", 0, c.n_layers, 0) > 0)) {
     c.n_mtp_layers = std::max<int64_t>(1, r.int_or("nextn_predict_layers", 0, c.n_layers, 1));
     c.n_layers -= c.n_mtp_layers;
     if (c.n_layers < 1)
@@ -214,6 +236,7 @@ Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_rout
     qk_head_dim = r.required_int("attention.key_length" + suffix, 1, kMaxWidth);
     c.v_head_dim = r.required_int("attention.value_length" + suffix, 1, kMaxWidth);
   }
+  if (is_v32) read_indexer(r, c);
   c.qk_nope_head_dim = qk_head_dim - c.rope.dim;
   if (c.qk_nope_head_dim < 0 || (c.attention == Attention::kLatent && c.qk_nope_head_dim == 0)) {
     r.refuse("rope.dimension_count", "expected less than the head's " + std::to_string(qk_head_dim) +

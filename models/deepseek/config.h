@@ -30,7 +30,7 @@ struct RopeConfig {
 };
 
 struct Config {
-  std::string architecture;  ///< "deepseek" or "deepseek2"
+  std::string architecture;  ///< "deepseek", "deepseek2" or "deepseek32"
   std::string name;          ///< general.name, may be empty
   Attention attention = Attention::kLatent;
   int64_t n_layers = 0;          ///< decoder blocks, without MTP
@@ -42,6 +42,9 @@ struct Config {
   int64_t kv_lora_rank = 0;      ///< C (latent attention only)
   int64_t qk_nope_head_dim = 0;  ///< N
   int64_t v_head_dim = 0;        ///< V
+  int64_t index_n_heads = 0;     ///< HI, of V3.2's indexer
+  int64_t index_head_dim = 0;    ///< DI
+  int64_t index_topk = 0;        ///< rows that a token attends to at most; 0: no indexer, all of them
   int64_t dense_ffn_size = 0;    ///< of the dense blocks
   int64_t n_experts = 0;         ///< E
   int64_t n_shared_experts = 0;
@@ -54,10 +57,9 @@ struct Config {
   int64_t qk_rope_head_dim() const { return rope.dim; }                ///< R
   int64_t qk_head_dim() const { return qk_nope_head_dim + rope.dim; }  ///< N + R
   float softmax_scale() const;
-  /// Elements a token leaves in the cache in each layer.
-  int64_t cache_row_elements() const {
-    return attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim();
-  }
+  bool has_indexer() const { return index_topk > 0; }
+  /// Elements a token leaves in the cache: in each layer, and behind them for the indexer of each layer.
+  std::vector<int64_t> cache_row_elements() const;
 };
 
 /// True if this family computes files of that general.architecture.

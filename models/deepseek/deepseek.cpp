@@ -3,7 +3,9 @@
 
 #include "ops/add.h"
 #include "ops/embed_rows.h"
+#include "ops/index_rows.h"
 #include "ops/latent_attention.h"
+#include "ops/layer_norm.h"
 #include "ops/linear.h"
 #include "ops/moe.h"
 #include "ops/rms_norm.h"
@@ -23,18 +25,53 @@ struct LayerStep {
   float eps() const { return static_cast<float>(config.rms_eps); }
 };
 
+/// What a layer has in the cache.
+struct LayerCache {
+  Tensor rows;   ///< latents with their shared keys, or keys and values
+  Tensor index;  ///< the indexer's keys, or empty
+};
+
+LayerCache layer_cache(const Step& step, const Config& c, size_t layer_idx) {
+  return {step.caches[layer_idx],
+          c.has_indexer() ? step.caches[static_cast<size_t>(c.n_layers) + layer_idx] : Tensor()};
+}
+
+/// Keys for the indexer: [rotated R | DI - R], rotated in halves where the attention's own are rotated in pairs.
+void store_index_keys(Graph& g, const IndexerWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
+  constexpr float kEps = 1e-6F;  // of a LayerNorm, not the model's rms_norm_eps
+  Tensor k = layer_norm(g, linear(g, x, w.wk), w.k_norm, w.k_norm_bias, kEps);                // [T, DI]
+  k = rotate_heads(g, k.reshaped({k.dim(0), 1, k.dim(1)}), s.rope, 0, RopePairing::kHalves);  // [T, 1, DI]
+  store_rows(g, k.reshaped({k.dim(0), k.dim(2)}), s.step.where.slots, cache);
+}
+
+/// The rows that each token may see. x [T, D], q_latent [T, Q] -> [T, index_topk]
+/// The reference also scales the head weights by (HI * DI)^-0.5, which changes no choice, and rotates queries and keys
+/// by a Hadamard matrix, which changes no product and serves its FP8 cache alone. Source: arXiv:2512.02556,
+/// section 2.1.
+Tensor choose_rows(Graph& g, const IndexerWeights& w, const LayerStep& s, const Tensor& x, const Tensor& q_latent,
+                   const Tensor& cache) {
+  const Config& c = s.config;
+  Tensor q = linear(g, q_latent, w.wq_b).reshaped({x.dim(0), c.index_n_heads, c.index_head_dim});
+  q = rotate_heads(g, q, s.rope, 0, RopePairing::kHalves);  // [T, HI, DI]
+  return index_rows(g, q, linear(g, x, w.weights_proj), cache, s.step.where, 1, c.index_topk);
+}
+
 /// Multi-head latent attention. x [T, D] -> [T, D]
-Tensor mla(Graph& g, const MlaWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
+Tensor mla(Graph& g, const MlaWeights& w, const LayerStep& s, const Tensor& x, const LayerCache& cache) {
   const Config& c = s.config;
   Tensor kv_a = linear(g, x, w.kv_a_proj);  // [T, C + R]
-  Tensor q = c.q_lora_rank == 0
-                 ? linear(g, x, w.q_proj)  // [T, H * (N + R)]
-                 : linear(g, rms_norm(g, linear(g, x, w.q_a_proj), w.q_a_layernorm, s.eps()), w.q_b_proj);
+  Tensor q_latent;                          // [T, Q]
+  if (c.q_lora_rank > 0) q_latent = rms_norm(g, linear(g, x, w.q_a_proj), w.q_a_layernorm, s.eps());
+  Tensor q = q_latent ? linear(g, q_latent, w.q_b_proj) : linear(g, x, w.q_proj);  // [T, H * (N + R)]
   q = q.reshaped({q.dim(0), c.n_heads, c.qk_head_dim()});
-  store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache);
+  store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache.rows);
   q = rotate_heads(g, q, s.rope, static_cast<int>(c.qk_nope_head_dim), RopePairing::kAdjacent);  // [T, H, N + R]
-  Tensor heads = latent_attention(g, q, w.kv_b, cache, s.step.where, c.v_head_dim, c.softmax_scale(), s.step.attention);
-  return linear(g, heads, w.o_proj);  // [T, D]
+  if (c.has_indexer()) store_index_keys(g, w.indexer, s, x, cache.index);
+  Tensor chosen;  // [T, index_topk]
+  if (s.step.selects) chosen = choose_rows(g, w.indexer, s, x, q_latent, cache.index);
+  Tensor heads = latent_attention(g, q, w.kv_b, cache.rows, s.step.where, c.v_head_dim, c.softmax_scale(),
+                                  s.step.attention, chosen);  // [T, H * V]
+  return linear(g, heads, w.o_proj);                          // [T, D]
 }
 
 void store_keys_values(Graph& g, const MhaWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
@@ -63,9 +100,9 @@ Tensor moe(Graph& g, const MoeWeights& w, const LayerStep& s, const Tensor& h) {
   return moe_ffn(g, h, routes, w.experts, w.shared_experts);                                   // [T, D]
 }
 
-Tensor attention(Graph& g, const BlockWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
+Tensor attention(Graph& g, const BlockWeights& w, const LayerStep& s, const Tensor& x, const LayerCache& cache) {
   Tensor h = rms_norm(g, x, w.input_layernorm, s.eps());  // [T, D]
-  return s.config.attention == Attention::kLatent ? mla(g, w.mla, s, h, cache) : mha(g, w.mha, s, h, cache);
+  return s.config.attention == Attention::kLatent ? mla(g, w.mla, s, h, cache) : mha(g, w.mha, s, h, cache.rows);
 }
 
 Tensor feed_forward(Graph& g, const BlockWeights& w, const LayerStep& s, const Tensor& x) {
@@ -74,13 +111,15 @@ Tensor feed_forward(Graph& g, const BlockWeights& w, const LayerStep& s, const T
 }
 
 /// The last layer of a step without outputs: its cache rows are wanted, nothing else.
-void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
+void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tensor& x, const LayerCache& cache) {
   Tensor h = rms_norm(g, x, w.input_layernorm, s.eps());  // [T, D]
   if (s.config.attention == Attention::kLatent) {
     Tensor kv_a = linear(g, h, w.mla.kv_a_proj);  // [T, C + R]
-    store_latent(g, kv_a, w.mla.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache);
+    store_latent(g, kv_a, w.mla.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots,
+                 cache.rows);
+    if (cache.index) store_index_keys(g, w.mla.indexer, s, h, cache.index);
   } else {
-    store_keys_values(g, w.mha, s, h, cache);
+    store_keys_values(g, w.mha, s, h, cache.rows);
   }
 }
 
@@ -94,18 +133,18 @@ Tensor forward(Graph& g, const Model& model, const Step& step) {
 
   Tensor x = embed_rows(g, w.embed_tokens, step.token_ids);  // [T, D]
   for (size_t i = 0; i < last; ++i) {
-    x = add(g, x, attention(g, w.layers[i], s, x, step.caches[i]));  // [T, D]
-    x = add(g, x, feed_forward(g, w.layers[i], s, x));               // [T, D]
+    x = add(g, x, attention(g, w.layers[i], s, x, layer_cache(step, s.config, i)));  // [T, D]
+    x = add(g, x, feed_forward(g, w.layers[i], s, x));                               // [T, D]
   }
   if (!has_outputs) {
-    store_only(g, w.layers[last], s, x, step.caches[last]);
+    store_only(g, w.layers[last], s, x, layer_cache(step, s.config, last));
     return {};
   }
   // After the last attention no token needs the others: only the wanted rows go on.
-  x = add(g, x, attention(g, w.layers[last], s, x, step.caches[last]));  // [T, D]
-  x = take_rows(g, x, step.output_rows);                                 // [P, D]
-  x = add(g, x, feed_forward(g, w.layers[last], s, x));                  // [P, D]
-  return linear(g, rms_norm(g, x, w.norm, s.eps()), w.lm_head);          // [P, W]
+  x = add(g, x, attention(g, w.layers[last], s, x, layer_cache(step, s.config, last)));  // [T, D]
+  x = take_rows(g, x, step.output_rows);                                                 // [P, D]
+  x = add(g, x, feed_forward(g, w.layers[last], s, x));                                  // [P, D]
+  return linear(g, rms_norm(g, x, w.norm, s.eps()), w.lm_head);                          // [P, W]
 }
 
 }  // namespace fathom::deepseek

@@ -78,7 +78,15 @@ class Binder {
       w.kv_b.v_b = take(prefix + "attn_v_b.weight", {h, v, latent}, {h * v, latent});
     }
     w.o_proj = take(prefix + "attn_output.weight", {c_.hidden_size, h * v});
+    if (c_.has_indexer()) w.indexer = indexer(prefix + "indexer.");
     return w;
+  }
+
+  IndexerWeights indexer(const std::string& prefix) {
+    const int64_t dim = c_.index_head_dim;
+    return {take(prefix + "attn_q_b.weight", {c_.index_n_heads * dim, c_.q_lora_rank}),
+            take(prefix + "attn_k.weight", {dim, c_.hidden_size}), take_f32(prefix + "k_norm.weight", {dim}),
+            take_f32(prefix + "k_norm.bias", {dim}), take(prefix + "proj.weight", {c_.index_n_heads, c_.hidden_size})};
   }
 
   MhaWeights mha(const std::string& prefix) const {

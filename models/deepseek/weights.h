@@ -14,6 +14,15 @@
 
 namespace fathom::deepseek {
 
+/// V3.2's lightning indexer: scores of all cached tokens, by which attention chooses some.
+struct IndexerWeights {
+  Tensor wq_b;                 ///< [HI * DI, Q]
+  Tensor wk;                   ///< [DI, D]
+  Tensor k_norm, k_norm_bias;  ///< [DI]
+  Tensor weights_proj;         ///< [HI, D]
+  template <typename F> void each(F&& f) { f(wq_b), f(wk), f(k_norm), f(k_norm_bias), f(weights_proj); }
+};
+
 /// Latent attention: q either as q_proj or compressed, and everything from kv_a_proj on.
 struct MlaWeights {
   Tensor q_proj;                             ///< [H * (N + R), D], if queries are not compressed
@@ -21,10 +30,11 @@ struct MlaWeights {
   Tensor kv_a_proj;                          ///< [C + R, D]
   Tensor kv_a_layernorm;                     ///< [C]
   LatentProjections kv_b;
-  Tensor o_proj;  ///< [D, H * V]
+  Tensor o_proj;           ///< [D, H * V]
+  IndexerWeights indexer;  ///< or empty
   template <typename F> void each(F&& f) {
     f(q_proj), f(q_a_proj), f(q_a_layernorm), f(q_b_proj), f(kv_a_proj), f(kv_a_layernorm), f(kv_b.kv_b), f(kv_b.k_b),
-        f(kv_b.v_b), f(o_proj);
+        f(kv_b.v_b), f(o_proj), indexer.each(f);
   }
 };
 

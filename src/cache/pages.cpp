@@ -25,15 +25,12 @@ size_t CacheLayout::token_bytes() const {
 }
 
 std::string CacheLayout::describe() const {
-  std::string text = std::to_string(n_layers) + " layers x ";
-  const bool even =
-      std::adjacent_find(row_elements.begin(), row_elements.end(), std::not_equal_to<>()) == row_elements.end();
-  if (even && !row_elements.empty()) {
-    text += std::to_string(row_elements[0]);
-  } else {
-    text += '[';
-    for (size_t i = 0; i < row_elements.size(); ++i) text += (i == 0 ? "" : ", ") + std::to_string(row_elements[i]);
-    text += ']';
+  std::string text;
+  for (auto run = row_elements.begin(); run != row_elements.end();) {
+    const auto end = std::find_if(run, row_elements.end(), [&](int64_t n) { return n != *run; });
+    text += (text.empty() ? "" : " + ") + std::to_string(end - run) + (text.empty() ? " layers x " : " x ") +
+            std::to_string(*run);
+    run = end;
   }
   return text + " " + std::string(dtype_name(dtype));
 }

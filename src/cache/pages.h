@@ -31,7 +31,7 @@ struct CacheLayout {
   size_t row_bytes(int layer_idx) const;
   size_t token_bytes() const;                                        ///< all layers
   size_t page_bytes() const { return kPageTokens * token_bytes(); }  ///< all layers
-  std::string describe() const;                                      ///< "27 layers x 576 bf16"
+  std::string describe() const;  ///< "27 layers x 576 bf16", "61 layers x 576 + 61 x 128 bf16"
   bool operator==(const CacheLayout&) const = default;
 };
 

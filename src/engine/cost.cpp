@@ -15,6 +15,9 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
                    int64_t depth) {
   const deepseek::Config& c = model.config;
   const double tokens = static_cast<double>(n_sequences * tokens_each), outputs = static_cast<double>(n_sequences);
+  // With an indexer a token beyond its top k reads that many rows, after the keys of all of them.
+  const int64_t last = depth + tokens_each;
+  const bool selects = c.has_indexer() && last > c.index_topk;
   StepCost cost;
   auto used = [&](const Tensor& t, double n_tokens, double share = 1.0) {
     cost.weight_bytes += bytes_of(t) * share;
@@ -29,6 +32,9 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
          {w.mla.q_proj, w.mla.q_a_proj, w.mla.q_b_proj, w.mla.kv_a_proj, w.mla.kv_b.kv_b, w.mla.kv_b.k_b,
           w.mla.kv_b.v_b, w.mla.o_proj, w.mha.q_proj, w.mha.k_proj, w.mha.v_proj, w.mha.o_proj})
       used(t, tokens);
+    used(w.mla.indexer.wk, tokens);
+    for (const Tensor& t : {w.mla.indexer.wq_b, w.mla.indexer.weights_proj})
+      used(t, selects ? tokens : 0, selects ? 1 : 0);
     const double ffn_tokens =
         i + 1 == model.weights.layers.size() ? outputs : tokens;  // the last layer's network runs for outputs only
     for (const Tensor& t : {w.mlp.gate, w.mlp.up, w.mlp.down, w.moe.gate, w.moe.shared_experts.gate,
@@ -37,8 +43,13 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
     for (const Tensor& t : {w.moe.experts.gate, w.moe.experts.up, w.moe.experts.down}) {
       if (t) used(t, ffn_tokens * k_of_e, 1 - std::pow(1 - k_of_e, ffn_tokens));
     }
-    cost.cache_bytes += static_cast<double>(layout.row_bytes(static_cast<int>(i))) *
-                        static_cast<double>(n_sequences * (depth + tokens_each));
+    const int64_t rows = selects ? std::min(last, c.index_topk * tokens_each) : last;
+    cost.cache_bytes +=
+        static_cast<double>(layout.row_bytes(static_cast<int>(i))) * static_cast<double>(n_sequences * rows);
+    if (selects) {
+      cost.cache_bytes += static_cast<double>(layout.row_bytes(static_cast<int>(i + model.weights.layers.size()))) *
+                          static_cast<double>(n_sequences * last);
+    }
   }
   used(model.weights.lm_head, outputs);
   cost.weight_bytes += bytes_of(model.weights.embed_tokens) / elements_of(model.weights.embed_tokens) *
@@ -46,18 +57,25 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
   cost.model_bytes += bytes_of(model.weights.embed_tokens);
 
   // Pairs of query and key: each of the new tokens sees the depth and the new ones up to itself.
-  const double pairs =
-      outputs * (static_cast<double>(tokens_each * depth) + static_cast<double>(tokens_each * (tokens_each + 1)) / 2);
+  const auto pairs_of = [&](int64_t first, int64_t n) {
+    return outputs * (static_cast<double>(n * first) + static_cast<double>(n * (n + 1)) / 2);
+  };
   const double heads = static_cast<double>(c.n_heads), layers = static_cast<double>(c.n_layers);
   if (c.attention == deepseek::Attention::kMultiHead) {
-    cost.attention_ops = layers * heads * pairs * 4 * static_cast<double>(c.qk_head_dim());
+    cost.attention_ops = layers * heads * pairs_of(depth, tokens_each) * 4 * static_cast<double>(c.qk_head_dim());
   } else {
     // models: arXiv:2405.04434; the projections by W_UK and W_UV of the new tokens are counted as matmul above.
+    // Tokens that choose: all that see more rows than they may have.
+    const int64_t n_choosing = selects ? std::min(tokens_each, last - c.index_topk) : 0,
+                  n_dense = tokens_each - n_choosing;
+    const double pairs = pairs_of(depth, n_dense) + outputs * static_cast<double>(n_choosing * c.index_topk);
     const double absorbed = pairs * 2 * static_cast<double>(2 * c.kv_lora_rank + c.qk_rope_head_dim());
     const double expanded = pairs * 2 * static_cast<double>(c.qk_head_dim() + c.v_head_dim) +
                             outputs * static_cast<double>(depth) * 2 *
                                 static_cast<double>(c.kv_lora_rank * (c.qk_nope_head_dim + c.v_head_dim));
-    cost.attention_ops = layers * heads * std::min(absorbed, expanded);
+    cost.attention_ops =
+        layers * (heads * (c.has_indexer() ? absorbed : std::min(absorbed, expanded)) +
+                  pairs_of(depth + n_dense, n_choosing) * 2 * static_cast<double>(c.index_n_heads * c.index_head_dim));
   }
   return cost;
 }

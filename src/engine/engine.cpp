@@ -84,6 +84,7 @@ Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64
   auto ints = [](Shape shape) { return Tensor(DType::kI32, shape, nullptr); };
   const Tensor tokens = ints({n_tokens});
   deepseek::Step step{tokens, {tokens, tokens, tokens, ints({1, n_pages})}, ints({n_outputs}), {}, attention};
+  step.selects = model.config.has_indexer();
   for (const int64_t row : layout.row_elements)
     step.caches.emplace_back(layout.dtype, Shape{n_pages, kPageTokens, row}, nullptr);
   Graph probe;
@@ -159,6 +160,12 @@ struct Engine::Impl {
   /// On a device everything is taken here: weights, activations of a whole chunk, what kernels need, and the pages
   /// last.
   void take_memory(const CacheLayout& layout, const Graph& probe);
+  /// Whether prompts are evaluated in the forms of an AttentionPlan. With an indexer a token attends to index_topk rows
+  /// at most, each token to others: expanding them would be shared by nobody.
+  bool plans_forms() const {
+    return model.config.attention == deepseek::Attention::kLatent && !model.config.has_indexer() &&
+           options.attention == AttentionForm::kAuto;
+  }
   /// Adds the step over `sent` to the graph; its logits.
   Tensor build(Graph& g, const deepseek::Step& sent);
   /// Runs the step in pass.inputs; sets pass.logits. False if go_on ended it.
@@ -345,9 +352,8 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
         options.chat_format ? *options.chat_format : choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
   }
 
-  CacheLayout layout{static_cast<int>(config.n_layers),
-                     std::vector<int64_t>(static_cast<size_t>(config.n_layers), config.cache_row_elements()),
-                     options.cache_type};
+  const std::vector<int64_t> row_elements = config.cache_row_elements();
+  CacheLayout layout{static_cast<int>(row_elements.size()), row_elements, options.cache_type};
   validate(layout);
   if (options.chunk_tokens < 0)
     throw Error(ErrorCode::kUsage,
@@ -374,16 +380,14 @@ int64_t Engine::context() const { return impl_->context; }
 int64_t Engine::chunk_tokens() const { return impl_->chunk_tokens; }
 
 AttentionPlan Engine::attention_plan(int64_t n_prompt) const {
-  const bool has_forms =
-      impl_->model.config.attention == deepseek::Attention::kLatent && impl_->options.attention == AttentionForm::kAuto;
-  return has_forms ? AttentionPlan(n_prompt, impl_->options.expand) : AttentionPlan();
+  return impl_->plans_forms() ? AttentionPlan(n_prompt, impl_->options.expand) : AttentionPlan();
 }
 
 std::string Engine::cache_fingerprint() const {
   const EngineOptions& o = impl_->options;
   std::string forms = "absorbed";
   if (o.attention == AttentionForm::kExpanded) forms = "expanded";
-  if (o.attention == AttentionForm::kAuto)
+  if (impl_->plans_forms())
     forms = "auto " + std::to_string(o.expand.from_position) + "/" + std::to_string(o.expand.block_tokens);
   const std::string backend = impl_->backend->describe();  // "cpu avx512, 2 threads": threads change no bit
   return model_fingerprint(impl_->source.metadata, impl_->source.tensors) + ", " + impl_->pool->layout().describe() +
@@ -447,6 +451,7 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
     return StepStatus::kNoPages;
   }
 
+  const deepseek::Config& config = m.model.config;
   StepInputs& in = *pass.inputs;
   in.clear();
   m.pages.clear();
@@ -460,6 +465,7 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
       if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1))
         in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
       in.positions.push_back(static_cast<int32_t>(first + i));
+      in.selects = in.selects || (config.has_indexer() && first + i >= config.index_topk);
       in.sequence_of.push_back(static_cast<int32_t>(s));
     }
     const bool expands =

@@ -22,6 +22,7 @@ StepInputs::StepInputs(Backend& backend, int64_t most_tokens, int64_t most_pages
 
 void StepInputs::clear() {
   ids.clear(), positions.clear(), slots.clear(), sequence_of.clear(), expanded.clear(), output_rows.clear();
+  selects = false;
 }
 
 void StepInputs::set_page_table(std::span<const std::span<const int32_t>> pages) {
@@ -36,7 +37,7 @@ void StepInputs::set_page_table(std::span<const std::span<const int32_t>> pages)
 StepShape StepInputs::shape() const {
   const auto n_sequences = static_cast<int64_t>(expanded.size());
   return {static_cast<int64_t>(ids.size()), n_sequences, static_cast<int64_t>(output_rows.size()),
-          static_cast<int64_t>(page_table.size()) / n_sequences};
+          static_cast<int64_t>(page_table.size()) / n_sequences, selects};
 }
 
 deepseek::Step StepInputs::send() {
@@ -67,6 +68,7 @@ deepseek::Step StepInputs::send() {
   step.token_ids = ints(0);
   step.where = {ints(1), ints(2), ints(3), Tensor(DType::kI32, {s.n_sequences, s.table_width}, at[6]), ints(4)};
   if (s.n_outputs > 0) step.output_rows = ints(5);
+  step.selects = selects;
   return step;
 }
 

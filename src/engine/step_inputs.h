@@ -17,6 +17,7 @@ namespace fathom {
 struct StepShape {
   int64_t n_tokens = 0, n_sequences = 0, n_outputs = 0;
   int64_t table_width = 0;  ///< page ids of a row of the page table
+  bool selects = false;     ///< deepseek::Step::selects
 
   auto operator<=>(const StepShape&) const = default;
 };
@@ -31,6 +32,7 @@ class StepInputs {
 
   std::vector<int32_t> ids, positions, slots, sequence_of, expanded, output_rows;
   std::vector<int32_t> page_table;  ///< filled by set_page_table
+  bool selects = false;             ///< deepseek::Step::selects
 
   /// Gives every sequence a row of the page table, unused entries -1. On a device rows are widened to a power of two,
   /// so that a growing sequence keeps the shape of its steps until it has doubled.
