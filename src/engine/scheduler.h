@@ -25,6 +25,8 @@ struct SchedulerOptions {
   std::chrono::milliseconds reader_patience{30000};
   double cache_share = 1;                  ///< of the pool that finished texts may keep while nobody needs it, 0..1
   std::optional<DiskCacheOptions> disk{};  ///< nothing: texts are forgotten at the end of the process
+  /// What max_stall is measured by, asked once between two operations; empty: the steady clock.
+  std::function<std::chrono::steady_clock::time_point()> clock{};
   /// Told of each, on the engine's thread: answers go on without the disk. May be empty.
   std::function<void(const std::string&)> on_disk_problem{};
 };

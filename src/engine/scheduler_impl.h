@@ -122,6 +122,7 @@ struct Scheduler::Impl {
   SchedulerStats published;
   std::thread thread;
 
+  Clock::time_point now() const { return options.clock ? options.clock() : Clock::now(); }
   void run();
   bool turn();
   void take_in();

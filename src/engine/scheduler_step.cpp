@@ -113,14 +113,14 @@ void Scheduler::Impl::make_room(std::vector<Part>& parts) {
 void Scheduler::Impl::run_step(std::span<const Part> parts, bool is_long) {
   int64_t prompt_tokens = 0, decode_parts = 0;
   for (const Part& part : parts) (part.is_answer() ? decode_parts : prompt_tokens) += part.n_tokens;
-  const Clock::time_point start = Clock::now();
+  const Clock::time_point start = now();
   const double inside_before = inside_seconds;
   const bool done = evaluate(parts, is_long);
   was_stopped = !done;
   if (!done) return;
-  const double seconds = seconds_between(start, Clock::now()) - (inside_seconds - inside_before);
+  const double seconds = seconds_between(start, now()) - (inside_seconds - inside_before);
   const double decode_seconds = sizer.measured(prompt_tokens, decode_parts, seconds);
-  if (!is_long) answered = Clock::now();
+  if (!is_long) answered = now();
   ++totals.steps_total;
   totals.decode_parts_total += static_cast<uint64_t>(decode_parts);
   totals.decode_steps_total += decode_parts > 0 ? 1 : 0;
@@ -139,7 +139,7 @@ bool Scheduler::Impl::between() {
     const auto n_cancelled = std::count_if(long_step.begin(), long_step.end(),
                                            [](const Part& part) { return part.task->channel->cancelled(); });
     if (n_cancelled == std::ssize(long_step) || (n_cancelled > 0 && !was_stopped)) return false;
-    if (seconds_between(answered, Clock::now()) >= sizer.patience_s()) {
+    if (seconds_between(answered, now()) >= sizer.patience_s()) {
       admit();
       step_inside();
     }
@@ -152,7 +152,7 @@ bool Scheduler::Impl::between() {
 
 void Scheduler::Impl::step_inside() {
   const std::vector<Part> parts = plan_step(sizer.inside_tokens());
-  answered = Clock::now();
+  answered = now();
   if (parts.empty()) return;
   int64_t needed = 0;
   for (const Part& part : parts) needed += part.task->sequence.pages_needed(part.n_tokens);
@@ -161,11 +161,11 @@ void Scheduler::Impl::step_inside() {
     answers_lack_pages = true;
     return;
   }
-  const Clock::time_point start = Clock::now();
+  const Clock::time_point start = now();
   const bool was_stopped_before = was_stopped;
   run_step(parts, false);
   was_stopped = was_stopped_before;
-  inside_seconds += seconds_between(start, Clock::now());
+  inside_seconds += seconds_between(start, now());
   publish();
 }
 

@@ -4,7 +4,6 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
-#include <semaphore>
 #include <string>
 
 #include "engine/engine.h"
@@ -13,6 +12,7 @@
 #include "server/http_server.h"
 #include "server/json_fields.h"
 #include "server/replay_store.h"
+#include "server/slots.h"
 
 namespace fathom {
 
@@ -44,18 +44,14 @@ struct Service {
   /// Reads the body and makes something of it while at most four bodies are in memory as JSON, which takes 15 times its
   /// text.
   template <typename Make> auto with_body(const HttpRequest& request, Make make) {
-    body_slots_.acquire();
-    struct Release {
-      std::counting_semaphore<4>& slots;
-      ~Release() { slots.release(); }
-    } release{body_slots_};
+    const Slots::Place place(body_slots_);
     return make(parse_body(request.body));
   }
 
  private:
   std::once_flag trie_made_;
   std::shared_ptr<const TokenTrie> trie_;
-  std::counting_semaphore<4> body_slots_{4};
+  Slots body_slots_{4};
 };
 
 }  // namespace fathom

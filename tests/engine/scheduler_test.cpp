@@ -365,6 +365,57 @@ TEST_CASE("a short prompt that comes during the step of a long one is answered i
   CHECK(was_inside);
 }
 
+TEST_CASE(
+    "an answer waits beside a long prompt as max_stall says: not longer, and not so short that the prompt starves") {
+  // Milliseconds that pass by being asked for: one for every operation, a few more for each step.
+  constexpr int64_t kReads = 6;
+  for (const auto& [max_stall, decode_cost] : {std::pair<int64_t, int64_t>{8, 1}, {8, 6}, {20, 1}, {1000, 1}}) {
+    CAPTURE(max_stall);
+    CAPTURE(decode_cost);
+    EngineOptions long_chunks = small_engine_options();
+    long_chunks.chunk_tokens = 100;
+    long_chunks.expand = {4096, 256};
+    const auto engine = Engine::load(long_chunks);
+    std::atomic<int64_t> time_ms = 0;
+    SchedulerOptions options;
+    options.max_stall = milliseconds(max_stall);
+    options.event_buffer = 1000;
+    options.clock = [&] { return std::chrono::steady_clock::time_point(milliseconds(++time_ms)); };
+    Scheduler scheduler(*engine, options);
+    std::atomic<bool> prompt_ends = false;
+    std::promise<void> reached, opened;
+    std::vector<int64_t> token_times;
+    int64_t prompt_end_time = 0;
+    RequestHandle talking = submit(scheduler, probed(request_for(random_prompt(10, 1), 100), [&](int n_tokens) {
+                                     time_ms += decode_cost;
+                                     if (n_tokens == 20) {  // what a token costs is known by now
+                                       reached.set_value();
+                                       opened.get_future().wait();
+                                     }
+                                     if (n_tokens >= 20 && !prompt_ends) token_times.push_back(time_ms);
+                                   }));
+    reached.get_future().wait();
+    RequestHandle reading = submit(scheduler, probed(request_for(random_prompt(300, 2), 1), [&](int) {
+                                     prompt_ends = true;
+                                     prompt_end_time = time_ms;
+                                   }));
+    opened.set_value();
+    wait_for<FinishedEvent>(reading);
+    talking.cancel();
+    wait_for<FinishedEvent>(talking);
+    const int64_t bound = std::max(max_stall, max_stall / 2 + decode_cost) + kReads;
+    int64_t longest = 0;
+    for (size_t i = 1; i < token_times.size(); ++i) longest = std::max(longest, token_times[i] - token_times[i - 1]);
+    CAPTURE(longest);
+    CHECK(longest <= bound);
+    CHECK(prompt_end_time - token_times.back() <= bound);
+    const int64_t prompt_time = prompt_end_time - token_times.front();
+    CAPTURE(prompt_time);
+    if (max_stall < 1000) CHECK(prompt_time > 3 * bound);  // or there would be nothing to bound
+    CHECK(static_cast<int64_t>(token_times.size()) <= 4 + prompt_time / (max_stall / 2));
+  }
+}
+
 TEST_CASE("a short prompt does not wait for the end of a long one") {
   const auto engine = Engine::load(small_engine_options());
   Scheduler scheduler(*engine, {});
