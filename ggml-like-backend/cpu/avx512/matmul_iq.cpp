@@ -1,5 +1,6 @@
 // AVX-512 matrix kernels of the IQ formats with blocks of 256 elements.
 #include "cpu/avx2/quantize_act.h"
+#include "cpu/avx512/row_formats_iq.h"
 #include "cpu/avx512/rows.h"
 #include "cpu/isa_tables.h"
 

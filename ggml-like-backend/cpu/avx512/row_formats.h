@@ -85,9 +85,11 @@ static inline __m512 two_halves(const void* low, const void* high) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(half_to_float(a)), 0xff00, _mm512_set1_ps(half_to_float(b)));
 }
 
-/// Any format: through the block decoder and memory, 32 bytes at a time, as it stores them.
+/// How a format's stretches are loaded: load(p, stretch), the order in which its bytes come, and whether two columns
+/// are faster by rows as well. Any format: through the block decoder and memory, 32 bytes at a time, as it stores them.
 template <typename Format> struct RowFormat {
   static constexpr Order kOrder = Order::kPlain;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Format>& s) {
     constexpr int kScales = Format::kElements / Format::kSub;
     alignas(64) uint8_t u[kStretchBlocks * 32];
@@ -120,6 +122,7 @@ template <typename Format> struct RowFormat {
 
 template <> struct RowFormat<Q8_0> {
   static constexpr Order kOrder = Order::kPlain;
+  static constexpr bool kTwoColumns = true;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q8_0>& s) {
     const __m512i flip = splat8(kFullRangeOffset);
 #pragma GCC unroll 8
@@ -128,15 +131,41 @@ template <> struct RowFormat<Q8_0> {
   }
 };
 
-/// Blocks of 32 nibbles, first halves low.
-template <typename Format>
+/// Blocks of 32 nibbles of their own, first halves low, behind kHeader bytes: four blocks are a few bytes more than a
+/// vector, and two overlapping loads bring them.
+template <typename Format, int kHeader>
 static inline __attribute__((always_inline)) void load_nibbles(const uint8_t* p, __m512i* u) {
+  constexpr int kBytes = Format::kBytes, kSecond = 4 * kBytes - 64;
+  struct alignas(64) Bytes64 {
+    uint8_t at[64];
+  };
+  static constexpr Bytes64 kNibblesAt = [] {
+    Bytes64 b{};
+    for (int i = 0; i < 48; ++i) b.at[i] = static_cast<uint8_t>(i / 16 * kBytes + kHeader + i % 16);
+    return b;
+  }();
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const __m512i packed = four_of(p + 4 * j * Format::kBytes, Format::kBytes);
+    const uint8_t* four = p + 4 * j * kBytes;
+    const __m512i packed = _mm512_mask_permutexvar_epi8(_mm512_loadu_si512(four + kSecond), 0x0000ffffffffffff,
+                                                        _mm512_load_si512(kNibblesAt.at), _mm512_loadu_si512(four));
     u[2 * j] = low_nibbles(packed);
     u[2 * j + 1] = high_nibbles(packed);
   }
+}
+/// First bytes (kWidth of them) of 16 blocks of 16 bytes and a header, zero-extended.
+template <typename Format, int kWidth>
+static inline __attribute__((always_inline)) __m512i load_headers(const uint8_t* p) {
+  constexpr int kBytes = Format::kBytes;
+  __m512i v = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    const auto index = [](int block) { return block * kBytes | (block * kBytes + 1) << 8; };
+    const __m512i where = _mm512_broadcast_i32x4(_mm_setr_epi32(index(0), index(1), index(2), index(3)));
+    const __mmask64 lanes = (kWidth == 2 ? 0x3333ULL : 0x1111ULL) << (16 * j);
+    v = _mm512_mask_permutexvar_epi8(v, lanes, where, _mm512_loadu_si512(p + 4 * j * kBytes));
+  }
+  return v;
 }
 static inline __attribute__((always_inline)) void look_up_all(const int8_t* values, int offset, __m512i* u) {
   const __m512i table = lookup_table(values, offset);
@@ -146,25 +175,28 @@ static inline __attribute__((always_inline)) void look_up_all(const int8_t* valu
 
 template <> struct RowFormat<Q4_0> {
   static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_0>& s) {
-    load_nibbles<Q4_0>(p + 2, s.u);
-    s.scale[0] = low_halves(first_dwords(p, Q4_0::kBytes));
+    load_nibbles<Q4_0, 2>(p, s.u);
+    s.scale[0] = low_halves(load_headers<Q4_0, 2>(p));
   }
 };
 template <> struct RowFormat<IQ4_NL> {
   static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ4_NL>& s) {
-    load_nibbles<IQ4_NL>(p + 2, s.u);
+    load_nibbles<IQ4_NL, 2>(p, s.u);
     look_up_all(kIQ4Values, IQ4_NL::kOffset, s.u);
-    s.scale[0] = low_halves(first_dwords(p, IQ4_NL::kBytes));
+    s.scale[0] = low_halves(load_headers<IQ4_NL, 2>(p));
   }
 };
 template <> struct RowFormat<MXFP4> {
   static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<MXFP4>& s) {
-    load_nibbles<MXFP4>(p + 1, s.u);
+    load_nibbles<MXFP4, 1>(p, s.u);
     look_up_all(kE2M1Doubled, MXFP4::kOffset, s.u);
-    s.scale[0] = mxfp4_scales(first_dwords(p, MXFP4::kBytes));
+    s.scale[0] = mxfp4_scales(load_headers<MXFP4, 1>(p));
   }
 };
 
@@ -189,6 +221,7 @@ static inline __attribute__((always_inline)) void load_k_scales(const uint8_t* p
 
 template <> struct RowFormat<Q4_K> {
   static constexpr Order kOrder = Order::kEvenOdd;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_K>& s) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
@@ -202,6 +235,7 @@ template <> struct RowFormat<Q4_K> {
 
 template <> struct RowFormat<Q5_K> {
   static constexpr Order kOrder = Order::kEvenOdd;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q5_K>& s) {
     const __m512i bit = splat8(0x10);
 #pragma GCC unroll 2
@@ -237,6 +271,7 @@ static inline __attribute__((always_inline)) void load_signed_scales(__m128i low
 
 template <> struct RowFormat<Q6_K> {
   static constexpr Order kOrder = Order::kPlain;
+  static constexpr bool kTwoColumns = true;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q6_K>& s) {
     const __m512i upper = splat8(0x30);
 #pragma GCC unroll 4
@@ -255,6 +290,7 @@ template <> struct RowFormat<Q6_K> {
 
 template <> struct RowFormat<Q2_K> {
   static constexpr Order kOrder = Order::kFourApart;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q2_K>& s) {
     const __m512i two = splat8(3);
 #pragma GCC unroll 2
@@ -273,6 +309,7 @@ template <> struct RowFormat<Q2_K> {
 
 template <> struct RowFormat<Q3_K> {
   static constexpr Order kOrder = Order::kFourApart;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q3_K>& s) {
     const __m512i two = splat8(3), third = splat8(4);
 #pragma GCC unroll 2
@@ -295,6 +332,7 @@ template <> struct RowFormat<Q3_K> {
 
 template <> struct RowFormat<IQ4_XS> {
   static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr bool kTwoColumns = false;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ4_XS>& s) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {

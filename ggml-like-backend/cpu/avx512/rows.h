@@ -161,14 +161,11 @@ template <typename Format, int kColumns> static void multiply_rows(const MatmulT
   }
 }
 
-/// Columns for which rows are faster than panels, measured on Zen 5: a second one costs least where unpacking is cheap.
-template <typename Format> static constexpr int kRowColumns = 1;
-template <> inline constexpr int kRowColumns<Q8_0> = 2;
-template <> inline constexpr int kRowColumns<Q6_K> = 2;
-
+/// Rows for the columns for which they are faster than panels, measured on Zen 5 (tests/bench/kernels): a second one
+/// pays where unpacking is either very cheap or what everything waits for.
 template <typename Format> static void matmul(const MatmulTask& task) {
   if (task.n_cols == 1) return multiply_rows<Format, 1>(task);
-  if constexpr (kRowColumns<Format> >= 2) {
+  if constexpr (RowFormat<Format>::kTwoColumns) {
     if (task.n_cols == 2) return multiply_rows<Format, 2>(task);
   }
   multiply_panels<Format>(task);
