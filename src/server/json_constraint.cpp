@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/printable.h"
+#include "server/call_grammar.h"
 #include "server/schema_grammar.h"
 
 namespace fathom {
@@ -75,32 +76,6 @@ ConstraintFactory factory(Service& service, std::shared_ptr<const ByteGrammar> g
   };
 }
 
-/// Markers are their tokens where the vocabulary has them, else their spelling.
-void append_parts(ByteGrammar& grammar, ByteGrammar::Row& row, const std::vector<PromptPart>& parts,
-                  const Vocab& vocab) {
-  for (const PromptPart& part : parts) {
-    const std::optional<int32_t> marker = part.special ? vocab.find(part.text) : std::nullopt;
-    if (marker)
-      row.push_back(ByteGrammar::token(*marker));
-    else
-      grammar.append_literal(row, part.text);
-  }
-}
-
-/// The arguments of a strict tool fit its schema or the request is refused; those of others are an object in any case,
-/// and fit if the schema can be kept to.
-ByteGrammar::RuleId arguments_of(SchemaGrammar& schemas, const ChatTool& tool) {
-  const auto strict = tool.function.find("strict");
-  const bool must_fit = strict != tool.function.end() && strict->is_boolean() && strict->get<bool>();
-  if (!tool.parameters.contains("type")) return schemas.any_object();
-  try {
-    return schemas.value(tool.parameters, "tools." + tool.name + ".parameters");
-  } catch (const Error&) {
-    if (must_fit) throw;
-    return schemas.any_object();
-  }
-}
-
 }  // namespace
 
 std::shared_ptr<const TokenTrie> make_token_trie(const Vocab& vocab) {
@@ -125,25 +100,9 @@ ConstraintFactory constrain_answer(Service& service, const AnswerFormat& format,
 ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named,
                                  const std::vector<ChatTool>& tools) {
   const Vocab& vocab = service.engine.tokenizer().vocab();
-  auto grammar = std::make_shared<ByteGrammar>();
-  SchemaGrammar schemas(*grammar);
-  grammar->start = grammar->add_rule();
-  for (const ChatTool& tool : tools) {
-    if (named != nullptr && named != &tool && named->name != tool.name) continue;
-    ByteGrammar::Row row;
-    if (!call.names_tool) {
-      grammar->append_literal(row, tool.name);
-      append_parts(*grammar, row, call.name_end, vocab);
-    }
-    if (call.syntax == ToolSyntax::kDsml) {
-      row.push_back(ByteGrammar::anything());  // arguments are elements there, not JSON
-    } else {
-      row.push_back(ByteGrammar::rule(arguments_of(schemas, tool)));
-      append_parts(*grammar, row, call.closing, vocab);
-    }
-    grammar->add_alternative(grammar->start, row);
-  }
-  return factory(service, std::move(grammar), false);
+  return factory(service,
+                 make_call_grammar(call, named, tools, [&](std::string_view marker) { return vocab.find(marker); }),
+                 false);
 }
 
 }  // namespace fathom

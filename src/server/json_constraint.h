@@ -19,9 +19,8 @@ using ConstraintFactory = std::function<std::shared_ptr<TokenConstraint>()>;
 /// cannot be kept to.
 ConstraintFactory constrain_answer(Service& service, const AnswerFormat& format, bool after_reasoning);
 
-/// One call behind `call.opening`: of one of `tools` if the opening does not name it, with arguments that fit the
-/// tool's schema, where the syntax has them as JSON. Throws Error{kUsage} for strict tools whose schema cannot be kept
-/// to.
+/// One call behind `call.opening`, then the end: make_call_grammar says which. Throws Error{kUsage} for strict tools
+/// whose schema cannot be kept to.
 ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named,
                                  const std::vector<ChatTool>& tools);
 

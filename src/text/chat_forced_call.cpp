@@ -10,7 +10,7 @@ using namespace chat_literals;
 
 ForcedCall open_call(ChatGeneration generation, const std::string& name) {
   ForcedCall call{tool_syntax_of(generation), !name.empty(), {}, {}, {}};
-  PromptWriter opening, name_end, closing;
+  PromptWriter opening, name_end, closing, argument_begin, argument_end;
   switch (call.syntax) {
     case ToolSyntax::kNone:
       throw Error{ErrorCode::kUsage, "tool_choice: not possible with this model; the chat format " +
@@ -39,6 +39,8 @@ ForcedCall open_call(ChatGeneration generation, const std::string& name) {
       opening.own("<" + dsml + block + "\n<" + dsml + "invoke name=\"", v4);
       name_end.plain("\">\n");
       closing.own("</" + dsml + "invoke>\n</" + dsml + block, v4);
+      argument_begin.own("<" + dsml + "parameter name=\"", v4);
+      argument_end.own("</" + dsml + "parameter>\n", v4);
       break;
     }
   }
@@ -54,6 +56,8 @@ ForcedCall open_call(ChatGeneration generation, const std::string& name) {
   call.opening = opening.take();
   call.name_end = name_end.take();
   call.closing = closing.take();
+  call.argument_begin = argument_begin.take();
+  call.argument_end = argument_end.take();
   return call;
 }
 

@@ -17,6 +17,8 @@ struct ForcedCall {
   std::vector<PromptPart> opening;  ///< written behind the prompt
   std::vector<PromptPart> name_end;
   std::vector<PromptPart> closing;  ///< up to the end of the block of calls
+  /// Of ｜DSML｜ arguments, which are elements: argument_begin + KEY + `" string="true|false">` + VALUE + argument_end.
+  std::vector<PromptPart> argument_begin{}, argument_end{};
 };
 
 /// `name` empty: the model is to choose. Throws Error{kUsage} for formats without tool calls.
