@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
@@ -36,7 +37,7 @@ struct Options {
 constexpr const char* kHelp =
     "/help             this list                      /regen            another answer to the last question\n"
     "/exit             leave, as Ctrl-D does          /undo             take the last question back\n"
-    "/clear            begin anew                     /think [on|off]   reason before answering\n"
+    "/clear            begin anew                     /think [HOW]      on, off, low, high, max\n"
     "/system [TEXT]    show or set the system text    /set NAME VALUE   temp, top-k, top-p, min-p, seed, max-tokens "
     "...\n"
     "/show             model and settings             /ctx              how full the context is\n"
@@ -135,7 +136,7 @@ class Chat {
     scheduler_.emplace(*engine_, one_reader());
     settings_.sampling = options_.sampling.params(*engine_, options_.common.seed);
     settings_.max_tokens = options_.max_tokens;
-    settings_.thinking = thinking_of(options_.think);
+    settings_.think = options_.think;
     settings_.show_thinking = !options_.hide_thinking;
     const std::string last = last_session_path();
     std::error_code ignored;
@@ -230,7 +231,7 @@ class Chat {
   /// Generates the answer to the question that stands last and keeps it, as far as it came.
   void answer_last() {
     ChatOptions chat_options;
-    chat_options.thinking = settings_.thinking;
+    set_thinking(settings_.think, chat_options);
     const std::vector<PromptPart> parts =
         render_chat(engine_->chat_generation(), session_.messages(), {}, chat_options);
     Prompt prompt;
@@ -340,12 +341,16 @@ class Chat {
     if (!can_reason(engine_->chat_generation()))
       tell("this model's chat format has no reasoning");
     else if (argument.empty())
-      settings_.thinking = !settings_.thinking.value_or(reasons_by_default(engine_->chat_generation()));
-    else if (argument == "on" || argument == "off")
-      settings_.thinking = argument == "on";
+      settings_.think =
+          settings_.think == "off" || (settings_.think == "auto" && !reasons_by_default(engine_->chat_generation()))
+              ? "on"
+              : "off";
+    else if (std::find(kThinkChoices.begin(), kThinkChoices.end(), argument) != kThinkChoices.end())
+      settings_.think = argument;
     else
-      throw Error(ErrorCode::kUsage, "/think: unknown value; expected on or off, got " + in_quotes(argument));
-    if (settings_.thinking) tell(std::string("thinking is ") + (*settings_.thinking ? "on" : "off"));
+      throw Error(ErrorCode::kUsage,
+                  "/think: unknown value; expected auto, on, off, low, high or max, got " + in_quotes(argument));
+    if (settings_.think != "auto") tell("thinking is " + settings_.think);
     return true;
   }
   bool system(const std::string& argument) {
@@ -454,8 +459,9 @@ Command add_chat(CLI::App& root) {
   app->add_flag("-c,--continue", o.continue_last, "Go on with the last conversation");
   app->add_option("--session", o.session_file, "Keep the conversation in this file, and go on with what it holds")
       ->type_name("FILE");
-  app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")
-      ->check(one_of({"on", "off", "auto"}));
+  app->add_option("--think", o.think,
+                  "Reason before answering, and with V4 how much (default: auto, as the model does)")
+      ->check(one_of(kThinkChoices));
   app->add_flag("--hide-thinking", o.hide_thinking, "Do not show the reasoning");
   app->add_flag("--no-history", o.no_history, "Keep neither what was typed nor the conversation on disk");
   app->add_option("-n,--max-tokens", o.max_tokens, "Most tokens of an answer (default: 0, what the context holds)")

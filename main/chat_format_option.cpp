@@ -19,8 +19,10 @@ ChatGeneration ChatFormatOption::choose(const Console& console) const {
   return choose_chat_generation(metadata, Vocab(metadata));
 }
 
-std::optional<bool> thinking_of(const std::string& think) {
-  return think == "auto" ? std::nullopt : std::optional<bool>(think == "on");
+void set_thinking(const std::string& think, ChatOptions& options) {
+  if (think == "auto") return;
+  options.thinking = think != "off";
+  if (think != "on" && think != "off") options.effort = reasoning_effort_from_name(think, "--think");
 }
 
 }  // namespace fathom

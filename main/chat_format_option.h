@@ -1,11 +1,12 @@
 // Which chat format: by name, or the one a model's file asks for.
 #pragma once
 
-#include <optional>
 #include <string>
+#include <vector>
 
 #include "main/options.h"
 #include "text/chat_generation.h"
+#include "text/chat_message.h"
 
 namespace fathom {
 
@@ -19,7 +20,10 @@ struct ChatFormatOption {
   ChatGeneration choose(const Console& console) const;
 };
 
-/// "on", "off" or "auto", as --think has checked.
-std::optional<bool> thinking_of(const std::string& think);
+/// Values of --think: the last three are V4's efforts; to other formats each of them is "on".
+inline const std::vector<std::string> kThinkChoices = {"auto", "on", "off", "low", "high", "max"};
+
+/// "auto" leaves the options as they are.
+void set_thinking(const std::string& think, ChatOptions& options);
 
 }  // namespace fathom

@@ -70,10 +70,7 @@ std::string ChatSettings::describe() const {
          fixed(sampling.top_p, 2) + ", min-p " + fixed(sampling.min_p, 2) + ", repeat-penalty " +
          fixed(sampling.repeat_penalty, 2) + ", frequency-penalty " + fixed(sampling.frequency_penalty, 2) +
          ", presence-penalty " + fixed(sampling.presence_penalty, 2) + ", seed " + std::to_string(sampling.seed) +
-         ", max-tokens " + (max_tokens == 0 ? "none" : std::to_string(max_tokens)) + ", think " +
-         (!thinking   ? "auto"
-          : *thinking ? "on"
-                      : "off") +
+         ", max-tokens " + (max_tokens == 0 ? "none" : std::to_string(max_tokens)) + ", think " + think +
          (stop.empty() ? "" : ", stop " + in_quotes(stop[0]));
 }
 

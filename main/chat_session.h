@@ -14,8 +14,8 @@ namespace fathom {
 /// What can be changed while chatting.
 struct ChatSettings {
   SamplingParams sampling;
-  int64_t max_tokens = 0;        ///< 0: until the model or the context ends it
-  std::optional<bool> thinking;  ///< empty: as the model does
+  int64_t max_tokens = 0;      ///< 0: until the model or the context ends it
+  std::string think = "auto";  ///< one of kThinkChoices
   bool show_thinking = true;
   std::vector<std::string> stop;
 

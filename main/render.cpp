@@ -21,7 +21,7 @@ Command add_render(CLI::App& root) {
                   "JSON list of messages, or {\"messages\", \"tools\", \"options\"}; - for standard input")
       ->type_name("FILE");
   app->add_option("--think", options->think, "Reasoning (default: auto, as the messages or the format say)")
-      ->check(one_of({"on", "off", "auto"}));
+      ->check(one_of(kThinkChoices));
   options->common.declare(*app);
   return {app, [options] {
             const ChatGeneration generation = options->format.choose(options->common.console());
@@ -29,7 +29,7 @@ Command add_render(CLI::App& root) {
               throw Error(ErrorCode::kUsage, "render: no messages; expected --messages FILE; try fathom render --help");
             const std::string json = read_input(options->messages, "--messages");
             AnswerOutput out;
-            out.write(render_json(generation, json, thinking_of(options->think)));
+            out.write(render_json(generation, json, [&](ChatOptions& o) { set_thinking(options->think, o); }));
             out.finish();
             return 0;
           }};

@@ -89,7 +89,7 @@ Question read_question(const Options& options) {
     if (!options.system.empty())
       question.conversation->messages.insert(question.conversation->messages.begin(),
                                              make_message(ChatRole::kSystem, to_valid_utf8(options.system)));
-    if (options.think != "auto") question.conversation->options.thinking = thinking_of(options.think);
+    set_thinking(options.think, question.conversation->options);
   }
   return question;
 }
@@ -215,8 +215,9 @@ Command add_run(CLI::App& root) {
   app->add_option("--messages", o.messages_file, "Conversation as JSON: a list of messages as in the OpenAI API")
       ->type_name("FILE");
   app->add_option("--ids", o.ids, "Token ids instead of text, taken as they are")->type_name("1,2,3");
-  app->add_option("--think", o.think, "Reason before answering (default: auto, as the model does)")
-      ->check(one_of({"on", "off", "auto"}));
+  app->add_option("--think", o.think,
+                  "Reason before answering, and with V4 how much (default: auto, as the model does)")
+      ->check(one_of(kThinkChoices));
   app->add_flag("--show-thinking", o.show_thinking, "Print the reasoning too, between <think> and </think>");
   app->add_option("-n,--max-tokens", o.max_tokens,
                   "Most tokens of the answer; 0: evaluate the prompt only (default: 512)")

@@ -27,7 +27,8 @@ const ChatTool* apply_tool_choice(ChatQuestion& question) {
   if (choice.kind == ToolChoice::Kind::kNone) chat.tools.clear();
   if (!must_call(choice)) return nullptr;
   if (chat.tools.empty()) refuse_field("tool_choice", "asks for a call, but there are no tools");
-  if (chat.messages.back().prefix) refuse_field("tool_choice", "a call cannot follow a message with prefix");
+  if (chat.messages.back().prefix || !chat.messages.back().task.empty())
+    refuse_field("tool_choice", "a call cannot follow a message with prefix or task");
   // The call is the answer's beginning, so there is no reasoning before it.
   chat.options.thinking = false;
   if (choice.kind == ToolChoice::Kind::kRequired && chat.tools.size() == 1) return &chat.tools.front();

@@ -19,6 +19,8 @@ void read_thinking(const Fields& body, ChatOptions& options) {
     for (const std::string_view name : {"thinking", "enable_thinking"}) {
       if (const std::optional<bool> flag = arguments->flag(name)) options.thinking = flag;
     }
+    if (const std::optional<std::string> effort = arguments->text("reasoning_effort"))
+      set_effort(*effort, "chat_template_kwargs.reasoning_effort", options);
   }
   if (const std::optional<std::string> effort = body.text("reasoning_effort"))
     set_effort(*effort, "reasoning_effort", options);

@@ -90,10 +90,12 @@ class DsmlFormat {
         i = write_turn_v4(i);
       }
     }
-    if (chat_.open_answer()) {
+    const std::string& task = messages_.back().task;
+    if (task.empty() ? chat_.open_answer() : task == "action") {
       out_.marker(kAssistant);
       out_.marker(thinking_ ? kThink : kThinkEnd);
     }
+    if (!task.empty()) out_.marker("<｜" + task + "｜>");
   }
 
  private:

@@ -57,11 +57,13 @@ std::vector<PromptPart> render_chat(ChatGeneration generation, const std::vector
   for (size_t i = 0; i < messages.size(); ++i) {
     const ChatMessage& message = messages[i];
     const bool needs_tools = message.role == ChatRole::kTool || !message.tool_calls.empty();
-    const bool needs_v4 = message.role == ChatRole::kLatestReminder;
+    const bool needs_v4 = message.role == ChatRole::kLatestReminder || !message.task.empty();
     if ((needs_tools && !has_calls) || (needs_v4 && generation != ChatGeneration::kV4)) {
       throw Error{ErrorCode::kUsage, "messages[" + std::to_string(i) + "]: the chat format " +
                                          std::string(name_of(generation)) + " has no " +
-                                         (needs_v4 ? "role latest_reminder" : "tool calls")};
+                                         (!message.task.empty() ? "quick tasks"
+                                          : needs_v4            ? "role latest_reminder"
+                                                                : "tool calls")};
     }
   }
   PromptWriter out;

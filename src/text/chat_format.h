@@ -15,7 +15,8 @@ namespace fathom {
 /// and encoders (models.md, section F), with two defects of theirs mended: R1 lost markers after a single tool call,
 /// R1-0528 in the second round of calls. Before V3.1 no official text describes tools or an answer schema; they are
 /// described like in the later generations, at the end of the system text. `messages` must not be empty. Throws
-/// Error{kUsage} for tools or tool messages with v2, and for the role latest_reminder before v4. Linear in the length
+/// Error{kUsage} for tools or tool messages with v2, and for the role latest_reminder and quick tasks before
+/// v4. Linear in the length
 /// of everything given.
 std::vector<PromptPart> render_chat(ChatGeneration generation, const std::vector<ChatMessage>& messages,
                                     const std::vector<ChatTool>& tools, const ChatOptions& options);

@@ -1,5 +1,6 @@
 #include "text/chat_message.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -152,6 +153,15 @@ ChatMessage read_message(const ChatJson& value, bool last, const std::string& wh
     if (message.prefix && !message.tool_calls.empty()) refuse(where + ".prefix", "not possible with tool_calls");
   }
   if (message.role == ChatRole::kTool) message.tool_call_id = optional_text(value, "tool_call_id", where);
+  message.task = optional_text(value, "task", where);
+  if (!message.task.empty()) {
+    if (std::find(kQuickTasks.begin(), kQuickTasks.end(), message.task) == kQuickTasks.end())
+      refuse(where + ".task",
+             "unknown; expected action, query, authority, domain, title or read_url, got " + in_quotes(message.task));
+    if (!last || message.prefix || (message.role != ChatRole::kUser && message.role != ChatRole::kAssistant))
+      refuse(where + ".task",
+             "not possible here; expected on the last message, of a user or a whole one of an assistant");
+  }
   return message;
 }
 

@@ -1,8 +1,10 @@
 // A conversation as every chat format sees it, and the strict reader from the JSON of the OpenAI interface.
 #pragma once
 
+#include <array>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "text/chat_json.h"
@@ -28,7 +30,13 @@ struct ChatMessage {
   std::string tool_call_id;              ///< tool only; an unknown id is taken as the next result
   std::string name;                      ///< accepted, not part of any DeepSeek format
   bool prefix = false;                   ///< last assistant message only: the answer goes on from here
+  std::string task;                      ///< last message only: one of kQuickTasks, what V4 is to say about the chat
 };
+
+/// V4 answers each in a few words, asked by a token of its own: whether to search, a query for it, how much the source
+/// matters, the field, a title of the chat, which links to read. Source: encoding_dsv4.py of the V4 preview.
+inline constexpr std::array<std::string_view, 6> kQuickTasks = {"action", "query", "authority",
+                                                                "domain", "title", "read_url"};
 
 struct ChatTool {
   std::string name;

@@ -26,9 +26,10 @@ size_t bytes_of(std::string_view text, uint64_t n_characters) {
 
 }  // namespace
 
-std::string render_json(ChatGeneration generation, std::string_view json, std::optional<bool> thinking) {
+std::string render_json(ChatGeneration generation, std::string_view json,
+                        const std::function<void(ChatOptions&)>& adjust) {
   ChatConversation conversation = read_chat_conversation(parse_chat_json(json, "messages"));
-  if (thinking) conversation.options.thinking = thinking;
+  if (adjust) adjust(conversation.options);
   return join_parts(render_chat(generation, conversation.messages, conversation.tools, conversation.options));
 }
 

@@ -200,6 +200,27 @@ TEST_CASE("reasoning opens where the format opens it") {
       {{"messages", list({user("<think>")})}, {"options", {{"add_generation_prompt", false}, {"thinking", true}}}})));
 }
 
+TEST_CASE("V4: a quick task is asked by its token, an action in the place of an answer") {
+  const auto ends = [](ChatJson message, const char* task, bool thinking, const std::string& end) {
+    message["task"] = task;
+    const ChatJson conversation = {{"messages", list({user("q"), message})}, {"options", {{"thinking", thinking}}}};
+    const std::vector<PromptPart> parts = render(ChatGeneration::kV4, conversation);
+    CHECK(parts.back().special);
+    CHECK_FALSE(opens_reasoning(parts));
+    const std::string prompt = join_parts(parts);
+    CAPTURE(prompt);
+    CHECK(prompt.ends_with(end));
+  };
+  ends(user("x"), "query", false, "<｜User｜>q\n\nx<｜query｜>");
+  ends(user("x"), "read_url", true, "x<｜read_url｜>");
+  ends(user("x"), "action", false, "x<｜Assistant｜></think><｜action｜>");
+  ends(user("x"), "action", true, "x<｜Assistant｜><think><｜action｜>");
+  ends(assistant("a"), "title", false, "<｜Assistant｜></think>a<｜end▁of▁sentence｜><｜title｜>");
+  ChatJson asked = user("x");
+  asked["task"] = "title";
+  CHECK_THROWS_WITH_AS(render(ChatGeneration::kV32, list({asked})), doctest::Contains("no quick tasks"), Error);
+}
+
 TEST_CASE("tool results follow the order of the calls, with system messages between them or not") {
   const auto call = [](const char* id) {
     return ChatJson{{"id", id}, {"function", {{"name", "f"}, {"arguments", "{}"}}}};

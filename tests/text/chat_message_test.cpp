@@ -41,6 +41,10 @@ TEST_CASE("what is not a conversation is refused, naming the field") {
                 "messages[0].prefix");
   check_refused(R"([{"role": "user", "content": "x", "prefix": true}])", "messages[0].prefix");
   check_refused(R"([{"role": "assistant", "content": "x", "prefix": "yes"}])", "messages[0].prefix");
+  check_refused(R"([{"role": "user", "content": "x", "task": "poem"}])", "messages[0].task");
+  check_refused(R"([{"role": "user", "content": "x", "task": "title"}, {"role": "user", "content": "x"}])",
+                "messages[0].task");
+  check_refused(R"([{"role": "system", "content": "x", "task": "title"}])", "messages[0].task");
   check_refused(R"([{"role": "assistant", "content": "x", "reasoning_content": 3}])", "messages[0].reasoning_content");
   check_refused(R"([{"role": "assistant", "tool_calls": {}}])", "messages[0].tool_calls");
   check_refused(R"([{"role": "assistant", "tool_calls": [{"id": "a"}]}])", "messages[0].tool_calls[0].function");
