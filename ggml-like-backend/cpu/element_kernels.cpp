@@ -13,7 +13,7 @@ extern const ElementKernels elements;
 
 const ElementKernels* element_kernels(std::string_view isa) {
   if (isa == "avx512") return &avx512::elements;
-  FATHOM_CHECK(isa == "avx2", "no element kernels for " + std::string(isa));
+  FATHOM_CHECK(isa == "avx2" || isa == "avx_vnni", "no element kernels for " + std::string(isa));
   return &avx2::elements;
 }
 

@@ -17,6 +17,9 @@ namespace fathom::cpu {
 namespace avx2 {
 FATHOM_DECLARE_KERNELS
 }
+namespace avx_vnni {  // quantized types; those of floats are AVX2's
+FATHOM_DECLARE_KERNELS
+}
 namespace avx512 {
 FATHOM_DECLARE_KERNELS
 }

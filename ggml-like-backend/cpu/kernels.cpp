@@ -12,6 +12,8 @@ bool runs_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
 }
 
+bool runs_avx_vnni() { return runs_avx2() && __builtin_cpu_supports("avxvnni"); }
+
 bool runs_avx512() {
   return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
@@ -26,6 +28,46 @@ const MatmulKernel* const kAvx2Table[MatmulKernels::kTypeIds] = {
     &avx2::iq3_s, &avx2::iq2_s, &avx2::iq4_xs,  nullptr,       nullptr,        nullptr,      nullptr,
     nullptr,      &avx2::iq1_m, &avx2::bf16,    nullptr,       nullptr,        nullptr,      nullptr,
     nullptr,      nullptr,      nullptr,        nullptr,       &avx2::mxfp4};
+const MatmulKernel* const kAvxVnniTable[MatmulKernels::kTypeIds] = {&avx2::f32,
+                                                                    &avx2::f16,
+                                                                    &avx_vnni::q4_0,
+                                                                    &avx_vnni::q4_1,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    &avx_vnni::q5_0,
+                                                                    &avx_vnni::q5_1,
+                                                                    &avx_vnni::q8_0,
+                                                                    nullptr,
+                                                                    &avx_vnni::q2_k,
+                                                                    &avx_vnni::q3_k,
+                                                                    &avx_vnni::q4_k,
+                                                                    &avx_vnni::q5_k,
+                                                                    &avx_vnni::q6_k,
+                                                                    nullptr,
+                                                                    &avx_vnni::iq2_xxs,
+                                                                    &avx_vnni::iq2_xs,
+                                                                    &avx_vnni::iq3_xxs,
+                                                                    &avx_vnni::iq1_s,
+                                                                    &avx_vnni::iq4_nl,
+                                                                    &avx_vnni::iq3_s,
+                                                                    &avx_vnni::iq2_s,
+                                                                    &avx_vnni::iq4_xs,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    &avx_vnni::iq1_m,
+                                                                    &avx2::bf16,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    nullptr,
+                                                                    &avx_vnni::mxfp4};
 const MatmulKernel* const kAvx512Table[MatmulKernels::kTypeIds] = {
     &avx512::f32,     &avx512::f16,   &avx512::q4_0,   &avx512::q4_1,  nullptr,          nullptr,
     &avx512::q5_0,    &avx512::q5_1,  &avx512::q8_0,   nullptr,        &avx512::q2_k,    &avx512::q3_k,
@@ -43,6 +85,7 @@ struct Isa {
 /// Best first.
 const Isa kIsas[] = {
     {{"avx512", kAvx512Table}, runs_avx512},
+    {{"avx_vnni", kAvxVnniTable}, runs_avx_vnni},
     {{"avx2", kAvx2Table}, runs_avx2},
 };
 

@@ -25,7 +25,7 @@ namespace fathom::cpu {
 /// activation format is local to blocks of 32, so the rows just computed can be passed on (SiLU, product) and quantized
 /// by the same thread with quantize_act at act + act_offset_bytes(weight, first row of the slice).
 struct MatmulKernels {
-  std::string_view isa;  ///< "avx512", "avx2"
+  std::string_view isa;  ///< "avx512", "avx_vnni", "avx2"
 
   bool supports(DType weight) const { return find(weight) != nullptr; }
 

@@ -52,10 +52,12 @@ double plain_int8(int64_t n) {
 
 constexpr MachineLoops kPlainLoops = {"scalar", plain_read, plain_int8, plain_f32};
 
-const MachineLoops& best_loops() {
+MachineLoops best_loops() {
   const std::vector<std::string> isas = matmul_isa_names();
   if (isas.empty()) return kPlainLoops;
-  return isas.front() == "avx512" ? avx512::machine_loops : avx2::machine_loops;
+  if (isas.front() == "avx512") return avx512::machine_loops;
+  if (isas.front() == "avx2") return avx2::machine_loops;
+  return {"avx_vnni", avx2::machine_loops.read, avx_vnni::int8_loop, avx2::machine_loops.f32};
 }
 
 /// Most `amount` per second over the passes, where fn returns the amount this thread did.
@@ -74,7 +76,7 @@ double best_rate(ThreadPool& pool, const std::function<double(Worker&)>& fn) {
 }  // namespace
 
 MachineFigures measure_machine(int n_threads) {
-  const MachineLoops& loops = best_loops();
+  const MachineLoops loops = best_loops();
   ThreadPool all(n_threads), one(1);
   MachineFigures f;
   f.n_threads = n_threads;

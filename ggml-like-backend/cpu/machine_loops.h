@@ -20,6 +20,9 @@ struct MachineLoops {
 namespace avx2 {
 extern const MachineLoops machine_loops;
 }
+namespace avx_vnni {
+double int8_loop(int64_t n);  ///< the rest is AVX2's
+}
 namespace avx512 {
 extern const MachineLoops machine_loops;
 }

@@ -1,4 +1,5 @@
 // AVX2 matrix kernels of the formats with blocks of 32 elements.
+#define FATHOM_ISA avx2
 #include "cpu/avx2/quantize_act.h"
 #include "cpu/avx2/unpack.h"
 #include "cpu/isa_tables.h"

@@ -1,9 +1,10 @@
-// Integer matrix product over panels: the core of all quantized AVX2 kernels.
+// Integer matrix product over panels: the core of all quantized AVX2 kernels, with and without AVX-VNNI.
 //
 // A panel is 8 weight rows of a run of k, unpacked to bytes: vector g holds for each of the 8 rows its bytes 4g..4g+3,
 // so multiplying with four broadcast activation bytes advances 8 dot products, and the accumulators' lanes are rows.
 // The arithmetic, block by block, is that of avx512/panel.h, operation by operation: both give the same bits.
-// Everything is static: this header is compiled for AVX2 only.
+// Everything is static: this header is compiled for one instruction set, in the namespace FATHOM_ISA of the file that
+// includes it.
 #pragma once
 
 #include <immintrin.h>
@@ -11,7 +12,7 @@
 #include "cpu/prefetcher.h"
 #include "cpu/weight_formats.h"
 
-namespace fathom::cpu::avx2 {
+namespace fathom::cpu::FATHOM_ISA {
 
 /// Panels of one call: 32 rows by kChunk elements of k, 16 KiB of weights.
 static constexpr int kChunkBlocks = 16;
@@ -22,7 +23,8 @@ static constexpr int kRows = 8;
 static constexpr int kPanelBytes = 4 * kRows;  ///< of a vector of a panel
 
 struct Panel {
-  alignas(64) uint8_t u[kChunk / 4][kPanelBytes];  ///< formats with kMaxU of 255 keep the signed weight u - 128
+  /// Without VNNI formats with kMaxU of 255 keep the signed weight u - 128.
+  alignas(64) uint8_t u[kChunk / 4][kPanelBytes];
   alignas(64) float scale[kChunkBlocks * 2][kRows];
   alignas(64) float min[kChunkBlocks * 2][kRows];
 };
@@ -46,14 +48,29 @@ static inline __m256 broadcast_float(const void* p) {
   return _mm256_set1_ps(value);
 }
 
+#ifdef __AVXVNNI__
+template <typename Format> static constexpr bool kSignedWeights = false;
+
+/// sum[c] += u * q over kGroups groups of four bytes, as int32 per row.
+template <typename Format, int kGroups, int kC>
+static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const* columns, int64_t at, __m256i* sum) {
+#pragma GCC unroll 8
+  for (int g = 0; g < kGroups; ++g) {
+    const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(u[g]));
+#pragma GCC unroll 8
+    for (int c = 0; c < kC; ++c) sum[c] = _mm256_dpbusd_avx_epi32(sum[c], w, broadcast4(columns[c] + at + 4 * g));
+  }
+}
+#else
 /// How many products of two pairs u * q fit into 16 bits; 0: not even one, the weights are multiplied as signed bytes.
 template <typename Format> static constexpr int kDepth = Format::kMaxU == 255 ? 0 : 32767 / (Format::kMaxU * 127 * 2);
+template <typename Format> static constexpr bool kSignedWeights = kDepth<Format> == 0;
 
 /// sum[c] += u * q over kGroups groups of four bytes, as int32 per row.
 template <typename Format, int kGroups, int kC>
 static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const* columns, int64_t at, __m256i* sum) {
   const __m256i ones = _mm256_set1_epi16(1);
-  if constexpr (kDepth<Format> == 0) {
+  if constexpr (kSignedWeights<Format>) {
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       const __m256i w = _mm256_load_si256(reinterpret_cast<const __m256i*>(u[g]));
@@ -88,6 +105,7 @@ static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const*
     }
   }
 }
+#endif
 
 /// y[c][lane] += panel * act[c] over n_blocks blocks of 32; starts from zero if `first`.
 template <typename Format, int kC>
@@ -110,7 +128,7 @@ static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t
       __m256i sum[kC];
 #pragma GCC unroll 8
       for (int c = 0; c < kC; ++c) {
-        sum[c] = Format::kOffset != 0 && kDepth<Format> != 0
+        sum[c] = Format::kOffset != 0 && !kSignedWeights<Format>
                      ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h)
                      : _mm256_setzero_si256();
       }
@@ -213,4 +231,4 @@ template <typename Format> static inline void matmul(const MatmulTask& task) {
   }
 }
 
-}  // namespace fathom::cpu::avx2
+}  // namespace fathom::cpu::FATHOM_ISA

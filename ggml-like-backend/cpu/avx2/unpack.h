@@ -4,11 +4,15 @@
 #include "cpu/avx2/decode_block.h"
 #include "cpu/avx2/panel.h"
 
-namespace fathom::cpu::avx2 {
+namespace fathom::cpu::FATHOM_ISA {
 
-using Bytes = __m256i;                      ///< four bytes of each row
-using Floats = __m256;                      ///< one number of each row
+using Bytes = __m256i;  ///< four bytes of each row
+using Floats = __m256;  ///< one number of each row
+#ifdef __AVXVNNI__
+static constexpr int kFullRangeOffset = 128;  ///< panels hold signed bytes of weights as w + 128
+#else
 static constexpr int kFullRangeOffset = 0;  ///< panels hold signed bytes of weights as they are
+#endif
 
 static inline Bytes splat8(int v) { return _mm256_set1_epi8(static_cast<char>(v)); }
 static inline Bytes splat32(int v) { return _mm256_set1_epi32(v); }
@@ -109,7 +113,6 @@ static inline Floats mxfp4_scales(Bytes v) {
   return _mm256_castsi256_ps(_mm256_blendv_epi8(normal, tiny, _mm256_cmpgt_epi32(splat32(2), e)));
 }
 
-}  // namespace fathom::cpu::avx2
+}  // namespace fathom::cpu::FATHOM_ISA
 
-#define FATHOM_ISA avx2
 #include "cpu/unpack_formats.h"

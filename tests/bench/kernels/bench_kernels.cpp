@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/machine_loops.h"
 #include "machine_peaks.h"
 
 using namespace fathom;
@@ -127,10 +128,12 @@ double time_read(const std::byte* w, int64_t bytes, int n_threads) {
   });
 }
 
-double peak_gop_s(bool wide, int n_threads) {
+double peak_gop_s(const std::string& isa, int n_threads) {
   double multiply_adds = 0;
   const double seconds = time_threads(n_threads, [&](int t) {
-    const double done = wide ? bench::run_dpbusd(4'000'000) : bench::run_maddubs(4'000'000);
+    const double done = isa == "avx512"     ? bench::run_dpbusd(4'000'000)
+                        : isa == "avx_vnni" ? cpu::avx_vnni::int8_loop(8'000'000) / 2
+                                            : bench::run_maddubs(4'000'000);
     if (t == 0) multiply_adds = done * n_threads;
   });
   return 2e-9 * multiply_adds / seconds;
@@ -163,7 +166,6 @@ int main(int argc, char** argv) {
   }
   const MatmulKernels* kernels = cpu::matmul_kernels(o.isa);
   if (kernels == nullptr) return std::fprintf(stderr, "no kernels called '%s' here\n", o.isa.c_str()), 2;
-  const bool wide = o.isa != "avx2";
 
   // Every half-precision scale read from these bytes is finite and positive.
   const int64_t bytes = o.mib << 20;
@@ -217,7 +219,7 @@ int main(int argc, char** argv) {
       for (const int threads : {1, 2}) {
         std::vector<double> speed, share;
         for (int rep = 0; rep < o.reps; ++rep) {
-          const double peak = peak_gop_s(wide, threads);
+          const double peak = peak_gop_s(o.isa, threads);
           const double seconds = time_matmul(*kernels, type, weights.data(), rows, o.k, o.task_rows, columns, threads);
           speed.push_back(2e-9 * static_cast<double>(rows * o.k) * o.prefill / seconds);
           share.push_back(speed.back() / peak);
