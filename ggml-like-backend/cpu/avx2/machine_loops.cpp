@@ -19,12 +19,15 @@ uint64_t read(const std::byte* p, size_t n) {
 
 double int8(int64_t n) {
   __m256i acc[kChains];
-  for (__m256i& a : acc) a = _mm256_setzero_si256();
+#pragma GCC unroll 32
+  for (int j = 0; j < kChains; ++j) acc[j] = _mm256_setzero_si256();
   const __m256i x = _mm256_set1_epi32(static_cast<int>(n)), y = _mm256_set1_epi8(3);
   for (int64_t i = 0; i < n; ++i) {
-    for (__m256i& a : acc) {
-      a = _mm256_add_epi16(a, _mm256_maddubs_epi16(x, y));  // the least that AVX2 can do for a product and its sum
-      asm volatile("" : "+v"(a));
+#pragma GCC unroll 32
+    for (int j = 0; j < kChains; ++j) {
+      acc[j] =
+          _mm256_add_epi16(acc[j], _mm256_maddubs_epi16(x, y));  // the least that AVX2 can do for a product and its sum
+      asm volatile("" : "+v"(acc[j]));
     }
   }
   return static_cast<double>(n) * kChains * 32 * 2;
@@ -32,12 +35,14 @@ double int8(int64_t n) {
 
 double f32(int64_t n) {
   __m256 acc[kChains];
-  for (__m256& a : acc) a = _mm256_setzero_ps();
+#pragma GCC unroll 32
+  for (int j = 0; j < kChains; ++j) acc[j] = _mm256_setzero_ps();
   const __m256 x = _mm256_set1_ps(static_cast<float>(n)), y = _mm256_set1_ps(1e-30F);
   for (int64_t i = 0; i < n; ++i) {
-    for (__m256& a : acc) {
-      a = _mm256_fmadd_ps(x, y, a);
-      asm volatile("" : "+v"(a));
+#pragma GCC unroll 32
+    for (int j = 0; j < kChains; ++j) {
+      acc[j] = _mm256_fmadd_ps(x, y, acc[j]);
+      asm volatile("" : "+v"(acc[j]));
     }
   }
   return static_cast<double>(n) * kChains * 8 * 2;

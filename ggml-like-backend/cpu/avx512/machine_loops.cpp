@@ -19,12 +19,14 @@ uint64_t read(const std::byte* p, size_t n) {
 
 double int8(int64_t n) {
   __m512i acc[kChains];
-  for (__m512i& a : acc) a = _mm512_setzero_si512();
+#pragma GCC unroll 32
+  for (int j = 0; j < kChains; ++j) acc[j] = _mm512_setzero_si512();
   const __m512i x = _mm512_set1_epi32(static_cast<int>(n)), y = _mm512_set1_epi8(3);
   for (int64_t i = 0; i < n; ++i) {
-    for (__m512i& a : acc) {
-      a = _mm512_dpbusd_epi32(a, x, y);
-      asm volatile("" : "+v"(a));
+#pragma GCC unroll 32
+    for (int j = 0; j < kChains; ++j) {
+      acc[j] = _mm512_dpbusd_epi32(acc[j], x, y);
+      asm volatile("" : "+v"(acc[j]));
     }
   }
   return static_cast<double>(n) * kChains * 64 * 2;
@@ -32,12 +34,14 @@ double int8(int64_t n) {
 
 double f32(int64_t n) {
   __m512 acc[kChains];
-  for (__m512& a : acc) a = _mm512_setzero_ps();
+#pragma GCC unroll 32
+  for (int j = 0; j < kChains; ++j) acc[j] = _mm512_setzero_ps();
   const __m512 x = _mm512_set1_ps(static_cast<float>(n)), y = _mm512_set1_ps(1e-30F);
   for (int64_t i = 0; i < n; ++i) {
-    for (__m512& a : acc) {
-      a = _mm512_fmadd_ps(x, y, a);
-      asm volatile("" : "+v"(a));
+#pragma GCC unroll 32
+    for (int j = 0; j < kChains; ++j) {
+      acc[j] = _mm512_fmadd_ps(x, y, acc[j]);
+      asm volatile("" : "+v"(acc[j]));
     }
   }
   return static_cast<double>(n) * kChains * 16 * 2;
