@@ -168,7 +168,7 @@ int main(int argc, char** argv) {
   if (kernels == nullptr) return std::fprintf(stderr, "no kernels called '%s' here\n", o.isa.c_str()), 2;
 
   // Every half-precision scale read from these bytes is finite and positive.
-  const int64_t bytes = o.mib << 20;
+  const int64_t bytes = std::max<int64_t>(o.mib << 20, 2048 * 4 * o.k);  // at least the matrix of prefill
   std::vector<std::byte> weights(static_cast<size_t>(bytes));
   uint64_t state = 1;
   for (size_t i = 0; i < weights.size(); i += 8) {
