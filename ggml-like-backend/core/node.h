@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string_view>
 #include <variant>
 
@@ -48,7 +49,8 @@ struct StepTensors {
 struct EmbedRowsArgs {
   Tensor table;  ///< [W, D] any type
   Tensor ids;    ///< [T] I32
-  Tensor out;    ///< [T, D] f32
+  Tensor out;    ///< [T, copies * D] f32: every row stands so often side by side
+  int copies = 1;
   template <typename F> void inputs(F&& f) { f(table), f(ids); }
   template <typename F> void outputs(F&& f) { f(out); }
 };
@@ -70,7 +72,7 @@ struct AddArgs {
 
 struct RmsNormArgs {
   Tensor x;       ///< [T, D] f32
-  Tensor weight;  ///< [D] f32
+  Tensor weight;  ///< [D] f32, or empty: ones
   Tensor out;     ///< [T, D] f32
   float eps = 0;
   template <typename F> void inputs(F&& f) { f(x), f(weight); }
@@ -109,14 +111,16 @@ struct RotateHeadsArgs {
   Tensor out;    ///< [T, H, N] f32; dimensions [first_dim, first_dim + R) of every head are rotated
   int first_dim = 0;
   RopePairing pairing = RopePairing::kAdjacent;
+  bool inverse = false;  ///< by the negative angles
   template <typename F> void inputs(F&& f) { f(x), f(table); }
   template <typename F> void outputs(F&& f) { f(out); }
 };
 
-/// Norm of the latent, rotation of the shared key, and the row's way into the cache.
+/// Norm of the latent, rotation of the shared key, and the row's way into the cache. A norm of the whole row (V4, where
+/// key and value are one vector) comes before the rotation of its last R.
 struct StoreLatentArgs {
   Tensor kv_a;         ///< [T, C + R] f32: latent before its norm, key before rotation
-  Tensor norm_weight;  ///< [C] f32
+  Tensor norm_weight;  ///< [C] f32, or [C + R]: of the whole row
   Tensor rope_table;   ///< [T, R/2, 2] f32
   Tensor slots;        ///< [T] I32
   Tensor cache;        ///< [pages, page_tokens, C + R] cache type; written
@@ -205,7 +209,9 @@ struct RouteExpertsArgs {
   Tensor ids;      ///< [T, K] I32, best first; ties go to the lower id
   Tensor weights;  ///< [T, K] f32
   RouterParams params;
-  template <typename F> void inputs(F&& f) { f(logits), f(bias); }
+  Tensor table{};      ///< [W, K] I32 or empty: the experts of a token are those of its id, in this order
+  Tensor token_ids{};  ///< [T] I32, with a table
+  template <typename F> void inputs(F&& f) { f(logits), f(bias), f(table), f(token_ids); }
   template <typename F> void outputs(F&& f) { f(ids), f(weights); }
 };
 
@@ -215,11 +221,15 @@ struct GatedFfnWeights {
   template <typename F> void each(F&& f) { f(gate), f(up), f(down); }
 };
 
-/// down(silu(gate x) * (up x))
+/// No limit of a gated network's hidden values.
+constexpr float kNoClamp = std::numeric_limits<float>::infinity();
+
+/// down(silu(min(gate x, clamp)) * max(-clamp, min(up x, clamp)))
 struct GatedFfnArgs {
   Tensor x;  ///< [T, D] f32
   GatedFfnWeights weights;
   Tensor out;  ///< [T, D] f32
+  float clamp = kNoClamp;
   template <typename F> void inputs(F&& f) { f(x), weights.each(f); }
   template <typename F> void outputs(F&& f) { f(out); }
 };
@@ -232,14 +242,94 @@ struct MoeFfnArgs {
   GatedFfnWeights experts;  ///< [E, ...]
   GatedFfnWeights shared;   ///< empty tensors: none
   Tensor out;               ///< [T, D] f32
+  float clamp = kNoClamp, shared_clamp = kNoClamp;
   template <typename F> void inputs(F&& f) { f(x), f(expert_ids), f(expert_weights), experts.each(f), shared.each(f); }
+  template <typename F> void outputs(F&& f) { f(out); }
+};
+
+/// A matrix of G diagonal blocks: group g of x meets rows [g * O, (g + 1) * O) of the weight and no others.
+struct GroupedLinearArgs {
+  Tensor x;       ///< [T, G * I] f32
+  Tensor weight;  ///< [G * O, I] any type
+  Tensor out;     ///< [T, G * O] f32
+  template <typename F> void inputs(F&& f) { f(x), f(weight); }
+  template <typename F> void outputs(F&& f) { f(out); }
+  int64_t n_groups() const { return x.dim(1) / weight.dim(1); }
+};
+
+/// Hyper-connections: from M residual streams to the input of a sublayer (or, without `mixing`, of the head), and the
+/// coefficients with which its output goes back.
+struct CollapseStreamsArgs {
+  Tensor streams;   ///< [T, M * D] f32
+  Tensor products;  ///< [T, (2 + M) * M] f32, the streams times the mixing matrix before their norm; of the head [T, M]
+  Tensor base;      ///< as many f32
+  Tensor scale;     ///< [3] f32: of input, output and mixing coefficients; of the head [1]
+  Tensor out;       ///< [T, D] f32
+  Tensor mixing;    ///< [T, M + M * M] f32: output coefficients, then the mixing matrix [from][to]; of the head empty
+  float norm_eps = 0;
+  float eps = 0;       ///< added to input coefficients and in every division of the normalization
+  int iterations = 0;  ///< of rows and columns in turn
+  template <typename F> void inputs(F&& f) { f(streams), f(products), f(base), f(scale); }
+  template <typename F> void outputs(F&& f) { f(out), f(mixing); }
+  int64_t n_streams() const { return streams.dim(1) / out.dim(1); }
+};
+
+/// out[j] = mixing.post[j] * y + sum_i mixing.matrix[i][j] * streams[i]
+struct ExpandStreamsArgs {
+  Tensor streams;  ///< [T, M * D] f32
+  Tensor y;        ///< [T, D] f32
+  Tensor mixing;   ///< [T, M + M * M] f32
+  Tensor out;      ///< [T, M * D] f32
+  template <typename F> void inputs(F&& f) { f(streams), f(y), f(mixing); }
+  template <typename F> void outputs(F&& f) { f(out); }
+  int64_t n_streams() const { return streams.dim(1) / y.dim(1); }
+};
+
+/// Rows that each stand for `ratio` tokens, made when the last of them comes, from what every token leaves pending.
+struct CompressRowsArgs {
+  Tensor kv;           ///< [T, S * N] f32; S = 2: windows overlap, channels [0, N) are for the row after a token's own
+  Tensor gate;         ///< [T, S * N] f32
+  Tensor positional;   ///< [ratio, S * N] f32, added to the gate of a window's tokens
+  Tensor norm_weight;  ///< [N] f32
+  Tensor frequencies;  ///< [R/2] f32: a row's last R are rotated as at its first token's position
+  Tensor pending;      ///< [pages, page_tokens, 2 * S * N] f32: kv, gate with positional; written and read
+  Tensor cache;        ///< [pages, max(1, page_tokens / ratio), N] cache type; written
+  StepTensors step;
+  int64_t ratio = 0;
+  float eps = 0;
+  template <typename F> void inputs(F&& f) {
+    f(kv), f(gate), f(positional), f(norm_weight), f(frequencies), f(pending), f(cache), f(step.positions),
+        f(step.slots), f(step.sequence_of), f(step.page_table);
+  }
+  template <typename F> void outputs(F&&) {}
+  int64_t row_dim() const { return norm_weight.dim(0); }  ///< N
+  bool overlaps() const { return kv.dim(1) == 2 * row_dim(); }
+};
+
+/// Attention of all heads over one row a token that is key and value at once: the last `window` tokens, and compressed
+/// rows. A sink of each head enters the softmax and has no value.
+struct CompressedAttentionArgs {
+  Tensor q;           ///< [T, H, N] f32, rotated
+  Tensor window;      ///< [pages, page_tokens, N]
+  Tensor compressed;  ///< [pages, max(1, page_tokens / ratio), N], or empty: the window alone
+  Tensor chosen;      ///< [T, top_k] I32 of index_rows; empty: all compressed rows that are visible
+  Tensor sinks;       ///< [H] f32
+  StepTensors step;
+  Tensor out;  ///< [T, H * N] f32
+  float scale = 1;
+  int64_t window_tokens = 0;
+  int64_t ratio = 0;  ///< tokens of a compressed row
+  template <typename F> void inputs(F&& f) {
+    f(q), f(window), f(compressed), f(chosen), f(sinks), f(step.positions), f(step.sequence_of), f(step.page_table);
+  }
   template <typename F> void outputs(F&& f) { f(out); }
 };
 
 using NodeArgs =
     std::variant<EmbedRowsArgs, TakeRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs, RotateHeadsArgs,
                  StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs, MultiHeadAttentionArgs, RouteExpertsArgs,
-                 GatedFfnArgs, MoeFfnArgs, LayerNormArgs, StoreRowsArgs, IndexRowsArgs>;
+                 GatedFfnArgs, MoeFfnArgs, LayerNormArgs, StoreRowsArgs, IndexRowsArgs, GroupedLinearArgs,
+                 CollapseStreamsArgs, ExpandStreamsArgs, CompressRowsArgs, CompressedAttentionArgs>;
 
 struct Node {
   NodeArgs args;

@@ -11,6 +11,8 @@ void latent_attention(const LatentAttentionArgs& a, OpContext& c);
 Workspace latent_attention_workspace(const LatentAttentionArgs& a, int n_threads);
 void multi_head_attention(const MultiHeadAttentionArgs& a, OpContext& c);
 Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, int n_threads);
+void compressed_attention(const CompressedAttentionArgs& a, OpContext& c);
+Workspace compressed_attention_workspace(const CompressedAttentionArgs& a, int n_threads);
 }  // namespace reference
 
 /// Kernels of the instruction set that c.matmul names. Results depend neither on the number of threads nor on the other

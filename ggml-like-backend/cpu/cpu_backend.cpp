@@ -42,6 +42,12 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
           [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
           [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },
           [&](const IndexRowsArgs& a) { return reference::index_rows_workspace(a); },
+          [&](const CompressRowsArgs& a) { return reference::compress_rows_workspace(a); },
+          [&](const GroupedLinearArgs& a) {
+            return kernels ? fast::grouped_linear_workspace(a, *kernels)
+                           : reference::grouped_linear_workspace(a, n_threads);
+          },
+          [&](const CompressedAttentionArgs& a) { return reference::compressed_attention_workspace(a, n_threads); },
           [&](const auto&) { return Workspace{}; },
       },
       node.args);
@@ -62,6 +68,13 @@ void run_node(const Node& node, OpContext& c) {
                  [&](const StoreRowsArgs& a) { reference::store_rows(a, c); },
                  [&](const IndexRowsArgs& a) { reference::index_rows(a, c); },
                  [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
+                 [&](const CollapseStreamsArgs& a) { reference::collapse_streams(a, c); },
+                 [&](const ExpandStreamsArgs& a) { reference::expand_streams(a, c); },
+                 [&](const CompressRowsArgs& a) { reference::compress_rows(a, c); },
+                 [&](const CompressedAttentionArgs& a) { reference::compressed_attention(a, c); },
+                 [&](const GroupedLinearArgs& a) {
+                   fast_kernels ? fast::grouped_linear(a, c) : reference::grouped_linear(a, c);
+                 },
                  [&](const LinearArgs& a) { fast_kernels ? fast::linear(a, c) : reference::linear(a, c); },
                  [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
                  [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
@@ -83,6 +96,7 @@ int64_t multiplications(std::span<const Node> nodes) {
   };
   for (const Node& node : nodes) {
     std::visit(Overload{[&](const LinearArgs& a) { n += a.x.dim(0) * a.weight.dim(0) * a.weight.dim(1); },
+                        [&](const GroupedLinearArgs& a) { n += a.x.dim(0) * a.weight.dim(0) * a.weight.dim(1); },
                         [&](const GatedFfnArgs& a) { gated(a.weights, a.x.dim(0)); },
                         [&](const MoeFfnArgs& a) {
                           gated(a.experts, a.expert_ids.dim(0) * a.expert_ids.dim(1)), gated(a.shared, a.x.dim(0));
@@ -119,9 +133,11 @@ class CpuBackend final : public Backend {
                                            std::string(dtype_name(w.dtype)) + "; try --isa reference");
       }
     };
-    std::visit(Overload{[&](const LinearArgs& a) { weight(a.weight); }, [&](GatedFfnArgs a) { a.weights.each(weight); },
-                        [&](MoeFfnArgs a) { a.experts.each(weight), a.shared.each(weight); }, [](const auto&) {}},
-               node.args);
+    std::visit(
+        Overload{[&](const LinearArgs& a) { weight(a.weight); }, [&](const GroupedLinearArgs& a) { weight(a.weight); },
+                 [&](GatedFfnArgs a) { a.weights.each(weight); },
+                 [&](MoeFfnArgs a) { a.experts.each(weight), a.shared.each(weight); }, [](const auto&) {}},
+        node.args);
   }
 
   void execute(std::span<const Node> nodes) override {

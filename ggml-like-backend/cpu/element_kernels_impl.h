@@ -35,6 +35,10 @@ void rms_norm(const float* x, const float* weight, float eps, float* out, int64_
   for (int lane = 0; lane < kLanes; ++lane) total += static_cast<double>(sums[lane]);
   const float scale =
       static_cast<float>(1.0 / __builtin_sqrt(total / static_cast<double>(n) + static_cast<double>(eps)));
+  if (weight == nullptr) {
+    for (i = 0; i < n; ++i) out[i] = x[i] * scale;
+    return;
+  }
   for (i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
@@ -42,8 +46,12 @@ void add(const float* a, const float* b, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] = a[i] + b[i];
 }
 
-void silu_times(float* gate, const float* up, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) gate[i] = gate[i] / (1.0F + exp_of(-gate[i])) * up[i];
+void silu_times(float* gate, const float* up, float limit, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const float g = gate[i] > limit ? limit : gate[i];
+    const float below = up[i] > limit ? limit : up[i], u = below < -limit ? -limit : below;
+    gate[i] = g / (1.0F + exp_of(-g)) * u;
+  }
 }
 
 void add_scaled(const float* x, float weight, float* out, int64_t n) {

@@ -3,7 +3,8 @@
 
 namespace fathom {
 
-/// Rows of an embedding table. table [W, D] any type, ids [T] I32 in [0, W) -> [T, D] f32.
-Tensor embed_rows(Graph& g, const Tensor& table, const Tensor& ids);
+/// Rows of an embedding table, each `copies` times side by side. table [W, D] any type, ids [T] I32 in [0, W) ->
+/// [T, copies * D] f32.
+Tensor embed_rows(Graph& g, const Tensor& table, const Tensor& ids, int copies = 1);
 
 }  // namespace fathom

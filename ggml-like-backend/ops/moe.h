@@ -14,10 +14,16 @@ struct ExpertRoutes {
 /// as the parameters say. All in f32, exact: no capacity, no dropped token. Source: arXiv:2412.19437, section 2.1.2.
 ExpertRoutes route_experts(Graph& g, const Tensor& logits, const Tensor& bias, const RouterParams& params);
 
+/// The same scores for experts that the token's id chooses: table [W, K] I32 of expert ids (checked to be below E),
+/// token_ids [T] I32 in [0, W). Ids in the table's order. V4's first layers.
+ExpertRoutes route_experts_by_id(Graph& g, const Tensor& logits, const Tensor& table, const Tensor& token_ids,
+                                 const RouterParams& params);
+
 /// sum_k weight_k * expert_k(x) + shared(x), each expert down(silu(gate x) * (up x)).
 /// x [T, D] f32; experts.gate, up [E, F, D], down [E, D, F]; shared without the E, or empty -> [T, D] f32.
+/// clamp: gate x is limited from above before its SiLU, up x on both sides; positive.
 Tensor moe_ffn(Graph& g, const Tensor& x, const ExpertRoutes& routes, const GatedFfnWeights& experts,
-               const GatedFfnWeights& shared);
+               const GatedFfnWeights& shared, float clamp = kNoClamp, float shared_clamp = kNoClamp);
 
 /// down(silu(gate x) * (up x)): x [T, D] f32, gate, up [F, D], down [D, F] -> [T, D] f32. Source: arXiv:2002.05202.
 Tensor gated_ffn(Graph& g, const Tensor& x, const GatedFfnWeights& weights);

@@ -1,7 +1,7 @@
 // The contracts of all operations, checked as a node is made. A failed check is a bug of the caller: model files have
 // been checked against the configuration before (models/<family>/weights.cpp).
-#include "core/error.h"
 #include "ops/add.h"
+#include "ops/checks.h"
 #include "ops/embed_rows.h"
 #include "ops/index_rows.h"
 #include "ops/latent_attention.h"
@@ -14,49 +14,12 @@
 #include "ops/take_rows.h"
 
 namespace fathom {
-namespace {
 
-void expect_f32(const Tensor& t, int rank, const char* what) {
-  FATHOM_CHECK(t.dtype == DType::kF32 && t.shape.rank == rank,
-               std::string(what) + " has to be f32 of rank " + std::to_string(rank) + ", is " + t.describe());
-}
-
-void expect_i32(const Tensor& t, int rank, const char* what) {
-  FATHOM_CHECK(t.dtype == DType::kI32 && t.shape.rank == rank,
-               std::string(what) + " has to be i32 of rank " + std::to_string(rank) + ", is " + t.describe());
-}
-
-void expect_shape(const Tensor& t, const Shape& shape, const char* what) {
-  FATHOM_CHECK(t.shape == shape, std::string(what) + " has to be " + shape.to_string() + ", is " + t.describe());
-}
-
-void expect_step(const StepTensors& step, int64_t n_tokens) {
-  expect_i32(step.positions, 1, "positions");
-  expect_i32(step.sequence_of, 1, "sequence_of");
-  expect_i32(step.page_table, 2, "page_table");
-  FATHOM_CHECK(step.positions.dim(0) == n_tokens && step.sequence_of.dim(0) == n_tokens,
-               "a position and a sequence for every token");
-  if (step.expanded) {
-    expect_i32(step.expanded, 1, "expanded");
-    FATHOM_CHECK(step.expanded.dim(0) == step.page_table.dim(0), "a form for every sequence");
-  }
-}
-
-void expect_ffn(const GatedFfnWeights& w, int64_t hidden, const char* what) {
-  const int r = w.gate.shape.rank;
-  FATHOM_CHECK(w.gate.shape.last() == hidden && w.up.shape == w.gate.shape && w.down.shape.rank == r &&
-                   w.down.shape.last() == w.gate.dim(r - 2) && w.down.dim(r - 2) == hidden,
-               std::string(what) + ": gate " + w.gate.describe() + ", up " + w.up.describe() + ", down " +
-                   w.down.describe() + " do not fit a hidden size of " + std::to_string(hidden));
-}
-
-}  // namespace
-
-Tensor embed_rows(Graph& g, const Tensor& table, const Tensor& ids) {
+Tensor embed_rows(Graph& g, const Tensor& table, const Tensor& ids, int copies) {
   expect_i32(ids, 1, "ids");
-  FATHOM_CHECK(table.shape.rank == 2, "an embedding table has rows");
-  Tensor out = g.new_value(DType::kF32, {ids.dim(0), table.dim(1)});
-  g.add(EmbedRowsArgs{table, ids, out});
+  FATHOM_CHECK(table.shape.rank == 2 && copies >= 1, "an embedding table has rows");
+  Tensor out = g.new_value(DType::kF32, {ids.dim(0), copies * table.dim(1)});
+  g.add(EmbedRowsArgs{table, ids, out, copies});
   return out;
 }
 
@@ -79,8 +42,10 @@ Tensor add(Graph& g, const Tensor& a, const Tensor& b) {
 
 Tensor rms_norm(Graph& g, const Tensor& x, const Tensor& weight, float eps) {
   expect_f32(x, 2, "x");
-  expect_f32(weight, 1, "weight");
-  expect_shape(weight, {x.dim(1)}, "weight");
+  if (weight) {
+    expect_f32(weight, 1, "weight");
+    expect_shape(weight, {x.dim(1)}, "weight");
+  }
   Tensor out = g.new_value(DType::kF32, x.shape);
   g.add(RmsNormArgs{x, weight, out, eps});
   return out;
@@ -114,13 +79,13 @@ Tensor rope_table(Graph& g, const Tensor& positions, const Tensor& frequencies) 
   return out;
 }
 
-Tensor rotate_heads(Graph& g, const Tensor& x, const Tensor& table, int first_dim, RopePairing pairing) {
+Tensor rotate_heads(Graph& g, const Tensor& x, const Tensor& table, int first_dim, RopePairing pairing, bool inverse) {
   expect_f32(x, 3, "x");
   expect_f32(table, 3, "table");
   FATHOM_CHECK(table.dim(0) == x.dim(0) && first_dim >= 0 && first_dim + 2 * table.dim(1) <= x.dim(2),
                "rotation of " + x.describe() + " by " + table.describe());
   Tensor out = g.new_value(DType::kF32, x.shape);
-  g.add(RotateHeadsArgs{x, table, out, first_dim, pairing});
+  g.add(RotateHeadsArgs{x, table, out, first_dim, pairing, inverse});
   return out;
 }
 
@@ -130,8 +95,8 @@ void store_latent(Graph& g, const Tensor& kv_a, const Tensor& norm_weight, float
   expect_f32(norm_weight, 1, "norm_weight");
   expect_i32(slots, 1, "slots");
   FATHOM_CHECK(cache.shape.rank == 3 && cache.dim(2) == kv_a.dim(1) &&
-                   norm_weight.dim(0) + 2 * rope_table.dim(1) == kv_a.dim(1) && slots.dim(0) == kv_a.dim(0) &&
-                   rope_table.dim(0) == kv_a.dim(0),
+                   (norm_weight.dim(0) == kv_a.dim(1) || norm_weight.dim(0) + 2 * rope_table.dim(1) == kv_a.dim(1)) &&
+                   slots.dim(0) == kv_a.dim(0) && rope_table.dim(0) == kv_a.dim(0),
                "kv_a " + kv_a.describe() + " does not fit cache " + cache.describe());
   g.add(StoreLatentArgs{kv_a, norm_weight, rope_table, slots, cache, eps, pairing});
 }
@@ -202,6 +167,15 @@ Tensor multi_head_attention(Graph& g, const Tensor& q, const Tensor& cache, cons
   return out;
 }
 
+namespace {
+
+ExpertRoutes new_routes(Graph& g, const Tensor& logits, const RouterParams& params) {
+  return {g.new_value(DType::kI32, {logits.dim(0), params.n_used}),
+          g.new_value(DType::kF32, {logits.dim(0), params.n_used})};
+}
+
+}  // namespace
+
 ExpertRoutes route_experts(Graph& g, const Tensor& logits, const Tensor& bias, const RouterParams& params) {
   expect_f32(logits, 2, "logits");
   const int64_t n_experts = logits.dim(1);
@@ -210,21 +184,33 @@ ExpertRoutes route_experts(Graph& g, const Tensor& logits, const Tensor& bias, c
                    params.n_groups_used >= 1 && params.n_groups_used <= params.n_groups &&
                    params.n_used <= n_experts / params.n_groups * params.n_groups_used,
                "router parameters do not fit " + std::to_string(n_experts) + " experts");
-  ExpertRoutes routes{g.new_value(DType::kI32, {logits.dim(0), params.n_used}),
-                      g.new_value(DType::kF32, {logits.dim(0), params.n_used})};
+  const ExpertRoutes routes = new_routes(g, logits, params);
   g.add(RouteExpertsArgs{logits, bias, routes.ids, routes.weights, params});
   return routes;
 }
 
+ExpertRoutes route_experts_by_id(Graph& g, const Tensor& logits, const Tensor& table, const Tensor& token_ids,
+                                 const RouterParams& params) {
+  expect_f32(logits, 2, "logits");
+  expect_i32(table, 2, "table");
+  expect_i32(token_ids, 1, "token_ids");
+  FATHOM_CHECK(table.dim(1) == params.n_used && token_ids.dim(0) == logits.dim(0),
+               "table " + table.describe() + " does not give every token its experts");
+  const ExpertRoutes routes = new_routes(g, logits, params);
+  g.add(RouteExpertsArgs{logits, {}, routes.ids, routes.weights, params, table, token_ids});
+  return routes;
+}
+
 Tensor moe_ffn(Graph& g, const Tensor& x, const ExpertRoutes& routes, const GatedFfnWeights& experts,
-               const GatedFfnWeights& shared) {
+               const GatedFfnWeights& shared, float clamp, float shared_clamp) {
   expect_f32(x, 2, "x");
+  FATHOM_CHECK(clamp > 0 && shared_clamp > 0, "a limit of hidden values is positive");
   FATHOM_CHECK(experts.gate.shape.rank == 3 && experts.down.shape.rank == 3, "expert weights are stacked");
   expect_ffn(experts, x.dim(1), "experts");
   if (shared.gate) expect_ffn(shared, x.dim(1), "shared experts");
   FATHOM_CHECK(routes.ids.dim(0) == x.dim(0) && routes.weights.shape == routes.ids.shape, "a route for every token");
   Tensor out = g.new_value(DType::kF32, x.shape);
-  g.add(MoeFfnArgs{x, routes.ids, routes.weights, experts, shared, out});
+  g.add(MoeFfnArgs{x, routes.ids, routes.weights, experts, shared, out, clamp, shared_clamp});
   return out;
 }
 

@@ -7,56 +7,11 @@
 #include <optional>
 
 #include "core/error.h"
+#include "deepseek/config_reader.h"
+#include "deepseek/config_v4.h"
 
 namespace fathom::deepseek {
 namespace {
-
-/// Reads "<architecture>.<key>" with a range check.
-class Reader {
- public:
-  Reader(const Metadata& metadata, std::string architecture)
-      : metadata_(metadata), prefix_(std::move(architecture) + ".") {}
-
-  std::optional<int64_t> optional_int(const std::string& key, int64_t low, int64_t high) const {
-    const std::optional<int64_t> v = metadata_.integer(prefix_ + key);
-    if (v && (*v < low || *v > high)) {
-      refuse(key, "expected " + std::to_string(low) + " to " + std::to_string(high) + ", got " + std::to_string(*v));
-    }
-    return v;
-  }
-  int64_t required_int(const std::string& key, int64_t low, int64_t high) const {
-    const std::optional<int64_t> v = optional_int(key, low, high);
-    if (!v) refuse(key, "expected an integer, got no such key");
-    return *v;
-  }
-  int64_t int_or(const std::string& key, int64_t low, int64_t high, int64_t fallback) const {
-    return optional_int(key, low, high).value_or(fallback);
-  }
-  std::optional<double> optional_number(const std::string& key, double low, double high) const {
-    const std::optional<double> v = metadata_.number(prefix_ + key);
-    if (v && !(*v >= low && *v <= high))
-      refuse(key, "expected " + std::to_string(low) + " to " + std::to_string(high) + ", got " + std::to_string(*v));
-    return v;
-  }
-  double number_or(const std::string& key, double low, double high, double fallback) const {
-    return optional_number(key, low, high).value_or(fallback);
-  }
-  std::optional<bool> boolean(const std::string& key) const { return metadata_.boolean(prefix_ + key); }
-  const std::string* text(const std::string& key) const { return metadata_.text(prefix_ + key); }
-
-  [[noreturn]] void refuse(const std::string& key, const std::string& why) const {
-    throw Error(ErrorCode::kModel, "model configuration: key '" + prefix_ + key + "' is unusable; " + why +
-                                       "; try another copy of the file");
-  }
-
- private:
-  const Metadata& metadata_;
-  std::string prefix_;
-};
-
-// Bounds far above any model: they keep products of two values within int64 and a damaged count from costing memory.
-constexpr int64_t kMaxLayers = 1024, kMaxHeads = 65536, kMaxWidth = int64_t{1} << 24, kMaxExperts = 65536,
-                  kMaxContext = int64_t{1} << 31;
 
 RopeConfig read_rope(const Reader& r, const Config& c) {
   RopeConfig rope;
@@ -89,7 +44,11 @@ RouterParams read_router(const Reader& r, const Config& c, bool has_router_bias)
              "expected at most expert_count = " + std::to_string(c.n_experts) + ", got " + std::to_string(p.n_used));
   }
   switch (r.int_or("expert_gating_func", 0, 1000, 0)) {
-    case 0: p.score = has_router_bias ? RouterScore::kSigmoid : RouterScore::kSoftmax; break;  // files made before 2025
+    case 0:  // files made before 2025, and V4's, which has one kind
+      p.score = c.attention == Attention::kCompressed ? RouterScore::kSqrtSoftplus
+                : has_router_bias                     ? RouterScore::kSigmoid
+                                                      : RouterScore::kSoftmax;
+      break;
     case 1: p.score = RouterScore::kSoftmax; break;
     case 2: p.score = RouterScore::kSigmoid; break;
     case 4: p.score = RouterScore::kSqrtSoftplus; break;
@@ -98,7 +57,7 @@ RouterParams read_router(const Reader& r, const Config& c, bool has_router_bias)
                                          std::to_string(*r.optional_int("expert_gating_func", 0, 1000)));
   }
   p.scale = static_cast<float>(r.number_or("expert_weights_scale", 0.0, 1e6, 1.0));
-  p.normalize = r.boolean("expert_weights_norm").value_or(false);
+  p.normalize = r.boolean("expert_weights_norm").value_or(c.attention == Attention::kCompressed);
   // V2 ranks groups by their best expert, V3 by the two best of the biased scores.
   p.group_rank = p.score == RouterScore::kSoftmax ? GroupRank::kBest : GroupRank::kSumOfTwoBest;
   // Converters write the groups only since late 2025; the released models without them are known by their other
@@ -170,30 +129,55 @@ float Config::softmax_scale() const {
   return static_cast<float>(rope.softmax_magnitude() / std::sqrt(static_cast<double>(qk_head_dim())));
 }
 
-std::vector<int64_t> Config::cache_row_elements() const {
-  const auto n = static_cast<size_t>(n_layers);
-  std::vector<int64_t> rows(n, attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim());
-  if (has_indexer()) rows.insert(rows.end(), n, index_head_dim);
+std::vector<CacheRows> Config::cache_rows() const {
+  if (attention != Attention::kCompressed) {
+    const int64_t elements = attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim();
+    std::vector<CacheRows> rows(static_cast<size_t>(n_layers), CacheRows{elements});
+    if (has_indexer()) rows.insert(rows.end(), static_cast<size_t>(n_layers), CacheRows{index_head_dim});
+    return rows;
+  }
+  std::vector<CacheRows> rows;
+  const auto add_compressor = [&](int64_t ratio, int64_t elements) {
+    rows.push_back({2 * V4Config::channel_sets(ratio) * elements, 1, true, true});
+    rows.push_back({elements, ratio});
+  };
+  for (const int64_t ratio : v4->compress_ratios) {
+    rows.push_back({v4->head_dim, 1, true});
+    if (ratio > 0) add_compressor(ratio, v4->head_dim);
+    if (ratio == kIndexedRatio) add_compressor(ratio, v4->index_head_dim);
+  }
   return rows;
 }
 
+int64_t Config::recent_tokens() const {
+  if (attention != Attention::kCompressed) return 0;
+  // A token sees the window's tokens, its own included; a row is made of its own tokens and, overlapping, those before.
+  int64_t n = v4->sliding_window - 1;
+  for (const int64_t ratio : v4->compress_ratios) n = std::max(n, V4Config::channel_sets(ratio) * ratio - 1);
+  return n;
+}
+
 bool is_supported(const std::string& architecture) {
-  return architecture == "deepseek" || architecture == "deepseek2" || architecture == "deepseek32";
+  return architecture == "deepseek" || architecture == "deepseek2" || architecture == "deepseek32" ||
+         architecture == "deepseek4";
 }
 
 Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_router_bias) {
   const std::string* architecture = metadata.text("general.architecture");
   if (architecture == nullptr || !is_supported(*architecture)) {
     throw Error(ErrorCode::kModel,
-                "model configuration: architecture is not supported; expected deepseek, deepseek2 or deepseek32, got " +
+                "model configuration: architecture is not supported; expected deepseek, deepseek2, deepseek32 or "
+                "deepseek4, got " +
                     (architecture ? "'" + *architecture + "'" : std::string("none")) +
-                    "; try a DeepSeek V1, V2, V3, R1, V3.1 or V3.2 model");
+                    "; try a DeepSeek V1, V2, V3, R1, V3.1, V3.2 or V4 model");
   }
   const Reader r(metadata, *architecture);
   Config c;
   c.architecture = *architecture;
   if (const std::string* name = metadata.text("general.name")) c.name = *name;
-  c.attention = *architecture == "deepseek" ? Attention::kMultiHead : Attention::kLatent;
+  c.attention = *architecture == "deepseek"    ? Attention::kMultiHead
+                : *architecture == "deepseek4" ? Attention::kCompressed
+                                               : Attention::kLatent;
   const bool is_v32 = *architecture == "deepseek32";
   c.n_layers = r.required_int("block_count", 1, kMaxLayers);
   // V3.2's converters count the MTP layer among the blocks, whether its tensors were kept or not.
@@ -215,6 +199,10 @@ Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_rout
     c.n_shared_experts = r.int_or("expert_shared_count", 0, kMaxExperts, 0);
     c.expert_ffn_size = r.required_int("expert_feed_forward_length", 1, kMaxWidth);
     c.router = read_router(r, c, has_router_bias);
+  }
+  if (c.attention == Attention::kCompressed) {
+    read_v4(r, c);
+    return c;
   }
   c.rope = read_rope(r, c);
   int64_t qk_head_dim = 0;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,9 @@
 namespace fathom::deepseek {
 
 enum class Attention {
-  kMultiHead,  ///< V1: a key and a value head for every query head
-  kLatent,     ///< V2 and later: MLA
+  kMultiHead,   ///< V1: a key and a value head for every query head
+  kLatent,      ///< V2 and later: MLA
+  kCompressed,  ///< V4: one row a token for all heads, a window of them and rows that stand for several tokens
 };
 
 /// Rotary embedding with YaRN's blend of frequencies where the file asks for it. Source: arXiv:2309.00071.
@@ -29,8 +31,38 @@ struct RopeConfig {
   double softmax_magnitude() const;        ///< that square, 1 without YaRN
 };
 
+/// Tokens of a compressed row of a layer that keeps the model's index; rows of other layers are all seen.
+constexpr int64_t kIndexedRatio = 4;
+
+/// What V4 has beyond its predecessors. Source: the released config.json, spelled as its keys.
+struct V4Config {
+  int64_t head_dim = 0;  ///< N + R: of queries and of the row that is key and value
+  int64_t o_groups = 0, o_lora_rank = 0;
+  int64_t sliding_window = 0;
+  std::vector<int64_t> compress_ratios;  ///< [n_layers] tokens of a compressed row; 0: the window alone
+  RopeConfig compress_rope;              ///< of layers with compressed rows; Config::rope is of the others
+  int64_t index_n_heads = 0, index_head_dim = 0, index_topk = 0;
+  int64_t hc_mult = 0;  ///< residual streams
+  int64_t hc_sinkhorn_iters = 0;
+  double hc_eps = 0;
+  int64_t n_hash_layers = 0;                             ///< the first layers, whose experts the token's id chooses
+  std::vector<float> swiglu_clamp, shared_swiglu_clamp;  ///< [n_layers]
+
+  bool has_index(int64_t layer_idx) const { return compress_ratios[static_cast<size_t>(layer_idx)] == kIndexedRatio; }
+  /// Sets of channels of a compressor: windows of kIndexedRatio overlap.
+  static int64_t channel_sets(int64_t ratio) { return ratio == kIndexedRatio ? 2 : 1; }
+};
+
+/// One kind of rows that a layer keeps, in a paged array of its own.
+struct CacheRows {
+  int64_t elements = 0;
+  int64_t tokens_per_row = 1;  ///< a page of tokens has max(1, page / tokens_per_row) rows
+  bool is_recent = false;      ///< only the last Config::recent_tokens() tokens' are ever read
+  bool is_exact = false;       ///< f32, whatever the cache's type
+};
+
 struct Config {
-  std::string architecture;  ///< "deepseek", "deepseek2" or "deepseek32"
+  std::string architecture;  ///< "deepseek", "deepseek2", "deepseek32" or "deepseek4"
   std::string name;          ///< general.name, may be empty
   Attention attention = Attention::kLatent;
   int64_t n_layers = 0;          ///< decoder blocks, without MTP
@@ -53,20 +85,25 @@ struct Config {
   RopeConfig rope;
   double rms_eps = 1e-6;
   int64_t context_length = 0;  ///< positions the model was made for
+  std::optional<V4Config> v4;  ///< with Attention::kCompressed
 
   int64_t qk_rope_head_dim() const { return rope.dim; }                ///< R
   int64_t qk_head_dim() const { return qk_nope_head_dim + rope.dim; }  ///< N + R
   float softmax_scale() const;
   bool has_indexer() const { return index_topk > 0; }
-  /// Elements a token leaves in the cache: in each layer, and behind them for the indexer of each layer.
-  std::vector<int64_t> cache_row_elements() const;
+  /// All that forward() reads and writes, in the order of Step::caches: layer after layer
+  /// (behind them the index keys of each layer, where it has an indexer), in V4 the window's rows,
+  /// then of the layer's compressor and its index's the pending inputs and the rows.
+  std::vector<CacheRows> cache_rows() const;
+  /// Tokens before a position whose recent rows it takes to go on from there; 0: there are no recent rows.
+  int64_t recent_tokens() const;
 };
 
 /// True if this family computes files of that general.architecture.
 bool is_supported(const std::string& architecture);
 
 /// Fills what older converters left out by the rules beside each key. `has_mtp_tensors`, `has_router_bias`: whether the
-/// file holds blk.{last}.nextn.eh_proj.weight and any exp_probs_b.bias. Throws Error{kModel} naming key, expected and
+/// file holds blk.{last}.nextn.* and any exp_probs_b.bias. Throws Error{kModel} naming key, expected and
 /// found value.
 Config read_config(const Metadata& metadata, bool has_mtp_tensors, bool has_router_bias);
 

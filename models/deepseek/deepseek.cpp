@@ -1,6 +1,8 @@
-// START HERE: embed -> blocks -> norm -> head. Every line is one step with its shape; legend in models/README.md.
+// START HERE (V4: deepseek_v4.cpp): embed -> blocks -> norm -> head. Every line is one step with its shape; legend in
+// models/README.md.
 #include "deepseek/deepseek.h"
 
+#include "deepseek/forward_v4.h"
 #include "ops/add.h"
 #include "ops/embed_rows.h"
 #include "ops/index_rows.h"
@@ -126,6 +128,7 @@ void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tenso
 }  // namespace
 
 Tensor forward(Graph& g, const Model& model, const Step& step) {
+  if (model.config.v4) return forward_v4(g, model, step);
   const Weights& w = model.weights;
   const LayerStep s{model.config, step, rope_table(g, step.where.positions, w.rope_frequencies)};
   const size_t last = w.layers.size() - 1;

@@ -1,4 +1,4 @@
-// The forward pass of DeepSeek V1, V2, V3, R1, V3.1 and V3.2.
+// The forward pass of DeepSeek V1, V2, V3, R1, V3.1, V3.2 and V4.
 #pragma once
 
 #include <vector>
@@ -19,7 +19,7 @@ struct Step {
   Tensor token_ids;  ///< [T] I32
   StepTensors where;
   Tensor output_rows;  ///< [P] I32: the tokens whose logits are wanted, rising; empty: none, the cache alone is filled
-  std::vector<Tensor> caches;  ///< [pages, page_tokens, Config::cache_row_elements()[i]]
+  std::vector<Tensor> caches;  ///< as Config::cache_rows() lists them: [pages, rows of a page, elements]
   AttentionForm attention = AttentionForm::kAuto;
   /// Of a model with an indexer: some token sees more than index_topk rows. Else all attend to all rows, with the same
   /// bits, and only index keys are stored.

@@ -9,6 +9,8 @@
 #include "core/buffer.h"
 #include "core/tensor.h"
 #include "deepseek/config.h"
+#include "ops/compressed_attention.h"
+#include "ops/hyper_connections.h"
 #include "ops/latent_attention.h"
 #include "ops/moe.h"
 
@@ -45,26 +47,53 @@ struct MhaWeights {
   template <typename F> void each(F&& f) { f(q_proj), f(k_proj), f(v_proj), f(o_proj); }
 };
 
+/// V4's choice among compressed rows.
+struct IndexerWeights {
+  Tensor q_b_proj;               ///< [HI * DI, Q], from the attention's compressed queries
+  Tensor weights_proj;           ///< [HI, D]
+  CompressorWeights compressor;  ///< of the index's own rows
+  template <typename F> void each(F&& f) { f(q_b_proj), f(weights_proj), compressor.each(f); }
+};
+
+/// V4's attention. N is the width of a head and of the row that is key and value of all heads.
+struct CompressedAttentionWeights {
+  Tensor q_a_proj, q_a_layernorm, q_b_proj;  ///< [Q, D], [Q], [H * N, Q]
+  Tensor kv_proj, kv_layernorm;              ///< [N, D], [N]
+  Tensor sinks;                              ///< [H]
+  CompressorWeights compressor;              ///< of layers with compressed rows
+  IndexerWeights indexer;                    ///< of those that choose among them
+  Tensor o_a_proj;                           ///< [G * o_lora_rank, H * N / G]: group g's heads meet its rows alone
+  Tensor o_b_proj;                           ///< [D, G * o_lora_rank]
+  template <typename F> void each(F&& f) {
+    f(q_a_proj), f(q_a_layernorm), f(q_b_proj), f(kv_proj), f(kv_layernorm), f(sinks), compressor.each(f),
+        indexer.each(f), f(o_a_proj), f(o_b_proj);
+  }
+};
+
 struct MoeWeights {
   Tensor gate;                     ///< [E, D] router
   Tensor e_score_correction_bias;  ///< [E] or empty
+  Tensor tid2eid;                  ///< [W, K] I32 or empty: the experts of a token by its id
   GatedFfnWeights experts;         ///< [E, F, D], [E, D, F]
   GatedFfnWeights shared_experts;  ///< or empty
   template <typename F> void each(F&& f) {
-    f(gate), f(e_score_correction_bias), experts.each(f), shared_experts.each(f);
+    f(gate), f(e_score_correction_bias), f(tid2eid), experts.each(f), shared_experts.each(f);
   }
 };
 
 struct BlockWeights {
   Tensor input_layernorm;  ///< [D]
-  MlaWeights mla;          ///< one of the two
+  MlaWeights mla;          ///< one of the three
   MhaWeights mha;
-  Tensor post_attention_layernorm;  ///< [D]
-  GatedFfnWeights mlp;              ///< dense blocks
-  MoeWeights moe;                   ///< the others
+  CompressedAttentionWeights csa;
+  HyperConnectionWeights attn_hc, ffn_hc;  ///< V4
+  Tensor post_attention_layernorm;         ///< [D]
+  GatedFfnWeights mlp;                     ///< dense blocks
+  MoeWeights moe;                          ///< the others
   bool is_moe() const { return static_cast<bool>(moe.gate); }
   template <typename F> void each(F&& f) {
-    f(input_layernorm), mla.each(f), mha.each(f), f(post_attention_layernorm), mlp.each(f), moe.each(f);
+    f(input_layernorm), mla.each(f), mha.each(f), csa.each(f), attn_hc.each(f), ffn_hc.each(f),
+        f(post_attention_layernorm), mlp.each(f), moe.each(f);
   }
 };
 
@@ -72,9 +101,11 @@ struct BlockWeights {
 struct Weights {
   Tensor embed_tokens;  ///< [W, D]
   std::vector<BlockWeights> layers;
-  Tensor norm;              ///< [D]
-  Tensor lm_head;           ///< [W, D]
-  Tensor rope_frequencies;  ///< [R/2]
+  Tensor norm;                       ///< [D]
+  Tensor lm_head;                    ///< [W, D]
+  Tensor rope_frequencies;           ///< [R/2]
+  Tensor compress_rope_frequencies;  ///< [R/2] of V4's layers with compressed rows
+  HyperConnectionWeights head_hc;    ///< V4
   std::vector<std::shared_ptr<Buffer>> owned;
 
   int64_t vocab_size() const { return embed_tokens.dim(0); }
@@ -85,7 +116,8 @@ struct Weights {
     };
     present(embed_tokens);
     for (BlockWeights& layer : layers) layer.each(present);
-    present(norm), present(lm_head), present(rope_frequencies);
+    present(norm), present(lm_head), present(rope_frequencies), present(compress_rope_frequencies);
+    head_hc.each(present);
   }
 };
 

@@ -11,6 +11,8 @@ void rms_norm(const RmsNormArgs& a, OpContext& c);
 
 void linear(const LinearArgs& a, OpContext& c);
 Workspace linear_workspace(const LinearArgs& a, const MatmulKernels& kernels);
+void grouped_linear(const GroupedLinearArgs& a, OpContext& c);
+Workspace grouped_linear_workspace(const GroupedLinearArgs& a, const MatmulKernels& kernels);
 void gated_ffn(const GatedFfnArgs& a, OpContext& c);
 Workspace gated_ffn_workspace(const GatedFfnArgs& a, const MatmulKernels& kernels);
 void moe_ffn(const MoeFfnArgs& a, OpContext& c);

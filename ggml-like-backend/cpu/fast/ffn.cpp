@@ -20,6 +20,7 @@ struct Mixture {
   const int32_t* expert_ids;       ///< [T * K]
   const float* expert_weights;     ///< [T * K]
   int64_t n_used;                  ///< K, 0 without experts
+  float clamp, shared_clamp;
 
   int64_t n_tokens() const { return x.dim(0); }
   int64_t hidden_size() const { return x.dim(1); }
@@ -205,7 +206,8 @@ void run_mixture(const Mixture& m, OpContext& c) {
     const DType down_type = t.expert == kShared ? m.shared->down.dtype : m.experts->down.dtype;
     const size_t act_offset = kernels.act_offset_bytes(down_type, t.begin);
     for (int64_t p = t.first; p < t.first + t.count; ++p) {
-      c.elements->silu_times(l.gate_rows[p] + t.begin, l.up_rows[p] + t.begin, t.end - t.begin);
+      c.elements->silu_times(l.gate_rows[p] + t.begin, l.up_rows[p] + t.begin,
+                             t.expert == kShared ? m.shared_clamp : m.clamp, t.end - t.begin);
       kernels.quantize_act(down_type, l.gate_rows[p] + t.begin,
                            static_cast<std::byte*>(const_cast<void*>(l.down_rows[p])) + act_offset, t.end - t.begin);
     }
@@ -241,7 +243,9 @@ void run_mixture(const Mixture& m, OpContext& c) {
   });
 }
 
-Mixture mixture_of(const GatedFfnArgs& a) { return {a.x, a.out, nullptr, &a.weights, nullptr, nullptr, 0}; }
+Mixture mixture_of(const GatedFfnArgs& a) {
+  return {a.x, a.out, nullptr, &a.weights, nullptr, nullptr, 0, kNoClamp, a.clamp};
+}
 
 Mixture mixture_of(const MoeFfnArgs& a) {
   return {a.x,
@@ -250,7 +254,9 @@ Mixture mixture_of(const MoeFfnArgs& a) {
           a.shared.gate ? &a.shared : nullptr,
           a.expert_ids.as<int32_t>(),
           a.expert_weights.as<float>(),
-          a.expert_ids.dim(1)};
+          a.expert_ids.dim(1),
+          a.clamp,
+          a.shared_clamp};
 }
 
 }  // namespace

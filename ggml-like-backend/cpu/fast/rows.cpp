@@ -11,9 +11,10 @@ void add(const AddArgs& a, OpContext& c) {
 }
 
 void rms_norm(const RmsNormArgs& a, OpContext& c) {
+  const float* weight = a.weight ? a.weight.as<float>() : nullptr;
   c.worker.share(a.x.dim(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      c.elements->rms_norm(a.x.row_as<float>(t), a.weight.as<float>(), a.eps, a.out.row_as<float>(t), a.x.dim(1));
+      c.elements->rms_norm(a.x.row_as<float>(t), weight, a.eps, a.out.row_as<float>(t), a.x.dim(1));
     }
   });
 }

@@ -19,15 +19,19 @@ float silu(float x) { return x / (1.0F + std::exp(-x)); }
 
 size_t float_bytes(int64_t n) { return static_cast<size_t>(n) * sizeof(float); }
 
-/// hidden[r, f] = silu(gate_f . x_r) * (up_f . x_r) for rows f in [begin, end); x(r) and hidden(r) give the rows.
+/// hidden[r, f] = silu(min(gate_f . x_r, limit)) * clamp(up_f . x_r, -limit, limit) for rows f in [begin, end); x(r)
+/// and hidden(r) give the rows.
 template <typename X, typename Out>
-void gate_and_up(const Tensor& gate, const Tensor& up, int64_t begin, int64_t end, int64_t n_rows, float* scratch,
-                 X&& x, Out&& hidden) {
+void gate_and_up(const Tensor& gate, const Tensor& up, int64_t begin, int64_t end, int64_t n_rows, float limit,
+                 float* scratch, X&& x, Out&& hidden) {
   const int64_t n = gate.dim(1);
   for (int64_t f = begin; f < end; ++f) {
     dequantize_row(gate.dtype, gate.row(f), scratch, n);
     dequantize_row(up.dtype, up.row(f), scratch + n, n);
-    for (int64_t r = 0; r < n_rows; ++r) hidden(r)[f] = silu(dot(scratch, x(r), n)) * dot(scratch + n, x(r), n);
+    for (int64_t r = 0; r < n_rows; ++r) {
+      const float g = dot(scratch, x(r), n), u = dot(scratch + n, x(r), n);
+      hidden(r)[f] = silu(std::min(g, limit)) * std::clamp(u, -limit, limit);
+    }
   }
 }
 
@@ -52,6 +56,18 @@ void linear(const LinearArgs& a, OpContext& c) {
   });
 }
 
+Workspace grouped_linear_workspace(const GroupedLinearArgs& a, int) { return {0, float_bytes(a.weight.dim(1))}; }
+
+void grouped_linear(const GroupedLinearArgs& a, OpContext& c) {
+  const int64_t width = a.weight.dim(1), rows = a.weight.dim(0) / a.n_groups();
+  c.worker.share(a.n_groups(), 1, [&](int64_t group, int64_t) {
+    multiply(
+        a.weight, group * rows, (group + 1) * rows, a.x.dim(0), reinterpret_cast<float*>(c.own),
+        [&](int64_t t) { return a.x.row_as<float>(t) + group * width; },
+        [&](int64_t t) { return a.out.row_as<float>(t); });
+  });
+}
+
 Workspace gated_ffn_workspace(const GatedFfnArgs& a, int) {
   const int64_t width = a.weights.gate.dim(0);
   return {float_bytes(a.x.dim(0) * width), float_bytes(std::max(2 * a.x.dim(1), width))};
@@ -63,8 +79,8 @@ void gated_ffn(const GatedFfnArgs& a, OpContext& c) {
   auto hidden = [&](int64_t t) { return reinterpret_cast<float*>(c.shared) + t * width; };
   c.worker.share(width, 16, [&](int64_t begin, int64_t end) {
     gate_and_up(
-        a.weights.gate, a.weights.up, begin, end, n_tokens, scratch, [&](int64_t t) { return a.x.row_as<float>(t); },
-        hidden);
+        a.weights.gate, a.weights.up, begin, end, n_tokens, a.clamp, scratch,
+        [&](int64_t t) { return a.x.row_as<float>(t); }, hidden);
   });
   c.worker.barrier();
   c.worker.share(a.weights.down.dim(0), 16, [&](int64_t begin, int64_t end) {
@@ -119,7 +135,8 @@ void moe_ffn(const MoeFfnArgs& a, OpContext& c) {
     const Tensor gate = e < l.n_experts ? a.experts.gate.slab(e) : a.shared.gate;
     const Tensor up = e < l.n_experts ? a.experts.up.slab(e) : a.shared.up;
     gate_and_up(
-        gate, up, 0, gate.dim(0), n_routes(e), scratch, [&](int64_t i) { return a.x.row_as<float>(token(e, i)); },
+        gate, up, 0, gate.dim(0), n_routes(e), e < l.n_experts ? a.clamp : a.shared_clamp, scratch,
+        [&](int64_t i) { return a.x.row_as<float>(token(e, i)); },
         [&](int64_t i) { return hidden + route(e, i) * l.width; });
   });
   c.worker.barrier();

@@ -21,9 +21,15 @@ void index_rows(const IndexRowsArgs& a, OpContext& c);
 Workspace index_rows_workspace(const IndexRowsArgs& a);
 void route_experts(const RouteExpertsArgs& a, OpContext& c);
 Workspace route_experts_workspace(const RouteExpertsArgs& a);
+void collapse_streams(const CollapseStreamsArgs& a, OpContext& c);
+void expand_streams(const ExpandStreamsArgs& a, OpContext& c);
+void compress_rows(const CompressRowsArgs& a, OpContext& c);
+Workspace compress_rows_workspace(const CompressRowsArgs& a);
 
 void linear(const LinearArgs& a, OpContext& c);
 Workspace linear_workspace(const LinearArgs& a, int n_threads);
+void grouped_linear(const GroupedLinearArgs& a, OpContext& c);
+Workspace grouped_linear_workspace(const GroupedLinearArgs& a, int n_threads);
 void gated_ffn(const GatedFfnArgs& a, OpContext& c);
 Workspace gated_ffn_workspace(const GatedFfnArgs& a, int n_threads);
 void moe_ffn(const MoeFfnArgs& a, OpContext& c);

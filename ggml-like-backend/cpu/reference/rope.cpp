@@ -9,12 +9,13 @@
 namespace fathom::cpu::reference {
 namespace {
 
-/// Rotates the R numbers at x by the R/2 (cosine, sine) pairs at table.
-void rotate(float* x, const float* table, int64_t n_pairs, RopePairing pairing) {
+/// Rotates the R numbers at x by the R/2 (cosine, sine) pairs at table, or back.
+void rotate(float* x, const float* table, int64_t n_pairs, RopePairing pairing, bool inverse = false) {
   for (int64_t i = 0; i < n_pairs; ++i) {
     const int64_t first = pairing == RopePairing::kAdjacent ? 2 * i : i;
     const int64_t second = pairing == RopePairing::kAdjacent ? 2 * i + 1 : i + n_pairs;
-    const float cosine = table[2 * i], sine = table[2 * i + 1], x0 = x[first], x1 = x[second];
+    const float cosine = table[2 * i], sine = inverse ? -table[2 * i + 1] : table[2 * i + 1];
+    const float x0 = x[first], x1 = x[second];
     x[first] = x0 * cosine - x1 * sine;
     x[second] = x0 * sine + x1 * cosine;
   }
@@ -44,7 +45,7 @@ void rotate_heads(const RotateHeadsArgs& a, OpContext& c) {
       float* out = a.out.row_as<float>(t);
       std::copy_n(a.x.row_as<float>(t), n_heads * head_dim, out);
       for (int64_t h = 0; h < n_heads; ++h)
-        rotate(out + h * head_dim + a.first_dim, a.table.row_as<float>(t), n_pairs, a.pairing);
+        rotate(out + h * head_dim + a.first_dim, a.table.row_as<float>(t), n_pairs, a.pairing, a.inverse);
     }
   });
 }
@@ -60,7 +61,7 @@ void store_latent(const StoreLatentArgs& a, OpContext& c) {
       const float scale =
           static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n_latent) + static_cast<double>(a.eps)));
       for (int64_t i = 0; i < n_latent; ++i) row[i] = row[i] * scale * a.norm_weight.as<float>()[i];
-      rotate(row + n_latent, a.rope_table.row_as<float>(t), n_pairs, a.pairing);
+      rotate(row + n_row - 2 * n_pairs, a.rope_table.row_as<float>(t), n_pairs, a.pairing);
       store_row(a.cache.dtype, row, cache_row(a.cache, a.slots.as<int32_t>()[t]), n_row);
     }
   });

@@ -61,6 +61,14 @@ void route_experts(const RouteExpertsArgs& a, OpContext& c) {
   float* selection = scores + n_experts;
   float* group_scores = selection + n_experts;
   int32_t* order = reinterpret_cast<int32_t*>(group_scores + n_experts);
+  // Without a table: the best ones.
+  const auto choose = [&](int32_t* ids) {
+    for (int k = 0; k < p.n_used; ++k) {
+      const auto best = std::max_element(selection, selection + n_experts);  // the first of equals
+      ids[k] = static_cast<int32_t>(best - selection);
+      *best = kExcluded;
+    }
+  };
   c.worker.share(a.logits.dim(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       scores_of(p.score, a.logits.row_as<float>(t), n_experts, scores);
@@ -68,14 +76,13 @@ void route_experts(const RouteExpertsArgs& a, OpContext& c) {
       if (p.n_groups > 1) keep_best_groups(p, selection, n_experts, order, group_scores);
       int32_t* ids = a.ids.row_as<int32_t>(t);
       float* weights = a.weights.row_as<float>(t);
-      double sum = 0;
-      for (int k = 0; k < p.n_used; ++k) {
-        const auto best = std::max_element(selection, selection + n_experts);  // the first of equals
-        ids[k] = static_cast<int32_t>(best - selection);
-        weights[k] = scores[ids[k]];
-        sum += static_cast<double>(weights[k]);
-        *best = kExcluded;
+      if (a.table) {
+        std::copy_n(a.table.row_as<int32_t>(a.token_ids.as<int32_t>()[t]), p.n_used, ids);
+      } else {
+        choose(ids);
       }
+      double sum = 0;
+      for (int k = 0; k < p.n_used; ++k) sum += static_cast<double>(weights[k] = scores[ids[k]]);
       const double factor = static_cast<double>(p.scale) / (p.normalize ? sum + 1e-20 : 1.0);
       for (int k = 0; k < p.n_used; ++k) weights[k] = static_cast<float>(static_cast<double>(weights[k]) * factor);
     }

@@ -10,7 +10,10 @@ namespace fathom::cpu::reference {
 void embed_rows(const EmbedRowsArgs& a, OpContext& c) {
   c.worker.share(a.ids.dim(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
-      dequantize_row(a.table.dtype, a.table.row(a.ids.as<int32_t>()[t]), a.out.row_as<float>(t), a.out.dim(1));
+      float* out = a.out.row_as<float>(t);
+      const int64_t n = a.table.dim(1);
+      dequantize_row(a.table.dtype, a.table.row(a.ids.as<int32_t>()[t]), out, n);
+      for (int copy = 1; copy < a.copies; ++copy) std::copy_n(out, n, out + copy * n);
     }
   });
 }
@@ -36,7 +39,7 @@ void add(const AddArgs& a, OpContext& c) {
 
 void rms_norm(const RmsNormArgs& a, OpContext& c) {
   const int64_t n = a.x.dim(1);
-  const float* weight = a.weight.as<float>();
+  const float* weight = a.weight ? a.weight.as<float>() : nullptr;
   c.worker.share(a.x.dim(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
       const float* x = a.x.row_as<float>(t);
@@ -45,7 +48,7 @@ void rms_norm(const RmsNormArgs& a, OpContext& c) {
       for (int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
       const float scale =
           static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(a.eps)));
-      for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
+      for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * (weight ? weight[i] : 1.0F);
     }
   });
 }
