@@ -193,11 +193,19 @@ void CudaBackend::check_supported(const Node& node) const {
                                        why + "; try --backend cpu");
   };
   std::visit(
-      Overload{[](const LinearArgs& a) { check_weights(a); }, [](const GatedFfnArgs& a) { check_weights(a); },
-               [](const MoeFfnArgs& a) { check_weights(a); },
+      Overload{[](const LinearArgs& a) { check_weights(a); },
+               [&](const GatedFfnArgs& a) {
+                 check_weights(a);
+                 if (a.clamp != kNoClamp) refuse("limited hidden values");
+               },
+               [&](const MoeFfnArgs& a) {
+                 check_weights(a);
+                 if (a.clamp != kNoClamp || a.shared_clamp != kNoClamp) refuse("limited hidden values");
+               },
                [&](const EmbedRowsArgs& a) {
                  if (!supports_weights(a.table.dtype))
                    refuse("weights of type " + std::string(dtype_name(a.table.dtype)));
+                 if (a.copies != 1) refuse("several residual streams");
                },
                [&](const LatentAttentionArgs& a) {
                  if (a.chosen) refuse("chosen rows");
@@ -211,7 +219,22 @@ void CudaBackend::check_supported(const Node& node) const {
                  if (a.q.dim(2) > kMostHead)
                    refuse("heads of " + std::to_string(a.q.dim(2)) + " values, at most " + std::to_string(kMostHead));
                },
+               [&](const RmsNormArgs& a) {
+                 if (!a.weight) refuse("a norm without weights");
+               },
+               [&](const RotateHeadsArgs& a) {
+                 if (a.inverse) refuse("the inverse rotation");
+               },
+               [&](const StoreLatentArgs& a) {
+                 if (a.norm_weight.dim(0) == a.kv_a.dim(1)) refuse("rows that are key and value at once");
+               },
+               [&](const GroupedLinearArgs&) { refuse("groups"); },
+               [&](const CollapseStreamsArgs&) { refuse("several residual streams"); },
+               [&](const ExpandStreamsArgs&) { refuse("several residual streams"); },
+               [&](const CompressRowsArgs&) { refuse("compressed rows"); },
+               [&](const CompressedAttentionArgs&) { refuse("compressed rows"); },
                [&](const RouteExpertsArgs& a) {
+                 if (a.table) refuse("experts that the token's id chooses");
                  if (a.logits.dim(1) > kMostExperts)
                    refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
                },

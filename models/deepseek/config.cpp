@@ -129,6 +129,11 @@ float Config::softmax_scale() const {
   return static_cast<float>(rope.softmax_magnitude() / std::sqrt(static_cast<double>(qk_head_dim())));
 }
 
+bool Config::chooses_at(int64_t position) const {
+  if (has_indexer()) return position >= index_topk;
+  return v4 && v4->index_topk > 0 && (position + 1) / kIndexedRatio > v4->index_topk;
+}
+
 std::vector<CacheRows> Config::cache_rows() const {
   if (attention != Attention::kCompressed) {
     const int64_t elements = attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim();

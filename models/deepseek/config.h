@@ -90,7 +90,10 @@ struct Config {
   int64_t qk_rope_head_dim() const { return rope.dim; }                ///< R
   int64_t qk_head_dim() const { return qk_nope_head_dim + rope.dim; }  ///< N + R
   float softmax_scale() const;
-  bool has_indexer() const { return index_topk > 0; }
+  bool has_indexer() const { return index_topk > 0; }  ///< V3.2's
+  /// Whether a token at this position sees more rows in some layer than attention may have.
+  bool chooses_at(int64_t position) const;
+  bool has_choice() const { return chooses_at(context_length); }
   /// All that forward() reads and writes, in the order of Step::caches: layer after layer
   /// (behind them the index keys of each layer, where it has an indexer), in V4 the window's rows,
   /// then of the layer's compressor and its index's the pending inputs and the rows.

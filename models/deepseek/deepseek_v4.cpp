@@ -77,7 +77,7 @@ Tensor attention(Graph& g, const CompressedAttentionWeights& w, const PassV4& s,
   Tensor q = linear(g, q_a, w.q_b_proj).reshaped({n_tokens * heads, n});
   q = rotate(rms_norm(g, q, {}, s.eps()).reshaped({n_tokens, heads, n}), n, false);  // [T, H, N]
   Tensor chosen;                                                                     // [T, top_k]
-  if (v4.has_index(layer_idx)) {
+  if (v4.has_index(layer_idx) && s.step.selects) {
     Tensor q_index = linear(g, q_a, w.indexer.q_b_proj).reshaped({n_tokens, v4.index_n_heads, v4.index_head_dim});
     Tensor head_weights = linear(g, x, w.indexer.weights_proj);  // [T, HI]
     chosen = index_rows(g, rotate(q_index, v4.index_head_dim, false), head_weights, caches.index.rows, s.step.where,

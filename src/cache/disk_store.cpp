@@ -132,10 +132,11 @@ void DiskStore::refresh() {
       now.insert(entries_.extract(known));
       continue;
     }
-    Entry entry{false, DType::kF32, {}};
+    Entry entry{false, DType::kF32, {}, 1};
     try {
       const SequenceFile saved(file.path);
-      if (saved.fingerprint() == fingerprint_) entry = {true, saved.layout().dtype, saved.tokens()};
+      if (saved.fingerprint() == fingerprint_)
+        entry = {true, saved.layout().dtype, saved.tokens(), saved.least_tokens()};
     } catch (const Error&) {
       // Gone meanwhile, or damaged: not to be found, and never used again, hence the first to be evicted.
     }
@@ -151,6 +152,7 @@ DiskStore::Hit DiskStore::find(std::span<const int32_t> tokens, std::optional<DT
   for (const auto& [name, entry] : entries_) {
     if (!entry.is_ours) continue;
     const int64_t n = common_length(entry.tokens, tokens);
+    if (n < entry.least_tokens) continue;
     const bool is_preferred = entry.dtype == preferred;
     if (n > best.n_tokens || (n > 0 && n == best.n_tokens && is_preferred && !best_preferred)) {
       best = {name, n};
@@ -169,13 +171,14 @@ bool DiskStore::save(std::span<const int32_t> tokens, const Sequence& sequence, 
     ::utimensat(AT_FDCWD, (folder_ / name).c_str(), nullptr, 0);
     return true;
   }
+  const int64_t least_tokens = SequenceFile::least_tokens(layout, sequence.first_recent());
   if (!save_sequence(folder_ / name, fingerprint_, tokens, sequence, max_bytes_, go_on)) return false;
   for (const auto& [other, entry] : entries_) {
     const auto n = static_cast<int64_t>(entry.tokens.size());
     if (!entry.is_ours || entry.dtype != layout.dtype || common_length(entry.tokens, tokens) != n) continue;
     ::unlink((folder_ / other).c_str());
   }
-  entries_.insert_or_assign(name, Entry{true, layout.dtype, {tokens.begin(), tokens.end()}});
+  entries_.insert_or_assign(name, Entry{true, layout.dtype, {tokens.begin(), tokens.end()}, least_tokens});
   evict();
   return true;
 }

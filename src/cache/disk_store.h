@@ -51,6 +51,7 @@ class DiskStore {
     bool is_ours;  ///< readable and of our fingerprint
     DType dtype;
     std::vector<int32_t> tokens;
+    int64_t least_tokens;  ///< that can be brought back
   };
   struct Hit {
     std::string name;

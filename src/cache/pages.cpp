@@ -12,15 +12,40 @@ namespace {
 
 int64_t pages_for(int64_t n_tokens) { return (n_tokens + kPageTokens - 1) / kPageTokens; }
 
+void check_tokens(int64_t n_tokens) {
+  FATHOM_CHECK(n_tokens >= 0 && n_tokens <= kPageTokens, "a page has no " + std::to_string(n_tokens) + " tokens");
+}
+
+/// The first page that a sequence of so many tokens holds the recent part of.
+int64_t first_kept(const CacheLayout& layout, int64_t n_tokens) {
+  return std::max<int64_t>(0, n_tokens - layout.recent_tokens - kRecentSlack) / kPageTokens;
+}
+
 }  // namespace
 
 size_t CacheLayout::row_bytes(int layer_idx) const {
   return fathom::row_bytes(dtype, row_elements[static_cast<size_t>(layer_idx)]);
 }
 
-size_t CacheLayout::token_bytes() const {
+int64_t CacheLayout::n_rows(int layer_idx, int64_t n_tokens) const {
+  if (tokens_per_row.empty()) return n_tokens;
+  return n_tokens / std::min<int64_t>(tokens_per_row[static_cast<size_t>(layer_idx)], kPageTokens);
+}
+
+size_t CacheLayout::recent_row_bytes(int recent_idx) const {
+  const TokenRows& rows = recent[static_cast<size_t>(recent_idx)];
+  return fathom::row_bytes(rows.dtype, rows.elements);
+}
+
+size_t CacheLayout::tokens_bytes(int64_t n_tokens) const {
   size_t total = 0;
-  for (const int64_t n : row_elements) total += fathom::row_bytes(dtype, n);
+  for (int i = 0; i < n_layers; ++i) total += rows_bytes(i, n_tokens);
+  return total;
+}
+
+size_t CacheLayout::recent_token_bytes() const {
+  size_t total = 0;
+  for (const TokenRows& rows : recent) total += fathom::row_bytes(rows.dtype, rows.elements);
   return total;
 }
 
@@ -32,7 +57,17 @@ std::string CacheLayout::describe() const {
             std::to_string(*run);
     run = end;
   }
-  return text + " " + std::string(dtype_name(dtype));
+  text += " " + std::string(dtype_name(dtype));
+  if (!tokens_per_row.empty()) {
+    text += ", tokens a row";
+    for (const int64_t n : tokens_per_row) text += " " + std::to_string(n);
+  }
+  if (has_recent()) {
+    text += ", of the last " + std::to_string(recent_tokens);
+    for (const TokenRows& rows : recent)
+      text += " " + std::to_string(rows.elements) + std::string(dtype_name(rows.dtype));
+  }
+  return text;
 }
 
 void validate(const CacheLayout& layout) {
@@ -41,17 +76,25 @@ void validate(const CacheLayout& layout) {
     throw Error(ErrorCode::kUsage, "cache: type " + std::string(dtype_name(layout.dtype)) +
                                        " cannot hold latent pages; expected f32, f16, bf16, q8_0 or f8_e4m3; try bf16");
   }
-  FATHOM_CHECK(layout.n_layers > 0 && layout.row_elements.size() == static_cast<size_t>(layout.n_layers),
+  FATHOM_CHECK(layout.n_layers + std::ssize(layout.recent) > 0 &&
+                   layout.row_elements.size() == static_cast<size_t>(layout.n_layers),
                "a cache layout needs a row size for each of its layers");
-  const int block = dtype_info(layout.dtype).block_elements;
-  for (const int64_t n : layout.row_elements) {
+  FATHOM_CHECK(layout.has_recent() == (layout.recent_tokens > 0), "recent rows are those of some tokens");
+  const auto check_row = [](int64_t n, DType dtype) {
     FATHOM_CHECK(n > 0, "a cache row needs elements");
+    const int block = dtype_info(dtype).block_elements;
     if (n % block != 0) {
       throw Error(ErrorCode::kUsage, "cache: rows of " + std::to_string(n) + " elements do not fit type " +
-                                         std::string(dtype_name(layout.dtype)) + "; expected a multiple of " +
+                                         std::string(dtype_name(dtype)) + "; expected a multiple of " +
                                          std::to_string(block) + "; try bf16");
     }
-  }
+  };
+  for (const int64_t n : layout.row_elements) check_row(n, layout.dtype);
+  for (const TokenRows& rows : layout.recent) check_row(rows.elements, rows.dtype);
+  FATHOM_CHECK(layout.tokens_per_row.empty() || layout.tokens_per_row.size() == layout.row_elements.size(),
+               "a cache layout says of every layer what a row stands for");
+  for (const int64_t n : layout.tokens_per_row)
+    FATHOM_CHECK(n > 0 && (kPageTokens % n == 0 || n % kPageTokens == 0), "rows divide a page or are whole pages");
 }
 
 PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend)
@@ -65,9 +108,19 @@ PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend)
                                           "; try a smaller context");
   }
   for (int i = 0; i < layout_.n_layers; ++i) {
-    const size_t size_bytes = static_cast<size_t>(n_pages) * kPageTokens * layout_.row_bytes(i);
+    const size_t size_bytes = static_cast<size_t>(n_pages) * layout_.rows_bytes(i, kPageTokens);
     buffers_.push_back(backend_ != nullptr ? backend_->allocate(size_bytes, "the latent cache")
                                            : allocate_heap(size_bytes, "the latent cache"));
+  }
+  if (layout_.has_recent()) {
+    FATHOM_CHECK(backend_ == nullptr || backend_->shares_host_memory(), "recent rows are in the host's memory");
+    recent_.emplace(static_cast<size_t>(n_pages), layout_.recent_page_bytes(), "recent rows of the cache");
+    size_t offset = 0;
+    for (int i = 0; i < static_cast<int>(layout_.recent.size()); ++i) {
+      recent_offsets_.push_back(offset);
+      offset += kPageTokens * layout_.recent_row_bytes(i);
+    }
+    recent_counts_.assign(static_cast<size_t>(n_pages), 0);
   }
   ref_counts_.assign(static_cast<size_t>(n_pages), 0);
   free_.resize(static_cast<size_t>(n_pages));
@@ -81,14 +134,28 @@ void PagePool::check_page(int32_t page_id) const {
 Tensor PagePool::layer(int layer_idx) const {
   FATHOM_CHECK(layer_idx >= 0 && layer_idx < layout_.n_layers, "no layer " + std::to_string(layer_idx));
   const auto i = static_cast<size_t>(layer_idx);
-  return Tensor(layout_.dtype, {n_pages(), kPageTokens, layout_.row_elements[i]}, buffers_[i]->data());
+  return Tensor(layout_.dtype, {n_pages(), layout_.n_rows(layer_idx, kPageTokens), layout_.row_elements[i]},
+                buffers_[i]->data());
+}
+
+Tensor PagePool::recent(int recent_idx) const {
+  const TokenRows& rows = layout_.recent.at(static_cast<size_t>(recent_idx));
+  Tensor t(rows.dtype, {n_pages(), kPageTokens, rows.elements},
+           recent_->data() + recent_offsets_[static_cast<size_t>(recent_idx)]);
+  t.strides_bytes[0] = static_cast<int64_t>(recent_->stride_bytes());
+  return t;
 }
 
 std::byte* PagePool::page_data(int layer_idx, int32_t page_id) const {
   FATHOM_CHECK(layer_idx >= 0 && layer_idx < layout_.n_layers, "no layer " + std::to_string(layer_idx));
   check_page(page_id);
   return buffers_[static_cast<size_t>(layer_idx)]->data() +
-         static_cast<size_t>(page_id) * kPageTokens * layout_.row_bytes(layer_idx);
+         static_cast<size_t>(page_id) * layout_.rows_bytes(layer_idx, kPageTokens);
+}
+
+std::byte* PagePool::recent_data(int recent_idx, int32_t page_id) const {
+  check_page(page_id);
+  return recent_->unit(static_cast<size_t>(page_id)) + recent_offsets_.at(static_cast<size_t>(recent_idx));
 }
 
 std::optional<int32_t> PagePool::allocate() {
@@ -110,7 +177,28 @@ void PagePool::release(int32_t page_id) {
   check_page(page_id);
   int32_t& count = ref_counts_[static_cast<size_t>(page_id)];
   FATHOM_CHECK(count > 0, "page " + std::to_string(page_id) + " is freed twice");
-  if (--count == 0) free_.push_back(page_id);
+  if (--count > 0) return;
+  FATHOM_CHECK(!has_recent(page_id), "page " + std::to_string(page_id) + " is freed before its recent part");
+  free_.push_back(page_id);
+}
+
+bool PagePool::has_recent(int32_t page_id) const {
+  check_page(page_id);
+  return !recent_counts_.empty() && recent_counts_[static_cast<size_t>(page_id)] > 0;
+}
+
+void PagePool::retain_recent(int32_t page_id) {
+  check_page(page_id);
+  FATHOM_CHECK(recent_.has_value() && ref_counts_[static_cast<size_t>(page_id)] > 0,
+               "page " + std::to_string(page_id) + " has no recent part");
+  if (recent_counts_[static_cast<size_t>(page_id)]++ == 0) ++n_recent_pages_;
+}
+
+void PagePool::release_recent(int32_t page_id) {
+  FATHOM_CHECK(has_recent(page_id), "page " + std::to_string(page_id) + " has lost its recent part already");
+  if (--recent_counts_[static_cast<size_t>(page_id)] > 0) return;
+  --n_recent_pages_;
+  recent_->discard(static_cast<size_t>(page_id));
 }
 
 int32_t PagePool::ref_count(int32_t page_id) const {
@@ -118,10 +206,14 @@ int32_t PagePool::ref_count(int32_t page_id) const {
   return ref_counts_[static_cast<size_t>(page_id)];
 }
 
-void PagePool::copy_rows(int32_t from_page, int32_t to_page, int n_rows) {
-  FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
+void PagePool::copy_rows(int32_t from_page, int32_t to_page, int n_tokens) {
+  check_tokens(n_tokens);
+  for (int i = 0; i < static_cast<int>(layout_.recent.size()) && has_recent(from_page); ++i) {
+    std::memcpy(recent_data(i, to_page), recent_data(i, from_page),
+                static_cast<size_t>(n_tokens) * layout_.recent_row_bytes(i));
+  }
   for (int i = 0; i < layout_.n_layers; ++i) {
-    const size_t size_bytes = static_cast<size_t>(n_rows) * layout_.row_bytes(i);
+    const size_t size_bytes = layout_.rows_bytes(i, n_tokens);
     if (backend_ != nullptr) {
       backend_->copy(page_data(i, to_page), page_data(i, from_page), size_bytes);
     } else {
@@ -130,20 +222,20 @@ void PagePool::copy_rows(int32_t from_page, int32_t to_page, int n_rows) {
   }
 }
 
-const std::byte* PagePool::read_rows(int layer_idx, int32_t page_id, int n_rows,
+const std::byte* PagePool::read_rows(int layer_idx, int32_t page_id, int n_tokens,
                                      std::vector<std::byte>& scratch) const {
-  FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
+  check_tokens(n_tokens);
   const std::byte* rows = page_data(layer_idx, page_id);
   if (backend_ == nullptr || backend_->shares_host_memory()) return rows;
-  scratch.resize(static_cast<size_t>(n_rows) * layout_.row_bytes(layer_idx));
+  scratch.resize(layout_.rows_bytes(layer_idx, n_tokens));
   backend_->download(scratch.data(), rows, scratch.size());
   return scratch.data();
 }
 
-void PagePool::write_rows(int layer_idx, int32_t page_id, int n_rows, const std::byte* rows) {
-  FATHOM_CHECK(n_rows >= 0 && n_rows <= kPageTokens, "a page has no " + std::to_string(n_rows) + " rows");
+void PagePool::write_rows(int layer_idx, int32_t page_id, int n_tokens, const std::byte* rows) {
+  check_tokens(n_tokens);
   std::byte* to = page_data(layer_idx, page_id);
-  const size_t size_bytes = static_cast<size_t>(n_rows) * layout_.row_bytes(layer_idx);
+  const size_t size_bytes = layout_.rows_bytes(layer_idx, n_tokens);
   if (backend_ != nullptr) {
     backend_->upload(to, rows, size_bytes);
   } else {
@@ -151,8 +243,29 @@ void PagePool::write_rows(int layer_idx, int32_t page_id, int n_rows, const std:
   }
 }
 
+std::optional<std::string> PagePool::check_recent(std::span<const Sequence* const> live,
+                                                  std::span<const int32_t> held_recent) const {
+  if (!recent_) return std::nullopt;
+  std::vector<int32_t> holders(ref_counts_.size(), 0);
+  for (const Sequence* sequence : live) {
+    if (!resumable_at(layout_, sequence->length(), sequence->first_recent()))
+      return "a sequence of " + std::to_string(sequence->length()) + " tokens lacks recent parts";
+    for (size_t i = static_cast<size_t>(sequence->first_recent()); i < sequence->pages().size(); ++i)
+      ++holders[static_cast<size_t>(sequence->pages()[i])];
+  }
+  for (const int32_t page_id : held_recent) ++holders[static_cast<size_t>(page_id)];
+  for (size_t i = 0; i < holders.size(); ++i) {
+    if (recent_counts_[i] != holders[i]) {
+      return "the recent part of page " + std::to_string(i) + " counts " + std::to_string(recent_counts_[i]) +
+             " holders, but has " + std::to_string(holders[i]);
+    }
+  }
+  return std::nullopt;
+}
+
 std::optional<std::string> PagePool::check_integrity(std::span<const Sequence* const> live,
-                                                     std::span<const int32_t> held) const {
+                                                     std::span<const int32_t> held,
+                                                     std::span<const int32_t> held_recent) const {
   std::vector<int32_t> holders(ref_counts_.size(), 0);
   auto hold = [&](int32_t page_id) {
     if (page_id < 0 || page_id >= n_pages()) return false;
@@ -195,7 +308,7 @@ std::optional<std::string> PagePool::check_integrity(std::span<const Sequence* c
              (is_free[i] ? " is on the free list, but has holders" : " has no holder, but is not on the free list");
     }
   }
-  return std::nullopt;
+  return check_recent(live, held_recent);
 }
 
 Sequence::Sequence(PagePool& pool, std::span<const int32_t> pages, int64_t n_tokens) : pool_(&pool), length_(n_tokens) {
@@ -203,10 +316,19 @@ Sequence::Sequence(PagePool& pool, std::span<const int32_t> pages, int64_t n_tok
                std::to_string(n_tokens) + " tokens do not fill " + std::to_string(pages.size()) + " pages");
   pages_.assign(pages.begin(), pages.end());
   for (const int32_t page_id : pages_) pool_->retain(page_id);
+  if (!pool_->layout().has_recent()) return;
+  first_recent_ = std::ssize(pages_);
+  const int64_t first = first_kept(pool_->layout(), n_tokens);
+  while (first_recent_ > first && pool_->has_recent(pages_[static_cast<size_t>(first_recent_ - 1)]))
+    pool_->retain_recent(pages_[static_cast<size_t>(--first_recent_)]);
+  FATHOM_CHECK(resumable_at(pool_->layout(), n_tokens, first_recent_), "recent parts are missing");
 }
 
 Sequence::Sequence(Sequence&& other) noexcept
-    : pool_(other.pool_), pages_(std::move(other.pages_)), length_(std::exchange(other.length_, 0)) {
+    : pool_(other.pool_),
+      pages_(std::move(other.pages_)),
+      length_(std::exchange(other.length_, 0)),
+      first_recent_(std::exchange(other.first_recent_, 0)) {
   other.pages_.clear();
 }
 
@@ -217,6 +339,7 @@ Sequence& Sequence::operator=(Sequence&& other) noexcept {
   pages_ = std::move(other.pages_);
   other.pages_.clear();
   length_ = std::exchange(other.length_, 0);
+  first_recent_ = std::exchange(other.first_recent_, 0);
   return *this;
 }
 
@@ -236,16 +359,22 @@ int64_t Sequence::pages_needed(int64_t n_tokens) const {
 bool Sequence::reserve(int64_t n_tokens) {
   if (pages_needed(n_tokens) > pool_->free_pages()) return false;
   if (n_tokens == 0) return true;
+  const bool has_recent = pool_->layout().has_recent();
   if (length_ % kPageTokens != 0) {
     int32_t& last = pages_[static_cast<size_t>(length_ / kPageTokens)];
     if (pool_->ref_count(last) > 1) {
       const int32_t copy = *pool_->allocate();
+      if (has_recent) pool_->retain_recent(copy);
       pool_->copy_rows(last, copy, static_cast<int>(length_ % kPageTokens));
+      if (has_recent) pool_->release_recent(last);
       pool_->release(last);
       last = copy;
     }
   }
-  while (static_cast<int64_t>(pages_.size()) < pages_for(length_ + n_tokens)) pages_.push_back(*pool_->allocate());
+  while (static_cast<int64_t>(pages_.size()) < pages_for(length_ + n_tokens)) {
+    pages_.push_back(*pool_->allocate());
+    if (has_recent) pool_->retain_recent(pages_.back());
+  }
   return true;
 }
 
@@ -277,16 +406,31 @@ void Sequence::advance(int64_t n_tokens) {
   FATHOM_CHECK(n_tokens >= 0 && n_tokens <= static_cast<int64_t>(pages_.size()) * kPageTokens - length_,
                std::to_string(n_tokens) + " tokens were not reserved");
   length_ += n_tokens;
+  if (!pool_->layout().has_recent()) return;
+  for (const int64_t first = first_kept(pool_->layout(), length_); first_recent_ < first; ++first_recent_)
+    pool_->release_recent(pages_[static_cast<size_t>(first_recent_)]);
+}
+
+int64_t Sequence::resumable(int64_t n_tokens) const {
+  return resumable_at(pool_->layout(), n_tokens, first_recent_) ? n_tokens : 0;
+}
+
+bool resumable_at(const CacheLayout& layout, int64_t n_tokens, int64_t first_recent) {
+  return n_tokens == 0 || !layout.has_recent() ||
+         first_recent <= std::max<int64_t>(0, n_tokens - layout.recent_tokens) / kPageTokens;
 }
 
 void Sequence::truncate(int64_t n_tokens) {
   FATHOM_CHECK(n_tokens >= 0 && n_tokens <= length_,
                "a sequence of " + std::to_string(length_) + " tokens cannot be cut to " + std::to_string(n_tokens));
+  FATHOM_CHECK(resumable(n_tokens) == n_tokens, "a sequence is cut where its recent parts are gone");
   length_ = n_tokens;
   while (static_cast<int64_t>(pages_.size()) > pages_for(n_tokens)) {
+    if (pool_->layout().has_recent() && std::ssize(pages_) > first_recent_) pool_->release_recent(pages_.back());
     pool_->release(pages_.back());
     pages_.pop_back();
   }
+  if (n_tokens == 0) first_recent_ = 0;
 }
 
 Sequence Sequence::fork() const {

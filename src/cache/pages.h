@@ -12,6 +12,7 @@
 #include "core/backend.h"
 #include "core/buffer.h"
 #include "core/dtype.h"
+#include "core/sparse_memory.h"
 #include "core/tensor.h"
 
 namespace fathom {
@@ -20,23 +21,49 @@ namespace fathom {
 /// that a sequence wastes half a page (32 tokens) on average.
 constexpr int kPageTokens = 64;
 
-/// What one cached token is, layer by layer. MLA keeps [latent C | rotated key R] = kv_lora_rank + qk_rope_head_dim
+/// Rows of one element type, one for each token.
+struct TokenRows {
+  int64_t elements = 0;
+  DType dtype = DType::kBF16;
+  bool operator==(const TokenRows&) const = default;
+};
+
+/// What cached tokens are, layer by layer. MLA keeps [latent C | rotated key R] = kv_lora_rank + qk_rope_head_dim
 /// elements (after the norm and after RoPE); plain attention keeps keys and values, 2 * heads * head_dim. A model that
 /// keeps further rows (indexer keys) counts them as further layers.
+///
+/// V4 keeps two kinds of rows: those of layers, which stand for several tokens each and stay, and recent rows, far
+/// larger, of which only the last `recent_tokens` tokens' are ever read. A page's recent rows are its recent part.
 struct CacheLayout {
   int n_layers = 0;
   std::vector<int64_t> row_elements;  ///< one per layer, positive; q8_0 needs multiples of 32
   DType dtype = DType::kBF16;         ///< f32, f16, bf16, q8_0 or f8_e4m3
+  /// One per layer, dividing kPageTokens or divided by it; empty: 1. A row is in the page of its last token.
+  std::vector<int64_t> tokens_per_row{};
+  std::vector<TokenRows> recent{};  ///< beside the layers
+  int64_t recent_tokens = 0;        ///< before a position, that evaluation from there reads; 0 without recent rows
 
   size_t row_bytes(int layer_idx) const;
-  size_t token_bytes() const;                                        ///< all layers
-  size_t page_bytes() const { return kPageTokens * token_bytes(); }  ///< all layers
+  /// Rows of a layer that the first n_tokens of a page complete; of a row longer than a page the page's share is one.
+  int64_t n_rows(int layer_idx, int64_t n_tokens) const;
+  size_t rows_bytes(int layer_idx, int64_t n_tokens) const {
+    return static_cast<size_t>(n_rows(layer_idx, n_tokens)) * row_bytes(layer_idx);
+  }
+  size_t recent_row_bytes(int recent_idx) const;
+  bool has_recent() const { return !recent.empty(); }
+  size_t tokens_bytes(int64_t n_tokens) const;                     ///< of a page's first tokens, all layers
+  size_t page_bytes() const { return tokens_bytes(kPageTokens); }  ///< all layers
+  size_t recent_token_bytes() const;                               ///< all recent rows of a token
+  size_t recent_page_bytes() const { return kPageTokens * recent_token_bytes(); }
   std::string describe() const;  ///< "27 layers x 576 bf16", "61 layers x 576 + 61 x 128 bf16"
   bool operator==(const CacheLayout&) const = default;
 };
 
+/// Tokens whose recent parts a sequence keeps beyond those it reads, so that its last ones can be taken back.
+constexpr int64_t kRecentSlack = kPageTokens;
+
 /// Throws Error{kUsage} for a dtype the cache cannot hold or rows that do not divide into its blocks, BugError for a
-/// layout without layers.
+/// layout without rows.
 void validate(const CacheLayout& layout);
 
 class Sequence;
@@ -54,21 +81,26 @@ class PagePool {
   PagePool& operator=(const PagePool&) = delete;
 
   const CacheLayout& layout() const { return layout_; }
-  /// [n_pages, kPageTokens, row_elements[layer_idx]] of the cache dtype, contiguous. Seen as rows: slot s of a sequence
-  /// is row s of [n_pages * kPageTokens, row_elements].
+  /// [n_pages, rows of a page, row_elements[layer_idx]] of the cache dtype, contiguous. With a row a token: slot s of a
+  /// sequence is row s of [n_pages * kPageTokens, row_elements].
   Tensor layer(int layer_idx) const;
-  /// The kPageTokens rows of one page in one layer: an address of the device that holds the pool.
+  /// [n_pages, kPageTokens, elements]; pages are further apart than their rows take.
+  Tensor recent(int recent_idx) const;
+  /// The rows of one page in one layer: an address of the device that holds the pool.
   std::byte* page_data(int layer_idx, int32_t page_id) const;
-  /// The first n_rows rows of a page where the host can read them: in place, or brought to `scratch`.
-  const std::byte* read_rows(int layer_idx, int32_t page_id, int n_rows, std::vector<std::byte>& scratch) const;
-  /// Overwrites the first n_rows rows of a page.
-  void write_rows(int layer_idx, int32_t page_id, int n_rows, const std::byte* rows);
+  /// The same of its recent rows, in memory of the host.
+  std::byte* recent_data(int recent_idx, int32_t page_id) const;
+  /// The rows of a page's first n_tokens where the host can read them: in place, or brought to `scratch`.
+  const std::byte* read_rows(int layer_idx, int32_t page_id, int n_tokens, std::vector<std::byte>& scratch) const;
+  /// Overwrites the rows of a page's first n_tokens.
+  void write_rows(int layer_idx, int32_t page_id, int n_tokens, const std::byte* rows);
 
   int32_t n_pages() const { return static_cast<int32_t>(ref_counts_.size()); }
   int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
   int32_t used_pages() const { return n_pages() - free_pages(); }
   size_t capacity_bytes() const { return static_cast<size_t>(n_pages()) * layout_.page_bytes(); }
-  size_t used_bytes() const { return static_cast<size_t>(used_pages()) * layout_.page_bytes(); }
+  size_t used_bytes() const { return static_cast<size_t>(used_pages()) * layout_.page_bytes() + recent_bytes(); }
+  size_t recent_bytes() const { return static_cast<size_t>(n_recent_pages_) * layout_.recent_page_bytes(); }
 
   /// A page with one holder, or nothing if all are taken.
   std::optional<int32_t> allocate();
@@ -77,33 +109,50 @@ class PagePool {
   /// One holder less; the last one frees the page.
   void release(int32_t page_id);
   int32_t ref_count(int32_t page_id) const;
-  /// Copies the first n_rows rows of a page to another, in all layers.
-  void copy_rows(int32_t from_page, int32_t to_page, int n_rows);
+  /// Copies the rows of a page's first n_tokens to another, in all layers, and its recent part where it has one.
+  void copy_rows(int32_t from_page, int32_t to_page, int n_tokens);
+
+  /// Whether somebody holds the page's recent part: else its content is lost.
+  bool has_recent(int32_t page_id) const;
+  /// One more holder of the recent part of a page in use; a part without holders begins with undefined content.
+  void retain_recent(int32_t page_id);
+  /// One holder less; the last one gives its memory back. A holder lets go of the recent part before the page.
+  void release_recent(int32_t page_id);
 
   /// The first violation found, or nothing: every reference count equals its holders (`live` sequences, which must be
-  /// all there are, plus `held` ids, one entry per holder); the free list names every page without holders exactly
-  /// once; every sequence has the pages its length needs.
-  std::optional<std::string> check_integrity(std::span<const Sequence* const> live,
-                                             std::span<const int32_t> held = {}) const;
+  /// all there are, plus `held` ids, one entry per holder; `held_recent` likewise of recent parts); the free list names
+  /// every page without holders exactly once; every sequence has the pages its length needs.
+  std::optional<std::string> check_integrity(std::span<const Sequence* const> live, std::span<const int32_t> held = {},
+                                             std::span<const int32_t> held_recent = {}) const;
 
  private:
   void check_page(int32_t page_id) const;
+  std::optional<std::string> check_recent(std::span<const Sequence* const> live,
+                                          std::span<const int32_t> held_recent) const;
 
   CacheLayout layout_;
   Backend* backend_;                              // null: the heap
   std::vector<std::shared_ptr<Buffer>> buffers_;  // one per layer
   std::vector<int32_t> ref_counts_;
   std::vector<int32_t> free_;  // a stack: the page freed last is taken first, while it may still be in a CPU cache
+  // A unit for each page, of which only held ones cost memory. The host's: no device takes a model with recent rows.
+  std::optional<SparseMemory> recent_;
+  std::vector<size_t> recent_offsets_;  // of each kind of rows in a unit
+  std::vector<int32_t> recent_counts_;
+  int64_t n_recent_pages_ = 0;
 };
 
 /// The cached tokens of one timeline: position p lives in page pages()[p / 64], row p % 64. To add tokens: reserve(n),
 /// write the rows at slots(length(), n), advance(n). Pages are shared with forks and with a prefix tree and never
 /// written while shared: reserve() copies the last, partly filled page first.
+///
+/// With recent rows a sequence holds the recent parts of its last pages alone: those within recent_tokens +
+/// kRecentSlack of its end. It can be cut only where enough of them are left, see resumable().
 class Sequence {
  public:
   explicit Sequence(PagePool& pool) : pool_(&pool) {}
   /// Shares `pages` (each retained), the first `n_tokens` rows of which are this sequence's tokens. Needs exactly
-  /// ceil(n_tokens / 64) pages.
+  /// ceil(n_tokens / 64) pages, the last of them with their recent parts (resumable_at).
   Sequence(PagePool& pool, std::span<const int32_t> pages, int64_t n_tokens);
   ~Sequence() { clear(); }
   Sequence(Sequence&& other) noexcept;
@@ -115,6 +164,10 @@ class Sequence {
   PagePool& pool() const { return *pool_; }
   /// Pages in order of position; after a reserve() there may be more than length() needs.
   std::span<const int32_t> pages() const { return pages_; }
+  /// Pages from this one on have their recent parts held; 0 without recent rows.
+  int64_t first_recent() const { return first_recent_; }
+  /// The most of the first n_tokens that truncate() can leave: n_tokens or, where recent parts are gone, 0.
+  int64_t resumable(int64_t n_tokens) const;
 
   /// Pages that reserve(n_tokens) would take from the pool now, a copy of the shared last page included.
   int64_t pages_needed(int64_t n_tokens) const;
@@ -128,7 +181,8 @@ class Sequence {
   std::vector<int32_t> slots(int64_t first_pos, int64_t n) const;
   /// n_tokens reserved rows have been written.
   void advance(int64_t n_tokens);
-  /// Forgets positions [n_tokens, length) and returns the pages only they and unused reservations needed.
+  /// Forgets positions [n_tokens, length) and returns the pages only they and unused reservations needed. n_tokens must
+  /// be resumable.
   void truncate(int64_t n_tokens);
   void clear() { truncate(0); }
   /// A second timeline over the same tokens; costs no page until one of the two writes. Rows reserved but not advanced
@@ -139,6 +193,10 @@ class Sequence {
   PagePool* pool_;
   std::vector<int32_t> pages_;
   int64_t length_ = 0;
+  int64_t first_recent_ = 0;
 };
+
+/// Whether a text of n_tokens can go on if recent parts are there from page first_recent on.
+bool resumable_at(const CacheLayout& layout, int64_t n_tokens, int64_t first_recent);
 
 }  // namespace fathom

@@ -12,6 +12,8 @@ int64_t common_length(std::span<const int32_t> a, std::span<const int32_t> b) {
   return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
 }
 
+int64_t pages_for(int64_t n_tokens) { return (n_tokens + kPageTokens - 1) / kPageTokens; }
+
 std::span<const int32_t> page_of(std::span<const int32_t> tokens, int64_t first) {
   return tokens.subspan(static_cast<size_t>(first),
                         std::min<size_t>(kPageTokens, tokens.size() - static_cast<size_t>(first)));
@@ -19,8 +21,9 @@ std::span<const int32_t> page_of(std::span<const int32_t> tokens, int64_t first)
 
 }  // namespace
 
-PrefixTree::PrefixTree(PagePool& pool, int64_t max_pages) : pool_(pool), max_pages_(max_pages) {
-  FATHOM_CHECK(max_pages >= 0, "a negative number of pages");
+PrefixTree::PrefixTree(PagePool& pool, int64_t max_pages, int64_t max_recent)
+    : pool_(pool), max_pages_(max_pages), max_recent_(pool.layout().has_recent() ? max_recent : 0) {
+  FATHOM_CHECK(max_pages >= 0 && max_recent >= 0, "a negative number of pages");
 }
 
 PrefixTree::Found PrefixTree::closest_child(const Node& node, std::span<const int32_t> tokens) {
@@ -50,6 +53,57 @@ PrefixTree::Found PrefixTree::walk(std::span<const int32_t> tokens, std::vector<
   return last;
 }
 
+/// The same end, or the latest one before it from which a text can go on, at the end of a page.
+PrefixTree::Found PrefixTree::resumable(Found found) const {
+  const CacheLayout& layout = pool_.layout();
+  while (layout.has_recent() && found.node != nullptr) {
+    const int64_t n_pages = pages_for(found.n_common);
+    int64_t first_recent = n_pages;
+    for (const Node* node = found.node; !resumable_at(layout, found.n_common, first_recent); node = node->parent) {
+      if (node == &root_ || !pool_.has_recent(node->page_id)) break;
+      --first_recent;
+    }
+    if (resumable_at(layout, found.n_common, first_recent)) break;
+    found = {found.node->parent == &root_ ? nullptr : found.node->parent, (n_pages - 1) * kPageTokens};
+  }
+  return found;
+}
+
+/// Holds the recent parts that it takes to go on after n_tokens, the last of which are in `last`.
+void PrefixTree::hold_recent(Node* last, int64_t n_tokens, const Sequence& sequence, bool is_end) {
+  const int64_t kept = pool_.layout().recent_tokens + (is_end ? kRecentSlack : 0);
+  const int64_t first = std::max(sequence.first_recent(), std::max<int64_t>(0, n_tokens - kept) / kPageTokens);
+  Node* node = last;
+  for (int64_t i = pages_for(n_tokens) - 1; i >= first; --i, node = node->parent) {
+    // The page of an earlier evaluation may have lost its part: the sequence's has the same rows, if it has as many.
+    if (const int32_t page_id = sequence.pages()[static_cast<size_t>(i)]; !pool_.has_recent(node->page_id)) {
+      if (std::ssize(node->self->first) > n_tokens - i * kPageTokens) return;
+      pool_.retain(page_id);
+      pool_.release(node->page_id);
+      node->page_id = page_id;
+    }
+    touch_recent(node);
+  }
+  while (std::ssize(recent_) > max_recent_) let_recent_go(recent_.begin()->second);
+}
+
+void PrefixTree::touch_recent(Node* node) {
+  if (node->recent_used == 0) {
+    pool_.retain_recent(node->page_id);
+  } else {
+    recent_.erase(node->recent_used);
+  }
+  node->recent_used = ++clock_;
+  recent_.emplace(node->recent_used, node);
+}
+
+void PrefixTree::let_recent_go(Node* node) {
+  if (node->recent_used == 0) return;
+  recent_.erase(node->recent_used);
+  node->recent_used = 0;
+  pool_.release_recent(node->page_id);
+}
+
 /// The node and the way to it become the most recently used, each parent above its children.
 void PrefixTree::touch(Node* node) {
   if (node == &root_) return;
@@ -73,6 +127,7 @@ PrefixTree::Node* PrefixTree::add(Node* parent, std::span<const int32_t> tokens,
 }
 
 void PrefixTree::remove(Node* leaf) {
+  let_recent_go(leaf);
   leaves_.erase(leaf->last_used);
   pool_.release(leaf->page_id);
   --n_pages_;
@@ -81,7 +136,7 @@ void PrefixTree::remove(Node* leaf) {
   if (parent != &root_ && parent->children.empty()) leaves_.emplace(parent->last_used, parent);
 }
 
-int64_t PrefixTree::insert(std::span<const int32_t> tokens, const Sequence& sequence) {
+int64_t PrefixTree::insert(std::span<const int32_t> tokens, const Sequence& sequence, bool is_end) {
   FATHOM_CHECK(&sequence.pool() == &pool_, "the sequence belongs to another pool");
   FATHOM_CHECK(static_cast<int64_t>(tokens.size()) <= sequence.length(),
                std::to_string(tokens.size()) + " tokens of a sequence of " + std::to_string(sequence.length()));
@@ -105,17 +160,22 @@ int64_t PrefixTree::insert(std::span<const int32_t> tokens, const Sequence& sequ
     n_kept += static_cast<int64_t>(page.size());
   }
   touch(node);
+  if (pool_.layout().has_recent() && node != &root_) hold_recent(node, n_kept, sequence, is_end);
   return n_kept;
 }
 
 Sequence PrefixTree::match(std::span<const int32_t> tokens) {
   std::vector<int32_t> pages;
-  const Found found = walk(tokens, &pages);
+  const Found found = resumable(walk(tokens, &pages));
+  pages.resize(static_cast<size_t>(pages_for(found.n_common)));
   if (found.node != nullptr) touch(found.node);
+  for (Node* node = found.node; node != nullptr && node->recent_used != 0; node = node->parent) touch_recent(node);
   return Sequence(pool_, pages, found.n_common);
 }
 
-int64_t PrefixTree::match_length(std::span<const int32_t> tokens) const { return walk(tokens, nullptr).n_common; }
+int64_t PrefixTree::match_length(std::span<const int32_t> tokens) const {
+  return resumable(walk(tokens, nullptr)).n_common;
+}
 
 int64_t PrefixTree::evict(int64_t n_pages) { return evict_except(n_pages, nullptr); }
 
@@ -151,6 +211,12 @@ std::vector<int32_t> PrefixTree::held_pages() const {
   return pages;
 }
 
+std::vector<int32_t> PrefixTree::held_recent() const {
+  std::vector<int32_t> pages;
+  for (const auto& [used, node] : recent_) pages.push_back(node->page_id);
+  return pages;
+}
+
 std::optional<std::string> PrefixTree::check_integrity() const {
   int64_t n_pages = 0;
   size_t n_leaves = 0;
@@ -166,6 +232,8 @@ std::optional<std::string> PrefixTree::check_integrity() const {
         return name + " has " + std::to_string(tokens.size()) + " tokens";
       if (!child->children.empty() && tokens.size() != kPageTokens) return name + " goes on after a part of a page";
       if (node != &root_ && child->last_used >= node->last_used) return name + " is younger than its parent";
+      if (child->recent_used != 0 && !recent_.contains(child->recent_used))
+        return name + " holds a recent part that is not listed";
       if (previous != nullptr && common_length(*previous, tokens) == static_cast<int64_t>(previous->size())) {
         return name + " repeats the beginning of a sibling";
       }
@@ -179,6 +247,8 @@ std::optional<std::string> PrefixTree::check_integrity() const {
   if (n_pages != n_pages_)
     return "the tree counts " + std::to_string(n_pages_) + " pages, but has " + std::to_string(n_pages);
   if (n_leaves != leaves_.size()) return "a listed leaf is not in the tree";
+  if (std::ssize(recent_) > max_recent_)
+    return "the tree holds more than " + std::to_string(max_recent_) + " recent parts";
   if (n_pages > max_pages_) return "the tree holds more than " + std::to_string(max_pages_) + " pages";
   return std::nullopt;
 }

@@ -29,6 +29,7 @@ constexpr int kClosed = -1;
 constexpr int kCompressionLevel = 1;
 constexpr uint32_t kMaxLayers = 65536;
 constexpr int64_t kMaxRowElements = int64_t{1} << 24;
+constexpr uint32_t kMaxRecentTokens = uint32_t{1} << 30;
 
 struct FixedHeader {
   char magic[8];
@@ -41,11 +42,43 @@ struct FixedHeader {
 };
 static_assert(sizeof(FixedHeader) == 40);
 
+/// Follows in files of kRecentRowsVersion.
+struct RecentHeader {
+  uint32_t n_recent;
+  uint32_t recent_tokens;
+  uint64_t first_recent;
+};
+static_assert(sizeof(RecentHeader) == 16);
+
 struct PageHeader {
   uint64_t checksum;
   uint64_t data_bytes;
 };
 static_assert(sizeof(PageHeader) == 16);
+
+/// One kind of a page's rows: of a layer, or recent ones.
+struct RowKind {
+  bool is_recent;
+  int idx;
+  DType dtype;
+  int64_t elements;
+};
+
+/// All kinds in the order of the file.
+std::vector<RowKind> row_kinds(const CacheLayout& layout, bool with_recent) {
+  std::vector<RowKind> kinds;
+  for (int i = 0; i < layout.n_layers; ++i)
+    kinds.push_back({false, i, layout.dtype, layout.row_elements[static_cast<size_t>(i)]});
+  for (int i = 0; i < static_cast<int>(layout.recent.size()) && with_recent; ++i) {
+    const TokenRows& rows = layout.recent[static_cast<size_t>(i)];
+    kinds.push_back({true, i, rows.dtype, rows.elements});
+  }
+  return kinds;
+}
+
+size_t row_count(const CacheLayout& layout, const RowKind& kind, size_t n_tokens) {
+  return kind.is_recent ? n_tokens : static_cast<size_t>(layout.n_rows(kind.idx, static_cast<int64_t>(n_tokens)));
+}
 
 /// Bytes per element of types that are split into planes; 1 for those that are stored as they are.
 size_t plane_count(DType dtype) {
@@ -89,7 +122,7 @@ std::string shown(std::string_view text) {
   return out + (text.size() > kMost ? "...'" : "'");
 }
 
-int64_t rows_in_page(int64_t n_tokens, int64_t page) {
+int64_t tokens_in_page(int64_t n_tokens, int64_t page) {
   return std::min<int64_t>(kPageTokens, n_tokens - page * kPageTokens);
 }
 
@@ -99,21 +132,37 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
                    const Sequence& sequence, uint64_t max_file_bytes, const std::function<bool()>& go_on) {
   const auto n_tokens = static_cast<int64_t>(tokens.size());
   FATHOM_CHECK(n_tokens <= sequence.length(), "more token ids than cached tokens");
+  FATHOM_CHECK(sequence.resumable(n_tokens) == n_tokens, "a text is saved that cannot go on");
   FATHOM_CHECK(fingerprint.size() <= kMaxFingerprintBytes, "a fingerprint of more than 4096 bytes");
   const PagePool& pool = sequence.pool();
   const CacheLayout& layout = pool.layout();
 
   FixedHeader fixed{};
   std::memcpy(fixed.magic, kMagic, sizeof(kMagic));
-  fixed.version = kSequenceFileVersion;
+  const bool has_kinds = layout.has_recent() || !layout.tokens_per_row.empty();
+  fixed.version = has_kinds ? kRecentRowsVersion : kSequenceFileVersion;
   fixed.dtype = static_cast<uint32_t>(layout.dtype);
   fixed.fingerprint_bytes = static_cast<uint32_t>(fingerprint.size());
   fixed.n_layers = static_cast<uint32_t>(layout.n_layers);
   fixed.n_tokens = static_cast<uint64_t>(n_tokens);
   std::vector<std::byte> header;
   append(header, std::span<const FixedHeader>(&fixed, 1));
+  if (has_kinds) {
+    const RecentHeader recent{static_cast<uint32_t>(layout.recent.size()), static_cast<uint32_t>(layout.recent_tokens),
+                              static_cast<uint64_t>(sequence.first_recent())};
+    append(header, std::span<const RecentHeader>(&recent, 1));
+  }
   append(header, std::span(fingerprint));
   append(header, std::span<const int64_t>(layout.row_elements));
+  if (has_kinds) {
+    std::vector<int64_t> kinds = layout.tokens_per_row;
+    kinds.resize(static_cast<size_t>(layout.n_layers), 1);
+    for (const TokenRows& rows : layout.recent) {
+      kinds.push_back(rows.elements);
+      kinds.push_back(static_cast<int64_t>(rows.dtype));
+    }
+    append(header, std::span<const int64_t>(kinds));
+  }
   append(header, tokens);
 
   AtomicFile file(path, 0600);
@@ -122,18 +171,18 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
   file.write(&no_checksum_yet, sizeof(no_checksum_yet));
 
   const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), &ZSTD_freeCCtx);
-  const size_t n_planes = plane_count(layout.dtype);
-  std::vector<std::byte> plain(layout.page_bytes()), fetched;
+  std::vector<std::byte> plain(layout.page_bytes() + layout.recent_page_bytes()), fetched;
   std::vector<std::byte> packed(ZSTD_compressBound(plain.size()));
   for (int64_t page = 0; page * kPageTokens < n_tokens; ++page) {
     if (go_on && !go_on()) return false;
-    const auto n_rows = static_cast<size_t>(rows_in_page(n_tokens, page));
+    const auto in_page = static_cast<size_t>(tokens_in_page(n_tokens, page));
+    const int32_t page_id = sequence.pages()[static_cast<size_t>(page)];
     size_t filled = 0;
-    for (int layer = 0; layer < layout.n_layers; ++layer) {
-      const size_t size_bytes = n_rows * layout.row_bytes(layer);
-      const std::byte* rows =
-          pool.read_rows(layer, sequence.pages()[static_cast<size_t>(page)], static_cast<int>(n_rows), fetched);
-      split_planes(rows, plain.data() + filled, size_bytes, n_planes);
+    for (const RowKind& kind : row_kinds(layout, page >= sequence.first_recent())) {
+      const size_t size_bytes = row_count(layout, kind, in_page) * row_bytes(kind.dtype, kind.elements);
+      const std::byte* rows = kind.is_recent ? pool.recent_data(kind.idx, page_id)
+                                             : pool.read_rows(kind.idx, page_id, static_cast<int>(in_page), fetched);
+      split_planes(rows, plain.data() + filled, size_bytes, plane_count(kind.dtype));
       filled += size_bytes;
     }
     const size_t packed_bytes =
@@ -204,21 +253,34 @@ void SequenceFile::read_header() {
   if (std::memcmp(fixed.magic, kMagic, sizeof(kMagic)) != 0) {
     refuse("is not a saved session", "FATHOMKV at byte 0", "other bytes", "another path");
   }
-  if (fixed.version != kSequenceFileVersion) {
-    refuse("has another format version", std::to_string(kSequenceFileVersion), std::to_string(fixed.version), again);
+  if (fixed.version != kSequenceFileVersion && fixed.version != kRecentRowsVersion) {
+    refuse("has another format version",
+           std::to_string(kSequenceFileVersion) + " or " + std::to_string(kRecentRowsVersion),
+           std::to_string(fixed.version), again);
   }
+  const bool has_kinds = fixed.version == kRecentRowsVersion;
   if (fixed.file_bytes != file_bytes_) {
     refuse("is truncated or damaged", std::to_string(fixed.file_bytes) + " bytes", std::to_string(file_bytes_), again);
   }
-  if (fixed.fingerprint_bytes > kMaxFingerprintBytes || fixed.n_layers == 0 || fixed.n_layers > kMaxLayers ||
-      fixed.n_tokens > file_bytes_ / sizeof(int32_t)) {
+  if (fixed.fingerprint_bytes > kMaxFingerprintBytes || (fixed.n_layers == 0 && !has_kinds) ||
+      fixed.n_layers > kMaxLayers || fixed.n_tokens > file_bytes_ / sizeof(int32_t)) {
     refuse("is damaged at byte 24", "sizes that fit the file",
            std::to_string(fixed.fingerprint_bytes) + " fingerprint bytes, " + std::to_string(fixed.n_layers) +
                " layers, " + std::to_string(fixed.n_tokens) + " tokens",
            again);
   }
-  const uint64_t header_bytes = sizeof(fixed) + fixed.fingerprint_bytes + sizeof(int64_t) * uint64_t{fixed.n_layers} +
-                                sizeof(int32_t) * fixed.n_tokens;
+  RecentHeader recent{};
+  if (has_kinds && file_bytes_ >= sizeof(fixed) + sizeof(recent)) read_at(sizeof(fixed), &recent, sizeof(recent));
+  if (recent.n_recent > kMaxLayers || recent.recent_tokens > kMaxRecentTokens ||
+      recent.first_recent > fixed.n_tokens / kPageTokens + 1) {
+    refuse("is damaged at byte 40", "recent rows that fit the file",
+           std::to_string(recent.n_recent) + " kinds for " + std::to_string(recent.recent_tokens) +
+               " tokens from page " + std::to_string(recent.first_recent),
+           again);
+  }
+  const uint64_t kinds = has_kinds ? uint64_t{fixed.n_layers} + 2 * uint64_t{recent.n_recent} : 0;
+  const uint64_t header_bytes = sizeof(fixed) + (has_kinds ? sizeof(recent) : 0) + fixed.fingerprint_bytes +
+                                sizeof(int64_t) * (fixed.n_layers + kinds) + sizeof(int32_t) * fixed.n_tokens;
   if (header_bytes > file_bytes_ - sizeof(uint64_t)) {
     refuse("is damaged at byte 24", "a header within " + std::to_string(file_bytes_) + " bytes",
            std::to_string(header_bytes), again);
@@ -231,28 +293,52 @@ void SequenceFile::read_header() {
     refuse("is damaged in its first " + std::to_string(header_bytes) + " bytes", "the stored checksum", "another",
            again);
   }
-  const std::byte* p = header.data() + sizeof(fixed);
+  const std::byte* p = header.data() + sizeof(fixed) + (has_kinds ? sizeof(recent) : 0);
   fingerprint_.assign(reinterpret_cast<const char*>(p), fixed.fingerprint_bytes);
   p += fixed.fingerprint_bytes;
   layout_.n_layers = static_cast<int>(fixed.n_layers);
-  layout_.row_elements.resize(fixed.n_layers);
-  std::memcpy(layout_.row_elements.data(), p, sizeof(int64_t) * fixed.n_layers);
-  p += sizeof(int64_t) * fixed.n_layers;
+  const auto take_numbers = [&p](size_t n) {
+    std::vector<int64_t> numbers(n);
+    if (n > 0) std::memcpy(numbers.data(), p, sizeof(int64_t) * n);
+    p += sizeof(int64_t) * n;
+    return numbers;
+  };
+  layout_.row_elements = take_numbers(fixed.n_layers);
+  if (has_kinds) layout_.tokens_per_row = take_numbers(fixed.n_layers);
+  const std::vector<int64_t> recent_rows = take_numbers(2 * recent.n_recent);
+  layout_.recent_tokens = recent.recent_tokens;
+  first_recent_ = static_cast<int64_t>(recent.first_recent);
   tokens_.resize(fixed.n_tokens);
   if (!tokens_.empty()) std::memcpy(tokens_.data(), p, sizeof(int32_t) * tokens_.size());
   pages_offset_ = header_bytes + sizeof(uint64_t);
 
   constexpr DType kTypes[] = {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kF8_E4M3};
-  const auto* type = std::find(std::begin(kTypes), std::end(kTypes), static_cast<DType>(fixed.dtype));
-  if (type == std::end(kTypes)) {
-    refuse("holds rows of an unknown type", "a cache type", std::to_string(fixed.dtype), again);
-  }
-  layout_.dtype = *type;
-  for (const int64_t n : layout_.row_elements) {
-    if (n <= 0 || n > kMaxRowElements || n % dtype_info(layout_.dtype).block_elements != 0) {
+  const auto type_of = [&](int64_t number) {
+    const auto* type = std::find_if(std::begin(kTypes), std::end(kTypes),
+                                    [number](DType t) { return static_cast<int64_t>(t) == number; });
+    if (type == std::end(kTypes))
+      refuse("holds rows of an unknown type", "a cache type", std::to_string(number), again);
+    return *type;
+  };
+  const auto check_row = [&](int64_t n, DType dtype) {
+    if (n <= 0 || n > kMaxRowElements || n % dtype_info(dtype).block_elements != 0) {
       refuse("holds impossible rows", "1 to 2^24 elements in whole blocks", std::to_string(n), again);
     }
+  };
+  layout_.dtype = type_of(fixed.dtype);
+  for (const int64_t n : layout_.row_elements) check_row(n, layout_.dtype);
+  for (const int64_t n : layout_.tokens_per_row) {
+    if (n <= 0 || (kPageTokens % n != 0 && n % kPageTokens != 0))
+      refuse("holds impossible rows", "rows that divide a page or are whole pages", std::to_string(n), again);
   }
+  for (size_t i = 0; i < recent_rows.size(); i += 2) {
+    layout_.recent.push_back({recent_rows[i], type_of(recent_rows[i + 1])});
+    check_row(recent_rows[i], layout_.recent.back().dtype);
+  }
+}
+
+int64_t SequenceFile::least_tokens(const CacheLayout& layout, int64_t first_recent) {
+  return first_recent == 0 ? 1 : first_recent * kPageTokens + layout.recent_tokens;
 }
 
 void SequenceFile::check_fits(std::string_view fingerprint, const CacheLayout& layout, int64_t max_tokens,
@@ -260,7 +346,16 @@ void SequenceFile::check_fits(std::string_view fingerprint, const CacheLayout& l
   if (fingerprint_ != fingerprint) {
     refuse("was saved with another model", shown(fingerprint), shown(fingerprint_), "the model it was saved with");
   }
-  if (layout_.row_elements != layout.row_elements) {
+  const auto same_elements = [](const TokenRows& a, const TokenRows& b) { return a.elements == b.elements; };
+  const auto tokens_per_row = [](const CacheLayout& l) {
+    std::vector<int64_t> n = l.tokens_per_row;
+    n.resize(l.row_elements.size(), 1);
+    return n;
+  };
+  if (layout_.row_elements != layout.row_elements || tokens_per_row(layout_) != tokens_per_row(layout) ||
+      layout_.recent_tokens != layout.recent_tokens ||
+      !std::equal(layout_.recent.begin(), layout_.recent.end(), layout.recent.begin(), layout.recent.end(),
+                  same_elements)) {
     refuse("was saved with other cache rows", layout.describe(), layout_.describe(), "the model it was saved with");
   }
   if (static_cast<int64_t>(tokens_.size()) > max_tokens) {
@@ -276,25 +371,27 @@ void SequenceFile::check_fits(std::string_view fingerprint, const CacheLayout& l
 
 std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) const {
   const CacheLayout& to = pool.layout();
-  FATHOM_CHECK(layout_.row_elements == to.row_elements, "read() without check_fits()");
+  FATHOM_CHECK(layout_.row_elements == to.row_elements && layout_.recent.size() == to.recent.size(),
+               "read() without check_fits()");
   FATHOM_CHECK(n_tokens >= 0 && n_tokens <= static_cast<int64_t>(tokens_.size()),
                "the file does not hold " + std::to_string(n_tokens) + " tokens");
+  FATHOM_CHECK(n_tokens == 0 || n_tokens >= least_tokens(), "the file lacks recent rows of that beginning");
   const std::string again = "saving the session again";
   Sequence sequence(pool);
   if (!sequence.reserve(n_tokens)) return std::nullopt;
 
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);
-  const size_t n_planes = plane_count(layout_.dtype);
-  const int64_t most_elements = *std::max_element(to.row_elements.begin(), to.row_elements.end());
-  std::vector<std::byte> packed, converted, plain(layout_.page_bytes());
-  std::vector<std::byte> rows(kPageTokens * fathom::row_bytes(layout_.dtype, most_elements));
-  std::vector<float> values(static_cast<size_t>(most_elements));
+  const std::vector<RowKind> to_kinds = row_kinds(to, true);
+  std::vector<std::byte> packed, converted, rows, plain(layout_.page_bytes() + layout_.recent_page_bytes());
+  std::vector<float> values;
   uint64_t offset = pages_offset_;
   for (int64_t page = 0; page * kPageTokens < n_tokens; ++page) {
     const std::string where = "is damaged at byte " + std::to_string(offset);
-    const auto stored_rows = static_cast<size_t>(rows_in_page(static_cast<int64_t>(tokens_.size()), page));
-    const auto wanted_rows = static_cast<size_t>(rows_in_page(n_tokens, page));
-    const size_t plain_bytes = stored_rows * layout_.token_bytes();
+    const auto stored = static_cast<size_t>(tokens_in_page(static_cast<int64_t>(tokens_.size()), page));
+    const auto wanted = static_cast<size_t>(tokens_in_page(n_tokens, page));
+    const bool has_recent = layout_.has_recent() && page >= first_recent_;
+    const size_t plain_bytes =
+        layout_.tokens_bytes(static_cast<int64_t>(stored)) + (has_recent ? stored * layout_.recent_token_bytes() : 0);
     PageHeader header{};
     read_at(offset, &header, sizeof(header));
     offset += sizeof(header);
@@ -313,22 +410,35 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
     }
 
     const std::byte* planes = plain.data();
-    for (int layer = 0; layer < to.n_layers; ++layer) {
-      const size_t from_row_bytes = layout_.row_bytes(layer), to_row_bytes = to.row_bytes(layer);
-      join_planes(planes, rows.data(), stored_rows * from_row_bytes, n_planes);
-      planes += stored_rows * from_row_bytes;
-      const int32_t page_id = sequence.pages()[static_cast<size_t>(page)];
-      if (to.dtype == layout_.dtype) {
-        pool.write_rows(layer, page_id, static_cast<int>(wanted_rows), rows.data());
+    const int32_t page_id = sequence.pages()[static_cast<size_t>(page)];
+    const auto put = [&](const RowKind& kind, const std::byte* from, size_t size_bytes) {
+      if (kind.is_recent) {
+        std::memcpy(pool.recent_data(kind.idx, page_id), from, size_bytes);
+      } else {
+        pool.write_rows(kind.idx, page_id, static_cast<int>(wanted), from);
+      }
+    };
+    const std::vector<RowKind> kinds = row_kinds(layout_, has_recent);
+    for (size_t k = 0; k < kinds.size(); ++k) {
+      const RowKind &from_kind = kinds[k], &to_kind = to_kinds[k];
+      const size_t from_row_bytes = row_bytes(from_kind.dtype, from_kind.elements),
+                   to_row_bytes = row_bytes(to_kind.dtype, to_kind.elements),
+                   stored_bytes = row_count(layout_, from_kind, stored) * from_row_bytes,
+                   n_wanted = row_count(layout_, from_kind, wanted);
+      rows.resize(std::max(rows.size(), stored_bytes));
+      join_planes(planes, rows.data(), stored_bytes, plane_count(from_kind.dtype));
+      planes += stored_bytes;
+      if (to_kind.dtype == from_kind.dtype) {
+        put(to_kind, rows.data(), n_wanted * to_row_bytes);
         continue;
       }
-      converted.resize(wanted_rows * to_row_bytes);
-      const int64_t n_elements = to.row_elements[static_cast<size_t>(layer)];
-      for (size_t r = 0; r < wanted_rows; ++r) {
-        dequantize_row(layout_.dtype, rows.data() + r * from_row_bytes, values.data(), n_elements);
-        encode_row(to.dtype, values.data(), converted.data() + r * to_row_bytes, n_elements);
+      converted.resize(n_wanted * to_row_bytes);
+      values.resize(std::max(values.size(), static_cast<size_t>(to_kind.elements)));
+      for (size_t r = 0; r < n_wanted; ++r) {
+        dequantize_row(from_kind.dtype, rows.data() + r * from_row_bytes, values.data(), to_kind.elements);
+        encode_row(to_kind.dtype, values.data(), converted.data() + r * to_row_bytes, to_kind.elements);
       }
-      pool.write_rows(layer, page_id, static_cast<int>(wanted_rows), converted.data());
+      put(to_kind, converted.data(), converted.size());
     }
   }
   if (n_tokens == static_cast<int64_t>(tokens_.size()) && offset != file_bytes_) {

@@ -3,15 +3,19 @@
 // Layout, little endian (a:n is a field of n bytes at byte a):
 //
 //   0:8   "FATHOMKV"                 24:4  bytes of the fingerprint, F
-//   8:4   version, 1                 28:4  layers, L
+//   8:4   version, 1 or 2            28:4  layers, L
 //   12:4  dtype (core/dtype.h)       32:8  tokens, N
 //   16:8  bytes of the whole file    40    fingerprint:F | row_elements i64:8L | token ids i32:4N | XXH64 of all
 //   before:8
 //
+//   Version 2 is for rows of several tokens and recent rows (CacheLayout). After byte 40 it has
+//   40:4  kinds of recent rows, R    44:4  recent_tokens       48:8  first page with recent rows
+//   and after row_elements: tokens_per_row i64:8L | elements and dtype of recent rows, i64:16R
+//
 //   then for each page of 64 tokens (the last one may be shorter):
-//   0:8 XXH64 of data | 8:8 bytes of data | 16 data: a zstd frame of the page's rows, layer after layer. Rows of f32,
-//   f16 and bf16 are split per layer into byte planes (first the lowest byte of every element, ...): high bytes of
-//   neighbouring values are alike and compress, low bytes are noise.
+//   0:8 XXH64 of data | 8:8 bytes of data | 16 data: a zstd frame of the page's rows, layer after layer, recent ones
+//   last. Rows of f32, f16 and bf16 are split per layer into byte planes (first the lowest byte of every element, ...):
+//   high bytes of neighbouring values are alike and compress, low bytes are noise.
 #pragma once
 
 #include <cstdint>
@@ -28,10 +32,11 @@
 
 namespace fathom {
 
-constexpr uint32_t kSequenceFileVersion = 1;
+constexpr uint32_t kSequenceFileVersion = 1, kRecentRowsVersion = 2;
 constexpr size_t kMaxFingerprintBytes = 4096;
 
-/// Writes the first tokens.size() tokens of `sequence`, whose ids are `tokens`, with mode 0600. `fingerprint` names
+/// Writes the first tokens.size() tokens of `sequence`, whose ids are `tokens` and from which it could go on
+/// (Sequence::resumable), with mode 0600. `fingerprint` names
 /// everything that the rows depend on: model, weights, rotary set-up. Nothing is left behind and false returned if the
 /// file would be larger than max_file_bytes, or if `go_on`, asked before every page, says no. Throws Error{kRuntime} if
 /// the system refuses (disk full).
@@ -54,15 +59,18 @@ class SequenceFile {
   const CacheLayout& layout() const { return layout_; }
   const std::vector<int32_t>& tokens() const { return tokens_; }
   uint64_t file_bytes() const { return file_bytes_; }
+  /// The fewest tokens that read() can bring back: 1, or more where recent rows are needed to go on.
+  int64_t least_tokens() const { return least_tokens(layout_, first_recent_); }
+  static int64_t least_tokens(const CacheLayout& layout, int64_t first_recent);
 
   /// Throws Error{kModel} unless the file is of this model, its rows have the pool's sizes (the dtype may differ), it
   /// has at most max_tokens tokens and their ids lie in [0, vocab_size); names both sides.
   void check_fits(std::string_view fingerprint, const CacheLayout& layout, int64_t max_tokens,
                   int64_t vocab_size) const;
 
-  /// The first n_tokens tokens as a new sequence; check_fits() must hold for the pool's layout. Rows of another dtype
-  /// are converted through float. Nothing, and no page taken, if the pool lacks room. Throws Error{kModel} if a page is
-  /// damaged; the pool is then as before.
+  /// The first n_tokens tokens, 0 or at least least_tokens(), as a new sequence; check_fits() must hold for the pool's
+  /// layout. Rows of another dtype are converted through float. Nothing, and no page taken, if the pool lacks room.
+  /// Throws Error{kModel} if a page is damaged; the pool is then as before.
   std::optional<Sequence> read(PagePool& pool, int64_t n_tokens) const;
 
  private:
@@ -77,6 +85,7 @@ class SequenceFile {
   uint64_t pages_offset_ = 0;
   std::string fingerprint_;
   CacheLayout layout_;
+  int64_t first_recent_ = 0;  // page
   std::vector<int32_t> tokens_;
 };
 

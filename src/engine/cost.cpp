@@ -9,6 +9,34 @@ namespace {
 double bytes_of(const Tensor& t) { return static_cast<double>(t.size_bytes()); }
 double elements_of(const Tensor& t) { return static_cast<double>(t.shape.n_elements()); }
 
+/// V4's cache and attention: a window, compressed rows, and the index of those that are chosen. Means over the step's
+/// tokens, half of whose own rows come before each.
+void add_compressed_attention(const deepseek::Config& c, const CacheLayout& layout, double sequences,
+                              double tokens_each, double depth, StepCost& cost) {
+  const deepseek::V4Config& v4 = *c.v4;
+  const double n = static_cast<double>(v4.head_dim), seen = depth + (tokens_each + 1) / 2, all = depth + tokens_each;
+  const auto bytes = [&](int64_t elements) { return static_cast<double>(row_bytes(layout.dtype, elements)); };
+  const auto window = static_cast<double>(v4.sliding_window);
+  for (int64_t i = 0; i < c.n_layers; ++i) {
+    const auto ratio = static_cast<double>(v4.compress_ratios[static_cast<size_t>(i)]);
+    double rows = std::min(window, seen);
+    cost.cache_bytes += sequences * bytes(v4.head_dim) * std::min(window + tokens_each - 1, all);
+    if (ratio > 0) {
+      double compressed = seen / ratio, read = all / ratio;
+      if (v4.has_index(i)) {
+        const auto most = static_cast<double>(v4.index_topk), width = static_cast<double>(v4.index_head_dim);
+        cost.cache_bytes += sequences * bytes(v4.index_head_dim) * read;
+        cost.attention_ops += sequences * tokens_each * compressed * 2 * width * static_cast<double>(v4.index_n_heads);
+        compressed = std::min(compressed, most);
+        read = std::min(read, most * tokens_each);
+      }
+      rows += compressed;
+      cost.cache_bytes += sequences * bytes(v4.head_dim) * read;
+    }
+    cost.attention_ops += sequences * tokens_each * rows * 4 * n * static_cast<double>(c.n_heads);
+  }
+}
+
 }  // namespace
 
 StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int64_t n_sequences, int64_t tokens_each,
@@ -43,6 +71,13 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
     for (const Tensor& t : {w.moe.experts.gate, w.moe.experts.up, w.moe.experts.down}) {
       if (t) used(t, ffn_tokens * k_of_e, 1 - std::pow(1 - k_of_e, ffn_tokens));
     }
+    const deepseek::CompressedAttentionWeights& csa = w.csa;
+    for (const Tensor& t : {csa.q_a_proj, csa.q_b_proj, csa.kv_proj, csa.o_a_proj, csa.o_b_proj, csa.compressor.kv_proj,
+                            csa.compressor.gate_proj, csa.indexer.q_b_proj, csa.indexer.weights_proj,
+                            csa.indexer.compressor.kv_proj, csa.indexer.compressor.gate_proj, w.attn_hc.fn})
+      used(t, tokens);
+    used(w.ffn_hc.fn, ffn_tokens);
+    if (c.attention == deepseek::Attention::kCompressed) continue;
     const int64_t rows = selects ? std::min(last, c.index_topk * tokens_each) : last;
     cost.cache_bytes +=
         static_cast<double>(layout.row_bytes(static_cast<int>(i))) * static_cast<double>(n_sequences * rows);
@@ -51,6 +86,7 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
                           static_cast<double>(n_sequences * last);
     }
   }
+  used(model.weights.head_hc.fn, outputs);
   used(model.weights.lm_head, outputs);
   cost.weight_bytes += bytes_of(model.weights.embed_tokens) / elements_of(model.weights.embed_tokens) *
                        static_cast<double>(c.hidden_size) * tokens;
@@ -61,6 +97,10 @@ StepCost step_cost(const deepseek::Model& model, const CacheLayout& layout, int6
     return outputs * (static_cast<double>(n * first) + static_cast<double>(n * (n + 1)) / 2);
   };
   const double heads = static_cast<double>(c.n_heads), layers = static_cast<double>(c.n_layers);
+  if (c.attention == deepseek::Attention::kCompressed) {
+    add_compressed_attention(c, layout, outputs, static_cast<double>(tokens_each), static_cast<double>(depth), cost);
+    return cost;
+  }
   if (c.attention == deepseek::Attention::kMultiHead) {
     cost.attention_ops = layers * heads * pairs_of(depth, tokens_each) * 4 * static_cast<double>(c.qk_head_dim());
   } else {

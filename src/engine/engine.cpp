@@ -10,6 +10,7 @@
 #include "convert/load_checkpoint.h"
 #include "core/error.h"
 #include "deepseek/deepseek.h"
+#include "engine/cache_arrays.h"
 #include "engine/chat_choice.h"
 #include "engine/cost.h"
 #include "engine/devices.h"
@@ -41,8 +42,9 @@ deepseek::Model read_model(const ModelSource& source) {
   const std::string* architecture = source.metadata.text("general.architecture");
   const std::optional<int64_t> blocks =
       architecture ? source.metadata.integer(*architecture + ".block_count") : std::nullopt;
-  const bool has_mtp =
-      blocks && source.tensors.contains("blk." + std::to_string(*blocks - 1) + ".nextn.eh_proj.weight");
+  const std::string mtp = "blk." + std::to_string(blocks.value_or(0) - 1) + ".nextn.";
+  const auto after = source.tensors.lower_bound(mtp);
+  const bool has_mtp = blocks && after != source.tensors.end() && after->first.starts_with(mtp);
   const bool has_bias = std::any_of(source.tensors.begin(), source.tensors.end(),
                                     [](const auto& t) { return t.first.ends_with(".exp_probs_b.bias"); });
   deepseek::Model model;
@@ -84,9 +86,8 @@ Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64
   auto ints = [](Shape shape) { return Tensor(DType::kI32, shape, nullptr); };
   const Tensor tokens = ints({n_tokens});
   deepseek::Step step{tokens, {tokens, tokens, tokens, ints({1, n_pages})}, ints({n_outputs}), {}, attention};
-  step.selects = model.config.has_indexer();
-  for (const int64_t row : layout.row_elements)
-    step.caches.emplace_back(layout.dtype, Shape{n_pages, kPageTokens, row}, nullptr);
+  step.selects = model.config.has_choice();
+  step.caches = cache_arrays(model.config, layout, n_pages);
   Graph probe;
   deepseek::forward(probe, model, step);
   return probe;
@@ -224,7 +225,7 @@ void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
 
 Tensor Engine::Impl::build(Graph& g, const deepseek::Step& sent) {
   deepseek::Step step = sent;
-  for (int i = 0; i < pool->layout().n_layers; ++i) step.caches.push_back(pool->layer(i));
+  step.caches = cache_arrays(model.config, *pool);
   step.attention = options.attention;
   const Tensor value = deepseek::forward(g, model, step);
   if (value) g.keep(value);
@@ -352,9 +353,14 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
         options.chat_format ? *options.chat_format : choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
   }
 
-  const std::vector<int64_t> row_elements = config.cache_row_elements();
-  CacheLayout layout{static_cast<int>(row_elements.size()), row_elements, options.cache_type};
+  const CacheLayout layout = cache_layout(config, options.cache_type);
   validate(layout);
+  if (layout.has_recent() && !m.backend->shares_host_memory()) {
+    throw Error(ErrorCode::kModel, std::string(m.backend->name()) +
+                                       " backend: DeepSeek V4 is computed on the CPU alone; "
+                                       "expected V1, V2, V3, R1 or V3.1, got " +
+                                       config.architecture + "; try --backend cpu");
+  }
   if (options.chunk_tokens < 0)
     throw Error(ErrorCode::kUsage,
                 "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));
@@ -465,7 +471,7 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
       if (part.outputs == Outputs::kAll || (part.outputs == Outputs::kLast && i == n - 1))
         in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
       in.positions.push_back(static_cast<int32_t>(first + i));
-      in.selects = in.selects || (config.has_indexer() && first + i >= config.index_topk);
+      in.selects = in.selects || config.chooses_at(first + i);
       in.sequence_of.push_back(static_cast<int32_t>(s));
     }
     const bool expands =

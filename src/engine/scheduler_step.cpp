@@ -225,8 +225,9 @@ bool Scheduler::Impl::evaluate(std::span<const Part> parts, bool is_long) {
       finish(task, FinishReason::kLength);
     } else if (task.request.use_cache) {
       // Whole pages only: the rest of the last one is written next, and would have to be copied.
-      cache.keep(task.evaluated_keys().first(static_cast<size_t>(task.sequence.length() / kPageTokens * kPageTokens)),
-                 task.sequence);
+      cache.keep_beginning(
+          task.evaluated_keys().first(static_cast<size_t>(task.sequence.length() / kPageTokens * kPageTokens)),
+          task.sequence);
     }
   }
   return true;

@@ -39,6 +39,8 @@ class TextCache {
 
   /// Shares the pages of the sequence's first keys.size() rows.
   void keep(std::span<const int32_t> keys, const Sequence& sequence) { tree_.insert(keys, sequence); }
+  /// The same in the midst of a prompt.
+  void keep_beginning(std::span<const int32_t> keys, const Sequence& sequence) { tree_.insert(keys, sequence, false); }
   /// Keeps them, and on disk too when there is time: see save_one().
   void keep_for_long(std::span<const int32_t> keys, const Sequence& sequence);
   /// Saves the latest text that waits for it. False if none does. Once `go_on` says no it goes on waiting instead.
