@@ -23,8 +23,8 @@ int run(const Options& options) {
   EngineFlags on_host = options.engine;
   on_host.backend = "cpu";
   const std::unique_ptr<Engine> engine = load_engine(options.model, on_host, options.common, console);
-  const uint64_t weights = engine->model_bytes(), cache = engine->pool().capacity_bytes(),
-                 activations = engine->planned_activation_bytes();
+  const uint64_t weights = engine->model_bytes(), recent = engine->pool().layout().recent_bytes(engine->chunk_tokens()),
+                 cache = engine->pool().capacity_bytes() + recent, activations = engine->planned_activation_bytes();
   const uint64_t total = weights + cache + activations;
   const std::optional<uint64_t> available = available_memory_bytes();
   const bool fits = !available || total <= *available;
@@ -59,15 +59,19 @@ int run(const Options& options) {
           {"decode_tok_s_at_most_full", bound(full)}}}};
     write_answer(json.dump() + "\n");
   } else {
-    write_answer("weights       " + human_bytes(weights) + " in host memory, mapped from the file\ncache         " +
-                 human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " +
-                 options.engine.cache_type + "\nactivations   " + human_bytes(activations) + " for a chunk of " +
-                 std::to_string(engine->chunk_tokens()) + " tokens\ntotal         " + human_bytes(total) + " of " +
-                 (available ? human_bytes(*available) + " available" : std::string("memory nobody can tell")) +
-                 (fits ? ": it fits\n" : ": it does not fit, weights would come from the disk again and again\n") +
-                 "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) +
-                 " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) +
-                 " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s\n");
+    write_answer(
+        "weights       " + human_bytes(weights) + " in host memory, mapped from the file\ncache         " +
+        human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " + options.engine.cache_type +
+        (recent == 0 ? std::string()
+                     : ", with " + human_bytes(recent) + " of rows that only a prompt in progress needs (" +
+                           human_bytes(engine->pool().layout().recent_bytes(1)) + " more for each further sequence)") +
+        "\nactivations   " + human_bytes(activations) + " for a chunk of " + std::to_string(engine->chunk_tokens()) +
+        " tokens\ntotal         " + human_bytes(total) + " of " +
+        (available ? human_bytes(*available) + " available" : std::string("memory nobody can tell")) +
+        (fits ? ": it fits\n" : ": it does not fit, weights would come from the disk again and again\n") +
+        "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) +
+        " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) +
+        " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s\n");
   }
   return fits ? 0 : static_cast<int>(ErrorCode::kNoMemory);
 }

@@ -22,6 +22,8 @@ void latent_attention(const LatentAttentionArgs& a, OpContext& c);
 Workspace latent_attention_workspace(const LatentAttentionArgs& a, const MatmulKernels& kernels, int n_threads);
 void multi_head_attention(const MultiHeadAttentionArgs& a, OpContext& c);
 Workspace multi_head_attention_workspace(const MultiHeadAttentionArgs& a, const MatmulKernels& kernels, int n_threads);
+void compressed_attention(const CompressedAttentionArgs& a, OpContext& c);
+Workspace compressed_attention_workspace(const CompressedAttentionArgs& a, const MatmulKernels& kernels, int n_threads);
 }  // namespace fast
 
 }  // namespace fathom::cpu

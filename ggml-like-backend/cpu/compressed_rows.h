@@ -1,7 +1,10 @@
 // Where rows that stand for several tokens are, and which a token sees.
 #pragma once
 
+#include <cmath>
+
 #include "cpu/sequence_runs.h"
+#include "cpu/store_row.h"
 
 namespace fathom::cpu {
 
@@ -11,6 +14,28 @@ inline std::byte* compressed_row(const Tensor& cache, const StepTensors& step, i
   const int64_t last = ratio * w + ratio - 1;
   const int64_t page = step.page_table.row_as<int32_t>(sequence)[last / page_tokens];
   return cache.data + page * cache.strides_bytes[0] + last % page_tokens / ratio * cache.strides_bytes[1];
+}
+
+/// What token t leaves for rows that are not made yet.
+inline void store_pending(const CompressRowsArgs& a, int64_t t) {
+  const int64_t channels = a.kv.dim(1);
+  float* pending = reinterpret_cast<float*>(cache_row(a.pending, a.step.slots.as<int32_t>()[t]));
+  const float* gate = a.gate.row_as<float>(t);
+  const float* positional = a.positional.row_as<float>(a.step.positions.as<int32_t>()[t] % a.ratio);
+  std::copy_n(a.kv.row_as<float>(t), channels, pending);
+  for (int64_t i = 0; i < channels; ++i) pending[channels + i] = gate[i] + positional[i];
+}
+
+/// Rotates the last 2 * n_pairs of a row of n as at `position`.
+inline void rotate_row(float* row, int64_t n, const float* frequencies, int64_t n_pairs, int64_t position) {
+  for (int64_t i = 0; i < n_pairs; ++i) {
+    const double angle = static_cast<double>(position) * static_cast<double>(frequencies[i]);
+    const double cosine = std::cos(angle), sine = std::sin(angle);
+    float* pair = row + n - 2 * n_pairs + 2 * i;
+    const double x0 = static_cast<double>(pair[0]), x1 = static_cast<double>(pair[1]);
+    pair[0] = static_cast<float>(x0 * cosine - x1 * sine);
+    pair[1] = static_cast<float>(x0 * sine + x1 * cosine);
+  }
 }
 
 /// The rows that one token attends to, in the order in which they are summed: its window, oldest first, then compressed

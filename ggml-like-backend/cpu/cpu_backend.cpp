@@ -42,12 +42,18 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
           [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
           [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },
           [&](const IndexRowsArgs& a) { return reference::index_rows_workspace(a); },
-          [&](const CompressRowsArgs& a) { return reference::compress_rows_workspace(a); },
+          [&](const CollapseStreamsArgs& a) { return kernels ? fast::collapse_streams_workspace(a) : Workspace{}; },
+          [&](const CompressRowsArgs& a) {
+            return kernels ? fast::compress_rows_workspace(a) : reference::compress_rows_workspace(a);
+          },
           [&](const GroupedLinearArgs& a) {
             return kernels ? fast::grouped_linear_workspace(a, *kernels)
                            : reference::grouped_linear_workspace(a, n_threads);
           },
-          [&](const CompressedAttentionArgs& a) { return reference::compressed_attention_workspace(a, n_threads); },
+          [&](const CompressedAttentionArgs& a) {
+            return kernels ? fast::compressed_attention_workspace(a, *kernels, n_threads)
+                           : reference::compressed_attention_workspace(a, n_threads);
+          },
           [&](const auto&) { return Workspace{}; },
       },
       node.args);
@@ -55,37 +61,44 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
 
 void run_node(const Node& node, OpContext& c) {
   const bool fast_kernels = c.matmul != nullptr;
-  std::visit(Overload{
-                 [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
-                 [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
-                 [&](const AddArgs& a) { fast_kernels ? fast::add(a, c) : reference::add(a, c); },
-                 [&](const RmsNormArgs& a) { fast_kernels ? fast::rms_norm(a, c) : reference::rms_norm(a, c); },
-                 [&](const LayerNormArgs& a) { reference::layer_norm(a, c); },
-                 [&](const RopeTableArgs& a) { reference::rope_table(a, c); },
-                 [&](const RotateHeadsArgs& a) { reference::rotate_heads(a, c); },
-                 [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
-                 [&](const StoreKeyValueArgs& a) { reference::store_key_value(a, c); },
-                 [&](const StoreRowsArgs& a) { reference::store_rows(a, c); },
-                 [&](const IndexRowsArgs& a) { reference::index_rows(a, c); },
-                 [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
-                 [&](const CollapseStreamsArgs& a) { reference::collapse_streams(a, c); },
-                 [&](const ExpandStreamsArgs& a) { reference::expand_streams(a, c); },
-                 [&](const CompressRowsArgs& a) { reference::compress_rows(a, c); },
-                 [&](const CompressedAttentionArgs& a) { reference::compressed_attention(a, c); },
-                 [&](const GroupedLinearArgs& a) {
-                   fast_kernels ? fast::grouped_linear(a, c) : reference::grouped_linear(a, c);
-                 },
-                 [&](const LinearArgs& a) { fast_kernels ? fast::linear(a, c) : reference::linear(a, c); },
-                 [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
-                 [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
-                 [&](const LatentAttentionArgs& a) {
-                   fast_kernels && !a.chosen ? fast::latent_attention(a, c) : reference::latent_attention(a, c);
-                 },
-                 [&](const MultiHeadAttentionArgs& a) {
-                   fast_kernels ? fast::multi_head_attention(a, c) : reference::multi_head_attention(a, c);
-                 },
-             },
-             node.args);
+  std::visit(
+      Overload{
+          [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
+          [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
+          [&](const AddArgs& a) { fast_kernels ? fast::add(a, c) : reference::add(a, c); },
+          [&](const RmsNormArgs& a) { fast_kernels ? fast::rms_norm(a, c) : reference::rms_norm(a, c); },
+          [&](const LayerNormArgs& a) { reference::layer_norm(a, c); },
+          [&](const RopeTableArgs& a) { reference::rope_table(a, c); },
+          [&](const RotateHeadsArgs& a) { reference::rotate_heads(a, c); },
+          [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
+          [&](const StoreKeyValueArgs& a) { reference::store_key_value(a, c); },
+          [&](const StoreRowsArgs& a) { reference::store_rows(a, c); },
+          [&](const IndexRowsArgs& a) { reference::index_rows(a, c); },
+          [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
+          [&](const CollapseStreamsArgs& a) {
+            fast_kernels ? fast::collapse_streams(a, c) : reference::collapse_streams(a, c);
+          },
+          [&](const ExpandStreamsArgs& a) {
+            fast_kernels ? fast::expand_streams(a, c) : reference::expand_streams(a, c);
+          },
+          [&](const CompressRowsArgs& a) { fast_kernels ? fast::compress_rows(a, c) : reference::compress_rows(a, c); },
+          [&](const CompressedAttentionArgs& a) {
+            fast_kernels ? fast::compressed_attention(a, c) : reference::compressed_attention(a, c);
+          },
+          [&](const GroupedLinearArgs& a) {
+            fast_kernels ? fast::grouped_linear(a, c) : reference::grouped_linear(a, c);
+          },
+          [&](const LinearArgs& a) { fast_kernels ? fast::linear(a, c) : reference::linear(a, c); },
+          [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
+          [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
+          [&](const LatentAttentionArgs& a) {
+            fast_kernels && !a.chosen ? fast::latent_attention(a, c) : reference::latent_attention(a, c);
+          },
+          [&](const MultiHeadAttentionArgs& a) {
+            fast_kernels ? fast::multi_head_attention(a, c) : reference::multi_head_attention(a, c);
+          },
+      },
+      node.args);
 }
 
 /// Of weights and activations.

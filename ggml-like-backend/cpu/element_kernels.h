@@ -17,6 +17,11 @@ struct ElementKernels {
   void (*silu_times)(float* gate, const float* up, float limit, int64_t n);
   /// out[i] += weight * x[i]
   void (*add_scaled)(const float* x, float weight, float* out, int64_t n);
+  double (*sum_squares)(const float* x, int64_t n);
+  /// out[i] = sum over r of weights[r] * rows[r][i], in order
+  void (*weigh_rows)(const float* const* rows, const float* weights, int n_rows, float* out, int64_t n);
+  /// out[i] = sum over r of softmax over r of (gates[r][i]) * values[r][i]
+  void (*pool_rows)(const float* const* values, const float* const* gates, int n_rows, float* out, int64_t n);
 };
 
 /// For a name of matmul_isa_names().

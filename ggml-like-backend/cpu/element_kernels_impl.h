@@ -23,7 +23,7 @@ inline float exp_of(float x) {
   return __builtin_bit_cast(float, bits);
 }
 
-void rms_norm(const float* x, const float* weight, float eps, float* out, int64_t n) {
+double sum_squares(const float* x, int64_t n) {
   constexpr int kLanes = 32;  // independent sums: the order of additions is fixed by the code, not by the vector width
   float sums[kLanes] = {};
   int64_t i = 0;
@@ -33,13 +33,17 @@ void rms_norm(const float* x, const float* weight, float eps, float* out, int64_
   for (int lane = 0; i < n; ++i, ++lane) sums[lane] += x[i] * x[i];
   double total = 0;
   for (int lane = 0; lane < kLanes; ++lane) total += static_cast<double>(sums[lane]);
+  return total;
+}
+
+void rms_norm(const float* x, const float* weight, float eps, float* out, int64_t n) {
   const float scale =
-      static_cast<float>(1.0 / __builtin_sqrt(total / static_cast<double>(n) + static_cast<double>(eps)));
+      static_cast<float>(1.0 / __builtin_sqrt(sum_squares(x, n) / static_cast<double>(n) + static_cast<double>(eps)));
   if (weight == nullptr) {
-    for (i = 0; i < n; ++i) out[i] = x[i] * scale;
+    for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale;
     return;
   }
-  for (i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
+  for (int64_t i = 0; i < n; ++i) out[i] = x[i] * scale * weight[i];
 }
 
 void add(const float* a, const float* b, float* out, int64_t n) {
@@ -56,6 +60,38 @@ void silu_times(float* gate, const float* up, float limit, int64_t n) {
 
 void add_scaled(const float* x, float weight, float* out, int64_t n) {
   for (int64_t i = 0; i < n; ++i) out[i] += weight * x[i];
+}
+
+void weigh_rows(const float* const* rows, const float* weights, int n_rows, float* out, int64_t n) {
+  const float* first = rows[0];
+  for (int64_t i = 0; i < n; ++i) out[i] = weights[0] * first[i];
+  for (int r = 1; r < n_rows; ++r) add_scaled(rows[r], weights[r], out, n);
+}
+
+void pool_rows(const float* const* values, const float* const* gates, int n_rows, float* out, int64_t n) {
+  constexpr int64_t kChannels = 128;  // at a time: three sums of them stay in registers or the nearest cache
+  float largest[kChannels], total[kChannels], sum[kChannels];
+  for (int64_t first = 0; first < n; first += kChannels) {
+    const int64_t count = n - first < kChannels ? n - first : kChannels;
+    for (int64_t i = 0; i < count; ++i) {
+      largest[i] = gates[0][first + i];
+      total[i] = sum[i] = 0;
+    }
+    for (int r = 1; r < n_rows; ++r) {
+      const float* gate = gates[r] + first;
+      for (int64_t i = 0; i < count; ++i) largest[i] = gate[i] > largest[i] ? gate[i] : largest[i];
+    }
+    for (int r = 0; r < n_rows; ++r) {
+      const float* gate = gates[r] + first;
+      const float* value = values[r] + first;
+      for (int64_t i = 0; i < count; ++i) {
+        const float weight = exp_of(gate[i] - largest[i]);
+        total[i] += weight;
+        sum[i] += weight * value[i];
+      }
+    }
+    for (int64_t i = 0; i < count; ++i) out[first + i] = sum[i] / total[i];
+  }
 }
 
 }  // namespace

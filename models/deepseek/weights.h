@@ -48,7 +48,7 @@ struct MhaWeights {
 };
 
 /// V4's choice among compressed rows.
-struct IndexerWeights {
+struct CompressedIndexerWeights {
   Tensor q_b_proj;               ///< [HI * DI, Q], from the attention's compressed queries
   Tensor weights_proj;           ///< [HI, D]
   CompressorWeights compressor;  ///< of the index's own rows
@@ -61,7 +61,7 @@ struct CompressedAttentionWeights {
   Tensor kv_proj, kv_layernorm;              ///< [N, D], [N]
   Tensor sinks;                              ///< [H]
   CompressorWeights compressor;              ///< of layers with compressed rows
-  IndexerWeights indexer;                    ///< of those that choose among them
+  CompressedIndexerWeights indexer;          ///< of those that choose among them
   Tensor o_a_proj;                           ///< [G * o_lora_rank, H * N / G]: group g's heads meet its rows alone
   Tensor o_b_proj;                           ///< [D, G * o_lora_rank]
   template <typename F> void each(F&& f) {

@@ -49,6 +49,11 @@ size_t CacheLayout::recent_token_bytes() const {
   return total;
 }
 
+size_t CacheLayout::recent_bytes(int64_t n_tokens) const {
+  if (!has_recent()) return 0;
+  return static_cast<size_t>(pages_for(recent_tokens + kRecentSlack + n_tokens) + 1) * recent_page_bytes();
+}
+
 std::string CacheLayout::describe() const {
   std::string text;
   for (auto run = row_elements.begin(); run != row_elements.end();) {

@@ -55,6 +55,8 @@ struct CacheLayout {
   size_t page_bytes() const { return tokens_bytes(kPageTokens); }  ///< all layers
   size_t recent_token_bytes() const;                               ///< all recent rows of a token
   size_t recent_page_bytes() const { return kPageTokens * recent_token_bytes(); }
+  /// What one sequence holds of recent parts while it evaluates n_tokens, at most.
+  size_t recent_bytes(int64_t n_tokens) const;
   std::string describe() const;  ///< "27 layers x 576 bf16", "61 layers x 576 + 61 x 128 bf16"
   bool operator==(const CacheLayout&) const = default;
 };

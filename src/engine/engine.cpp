@@ -58,7 +58,7 @@ int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTok
 
 /// `free_bytes`: of a device after everything else; nothing: the host's memory is looked at.
 int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout,
-                       std::optional<uint64_t> free_bytes) {
+                       int64_t chunk_tokens, std::optional<uint64_t> free_bytes) {
   if (options.context && (*options.context < 1 || *options.context > config.context_length)) {
     throw Error(ErrorCode::kUsage, "--ctx: out of range; expected 1 to the model's own " +
                                        std::to_string(config.context_length) + ", got " +
@@ -67,9 +67,11 @@ int64_t choose_context(const EngineOptions& options, const deepseek::Config& con
   const int64_t wanted = options.context.value_or(std::min(kDefaultContextLimit, config.context_length));
   const std::optional<uint64_t> available = free_bytes ? free_bytes : available_memory_bytes();
   if (!available) return wanted;
-  const uint64_t needed = static_cast<uint64_t>(pages_for(wanted)) * layout.page_bytes();
+  const uint64_t recent = layout.recent_bytes(chunk_tokens);
+  const uint64_t needed = static_cast<uint64_t>(pages_for(wanted)) * layout.page_bytes() + recent;
   if (needed <= *available) return wanted;
-  const int64_t fits = (static_cast<int64_t>(*available / layout.page_bytes()) - 1) * kPageTokens;
+  const uint64_t for_pages = *available - std::min(*available, recent);
+  const int64_t fits = (static_cast<int64_t>(for_pages / std::max<size_t>(1, layout.page_bytes())) - 1) * kPageTokens;
   if (options.context || fits < kPageTokens) {
     throw Error(ErrorCode::kNoMemory,
                 "cache: a context of " + std::to_string(wanted) + " tokens does not fit; expected " + mib(needed) +
@@ -197,7 +199,7 @@ struct Engine::Impl {
 
 void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
   if (backend->shares_host_memory()) {
-    context = choose_context(options, model.config, layout, std::nullopt);
+    context = choose_context(options, model.config, layout, chunk_tokens, std::nullopt);
     pool = std::make_unique<PagePool>(layout, pages_for(context));
     for (Pass& pass : passes) pass.inputs.emplace(*backend, chunk_tokens, pages_for(context));
     return;
@@ -218,7 +220,7 @@ void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
   backend->reserve(chunk.nodes());
   backend->reserve(few.nodes());
   const std::optional<uint64_t> free = backend->free_bytes();
-  context = choose_context(options, model.config, layout,
+  context = choose_context(options, model.config, layout, chunk_tokens,
                            free ? std::optional(*free - std::min(*free, kDeviceReserveBytes)) : std::nullopt);
   pool = std::make_unique<PagePool>(layout, pages_for(context), backend.get());
 }

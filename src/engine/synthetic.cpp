@@ -11,6 +11,8 @@
 #include "core/error.h"
 #include "core/quant/quantize.h"
 #include "core/threads.h"
+#include "engine/synthetic_builder.h"
+#include "engine/synthetic_v4.h"
 
 namespace fathom {
 namespace {
@@ -29,51 +31,6 @@ constexpr std::array kShapes = {
     ReleasedShape{"v2-lite", 2048, 27, 1, 16, 0, 10944, 64, 6, 2, 1408, 102400, 1, 1, false, 1.0},
     ReleasedShape{"v2", 5120, 60, 1, 128, 1536, 12288, 160, 6, 2, 1536, 102400, 8, 3, false, 16.0},
     ReleasedShape{"v3", 7168, 61, 3, 128, 1536, 18432, 256, 8, 1, 2048, 129280, 8, 4, true, 2.5},
-};
-
-/// What a converter writes where a row does not divide into blocks of 256.
-DType with_fallback(DType type, int64_t row) {
-  if (row % dtype_info(type).block_elements == 0) return type;
-  switch (type) {
-    case DType::kQ4_K: return DType::kQ5_0;
-    case DType::kQ5_K: return DType::kQ5_1;
-    case DType::kQ6_K: return DType::kQ8_0;
-    default: return row % 32 == 0 ? DType::kIQ4_NL : DType::kF16;
-  }
-}
-
-struct Types {
-  DType main, attention, down, head;
-
-  static Types of(const std::string& name) {
-    if (name == "q4_k_m") return {DType::kQ4_K, DType::kQ4_K, DType::kQ6_K, DType::kQ6_K};
-    const std::optional<DType> t = dtype_from_name(name);
-    if (!t || (!can_quantize(*t) && *t != DType::kF32))
-      throw Error(
-          ErrorCode::kUsage,
-          "--type: not a type for weights; expected q4_k_m or a name like q8_0, q6_k, iq4_xs, mxfp4, bf16, got '" +
-              name + "'");
-    if (*t == DType::kMXFP4) return {DType::kMXFP4, DType::kQ8_0, DType::kMXFP4, DType::kQ8_0};
-    return {*t, *t, *t, *t};
-  }
-};
-
-class Builder {
- public:
-  explicit Builder(ModelSource& source) : source_(source) {}
-
-  void add(const std::string& name, DType type, Shape shape) {
-    Tensor t(type, shape, nullptr);
-    source_.size_bytes += (t.size_bytes() + 63) / 64 * 64;
-    source_.tensors.emplace(name, t);
-  }
-  void add_weight(const std::string& name, DType wanted, Shape shape) {
-    add(name, with_fallback(wanted, shape.last()), shape);
-  }
-  void add_norm(const std::string& name, int64_t n) { add(name, DType::kF32, {n}); }
-
- private:
-  ModelSource& source_;
 };
 
 /// About 1 MiB of encoded normal numbers of this row length: copied over and over, they look random to every kernel and
@@ -108,6 +65,11 @@ void fill(ModelSource& source) {
       std::fill_n(t.as<float>(), t.dim(0), name.ends_with(".bias") ? 0.0F : 1.0F);
       continue;
     }
+    if (t.dtype == DType::kI32) {  // experts of each token: all different
+      const auto n_experts = *source.metadata.integer("deepseek4.expert_count");
+      for (int64_t i = 0; i < t.shape.n_elements(); ++i) t.as<int32_t>()[i] = static_cast<int32_t>(i * 7 % n_experts);
+      continue;
+    }
     tensors.push_back(&t);
     auto& p = patterns[{t.dtype, t.shape.last()}];
     if (p.empty()) p = pattern(t.dtype, t.shape.last(), static_cast<uint32_t>(patterns.size()));
@@ -130,19 +92,16 @@ void fill(ModelSource& source) {
 std::vector<std::string> synthetic_shapes() {
   std::vector<std::string> names;
   for (const ReleasedShape& s : kShapes) names.emplace_back(s.name);
+  names.emplace_back(kV4FlashShape);
   return names;
 }
 
-ModelSource synthetic_model(const SyntheticOptions& options) {
-  const auto found =
-      std::find_if(kShapes.begin(), kShapes.end(), [&](const ReleasedShape& s) { return options.shape == s.name; });
-  if (found == kShapes.end())
-    throw Error(ErrorCode::kUsage, "--shape: unknown; expected v2-lite, v2 or v3, got '" + options.shape + "'");
-  const ReleasedShape& s = *found;
+namespace {
+
+/// The tensors of V2 or V3, without data.
+ModelSource mla_tensors(const SyntheticOptions& options, const ReleasedShape& s) {
   const int64_t layers = options.n_layers.value_or(s.layers);
-  if (layers < 1 || layers > s.layers)
-    throw Error(ErrorCode::kUsage, "--layers: out of range; expected 1 to " + std::to_string(s.layers) + ", got " +
-                                       std::to_string(layers));
+  check_layers(layers, s.layers);
   // A part of the model keeps one dense layer, as rare beside the experts as in the whole.
   const int64_t dense = layers == s.layers ? s.dense_layers : std::min<int64_t>(s.dense_layers, layers > 1 ? 1 : 0);
   const Types types = Types::of(options.type);
@@ -211,9 +170,23 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
     b.add_weight(p + "ffn_down_shexp.weight", types.attention == types.main ? down : types.attention,
                  {s.hidden, s.shared * s.expert_ffn});
   }
+  return source;
+}
+
+}  // namespace
+
+ModelSource synthetic_model(const SyntheticOptions& options) {
+  const auto found =
+      std::find_if(kShapes.begin(), kShapes.end(), [&](const ReleasedShape& s) { return options.shape == s.name; });
+  if (found == kShapes.end() && options.shape != kV4FlashShape) {
+    throw Error(ErrorCode::kUsage,
+                "--shape: unknown; expected v2-lite, v2, v3 or v4-flash, got '" + options.shape + "'");
+  }
+  ModelSource source = found == kShapes.end() ? v4_flash_tensors(options) : mla_tensors(options, *found);
   if (options.only_shapes) return source;
   const uint64_t available = available_memory_bytes().value_or(UINT64_MAX);
   if (source.size_bytes > available) {
+    const int64_t layers = *source.metadata.integer(*source.metadata.text("general.architecture") + ".block_count");
     throw Error(ErrorCode::kNoMemory,
                 "--shape: " + std::to_string(layers) + " layers do not fit in memory; expected " +
                     std::to_string(source.size_bytes >> 20) + " MiB free, got " + std::to_string(available >> 20) +

@@ -47,6 +47,9 @@ void WeightTap::multiply(const Tensor& x, const Tensor& weight, const Tensor& ou
 bool WeightTap::run(const Node& node) {
   if (const auto* linear = std::get_if<LinearArgs>(&node.args)) {
     report(linear->weight, linear->x);
+  } else if (const auto* grouped = std::get_if<GroupedLinearArgs>(&node.args)) {
+    const int64_t n_groups = grouped->n_groups();  // groups' rows of the matrix have the same columns
+    report(grouped->weight, grouped->x.reshaped({grouped->x.dim(0) * n_groups, grouped->weight.dim(1)}));
   } else if (const auto* attention = std::get_if<LatentAttentionArgs>(&node.args)) {
     look_at(*attention);
   } else if (const auto* ffn = std::get_if<GatedFfnArgs>(&node.args)) {
@@ -60,7 +63,7 @@ bool WeightTap::run(const Node& node) {
 }
 
 /// The output rows of expert `expert_idx` of a stack, or of a plain network.
-Tensor WeightTap::expert(const Tensor& x, const GatedFfnWeights& stack, int64_t expert_idx) {
+Tensor WeightTap::expert(const Tensor& x, const GatedFfnWeights& stack, int64_t expert_idx, float clamp) {
   const bool is_plain = expert_idx == kPlainMatrix;
   const int64_t matrix = is_plain ? 0 : expert_idx, n_matrices = is_plain ? 1 : stack.gate.dim(0);
   const Tensor gate = is_plain ? stack.gate : stack.gate.slab(expert_idx),
@@ -73,7 +76,10 @@ Tensor WeightTap::expert(const Tensor& x, const GatedFfnWeights& stack, int64_t 
   multiply(x, up, ups);
   float* h = hidden.as<float>();
   const float* u = ups.as<float>();
-  for (int64_t i = 0; i < hidden.shape.n_elements(); ++i) h[i] = h[i] / (1.0F + std::exp(-h[i])) * u[i];
+  for (int64_t i = 0; i < hidden.shape.n_elements(); ++i) {
+    const float g = std::min(h[i], clamp);
+    h[i] = g / (1.0F + std::exp(-g)) * std::clamp(u[i], -clamp, clamp);
+  }
   report(stack.down, hidden, matrix, n_matrices);
   const Tensor out = scratch(output_, x.dim(0), down.dim(0));
   multiply(hidden, down, out);
@@ -81,7 +87,7 @@ Tensor WeightTap::expert(const Tensor& x, const GatedFfnWeights& stack, int64_t 
 }
 
 void WeightTap::run_ffn(const GatedFfnArgs& a) {
-  const Tensor y = expert(a.x, a.weights, kPlainMatrix);
+  const Tensor y = expert(a.x, a.weights, kPlainMatrix, a.clamp);
   for (int64_t t = 0; t < y.dim(0); ++t) std::copy_n(y.row_as<float>(t), y.dim(1), a.out.row_as<float>(t));
 }
 
@@ -108,7 +114,7 @@ void WeightTap::run_moe(const MoeFfnArgs& a) {
       std::copy_n(a.x.row_as<float>(routes[static_cast<size_t>(i)].first), hidden_size, x.row_as<float>(i));
       router_weights.push_back(routes[static_cast<size_t>(i)].second);
     }
-    const Tensor y = expert(x, a.experts, e);
+    const Tensor y = expert(x, a.experts, e, a.clamp);
     if (down_name != nullptr)
       observer_.expert_outputs({*down_name, e, n_experts, n, hidden_size, y.as<float>(), router_weights.data()});
     for (int64_t i = 0; i < n; ++i) {
@@ -118,7 +124,7 @@ void WeightTap::run_moe(const MoeFfnArgs& a) {
     }
   }
   if (!a.shared.gate) return;
-  const Tensor y = expert(a.x, a.shared, kPlainMatrix);
+  const Tensor y = expert(a.x, a.shared, kPlainMatrix, a.shared_clamp);
   for (int64_t t = 0; t < n_tokens; ++t) {
     for (int64_t d = 0; d < hidden_size; ++d) a.out.row_as<float>(t)[d] += y.row_as<float>(t)[d];
   }

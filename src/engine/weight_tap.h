@@ -28,7 +28,7 @@ class WeightTap {
   void report(const Tensor& weight, const Tensor& rows, int64_t matrix = 0, int64_t n_matrices = 1);
   Tensor scratch(std::vector<float>& memory, int64_t n_rows, int64_t width) const;
   void multiply(const Tensor& x, const Tensor& weight, const Tensor& out);
-  Tensor expert(const Tensor& x, const GatedFfnWeights& stack, int64_t expert_idx);
+  Tensor expert(const Tensor& x, const GatedFfnWeights& stack, int64_t expert_idx, float clamp);
   void run_ffn(const GatedFfnArgs& a);
   void run_moe(const MoeFfnArgs& a);
   void look_at(const LatentAttentionArgs& a);

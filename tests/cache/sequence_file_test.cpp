@@ -253,7 +253,7 @@ TEST_CASE("headers made to hurt are refused by the field, without allocating wha
     CHECK(message.find(expected) != std::string::npos);
   };
   refused(0, 'f', "not a saved session");
-  refused(8, uint32_t{99}, "expected 1, got 99");
+  refused(8, uint32_t{99}, "expected 1 or 2, got 99");
   refused(12, uint32_t{12}, "unknown type");
   refused(12, uint32_t{77777}, "unknown type");
   refused(16, uint64_t{1} << 60, "truncated");

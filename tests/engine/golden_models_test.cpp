@@ -33,6 +33,7 @@ const GoldenModel kModels[] = {
     {"v3/v3-iq4_xs-mla.gguf", "v3/v3-iq4_xs-mla.golden", 0.084, 0.24},
     {"v3/v3-iq2_xxs-mla.gguf", "v3/v3-iq2_xxs-mla.golden", 0.073, 0.21},
     {"v3/v3-mxfp4-mla.gguf", "v3/v3-mxfp4-mla.golden", 0.061, 0.20},
+    {"v4/v4-mxfp4.gguf", "v4/v4-mxfp4.golden", 0.05, 0.19},
 };
 
 constexpr double kExactLimit = 5e-4;

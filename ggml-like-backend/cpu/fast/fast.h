@@ -9,6 +9,12 @@ namespace fathom::cpu::fast {
 void add(const AddArgs& a, OpContext& c);
 void rms_norm(const RmsNormArgs& a, OpContext& c);
 
+void collapse_streams(const CollapseStreamsArgs& a, OpContext& c);
+Workspace collapse_streams_workspace(const CollapseStreamsArgs& a);
+void expand_streams(const ExpandStreamsArgs& a, OpContext& c);
+void compress_rows(const CompressRowsArgs& a, OpContext& c);
+Workspace compress_rows_workspace(const CompressRowsArgs& a);
+
 void linear(const LinearArgs& a, OpContext& c);
 Workspace linear_workspace(const LinearArgs& a, const MatmulKernels& kernels);
 void grouped_linear(const GroupedLinearArgs& a, OpContext& c);

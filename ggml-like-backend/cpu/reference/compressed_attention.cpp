@@ -1,10 +1,7 @@
 // V4's attention: rows made of several tokens, and one softmax over them and the window.
-#include <cmath>
-
 #include "core/quant/dequantize.h"
 #include "cpu/compressed_rows.h"
 #include "cpu/reference/reference.h"
-#include "cpu/store_row.h"
 
 namespace fathom::cpu::reference {
 
@@ -12,17 +9,8 @@ Workspace compress_rows_workspace(const CompressRowsArgs& a) {
   return {0, static_cast<size_t>(a.row_dim()) * (sizeof(float) + sizeof(double))};
 }
 
-void store_pending(const CompressRowsArgs& a, int64_t t) {
-  const int64_t channels = a.kv.dim(1);
-  float* pending = reinterpret_cast<float*>(cache_row(a.pending, a.step.slots.as<int32_t>()[t]));
-  const float* gate = a.gate.row_as<float>(t);
-  const float* positional = a.positional.row_as<float>(a.step.positions.as<int32_t>()[t] % a.ratio);
-  std::copy_n(a.kv.row_as<float>(t), channels, pending);
-  for (int64_t i = 0; i < channels; ++i) pending[channels + i] = gate[i] + positional[i];
-}
-
 void compress_rows(const CompressRowsArgs& a, OpContext& c) {
-  const int64_t n = a.row_dim(), channels = a.kv.dim(1), n_pairs = a.frequencies.dim(0);
+  const int64_t n = a.row_dim(), channels = a.kv.dim(1);
   c.worker.share(a.kv.dim(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) store_pending(a, t);
   });
@@ -56,14 +44,7 @@ void compress_rows(const CompressRowsArgs& a, OpContext& c) {
     const double scale = 1.0 / std::sqrt(squares / static_cast<double>(n) + static_cast<double>(a.eps));
     for (int64_t j = 0; j < n; ++j)
       row[j] = static_cast<float>(sums[j] * scale * static_cast<double>(a.norm_weight.as<float>()[j]));
-    for (int64_t i = 0; i < n_pairs; ++i) {
-      const double angle = static_cast<double>(first) * static_cast<double>(a.frequencies.as<float>()[i]);
-      const double cosine = std::cos(angle), sine = std::sin(angle);
-      float* pair = row + n - 2 * n_pairs + 2 * i;
-      const double x0 = static_cast<double>(pair[0]), x1 = static_cast<double>(pair[1]);
-      pair[0] = static_cast<float>(x0 * cosine - x1 * sine);
-      pair[1] = static_cast<float>(x0 * sine + x1 * cosine);
-    }
+    rotate_row(row, n, a.frequencies.as<float>(), a.frequencies.dim(0), first);
     store_row(a.cache.dtype, row, compressed_row(a.cache, a.step, a.pending.dim(1), sequence, last / a.ratio, a.ratio),
               n);
   });
