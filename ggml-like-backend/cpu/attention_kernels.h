@@ -71,6 +71,9 @@ struct FoldTask {
 /// Decodes a stored row of n elements (whole blocks) to floats.
 using DecodeRow = void (*)(const void* src, float* dst, int64_t n);
 
+/// The same to words, bit for bit what decoding and pack_words with a factor of 1 give.
+using PackRow = void (*)(const void* src, uint32_t* words, int64_t n);
+
 struct AttentionKernels {
   int lanes;
   int pack;
@@ -82,6 +85,8 @@ struct AttentionKernels {
   void (*pack_words)(const float* x, float factor, uint32_t* words, int64_t n);
   /// The decoder of a type, by its number in DType, or null.
   DecodeRow (*row_decoder)(uint32_t dtype);
+  /// For rows of q8_0, or null.
+  PackRow pack_q8_0;
 };
 
 namespace avx2 {

@@ -271,6 +271,24 @@ TEST_CASE("a token gets the same bits alone and in a step so large that partial 
   }
 }
 
+TEST_CASE("q8_0 rows go straight to operands with the bits of decoding and rounding") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    const cpu::AttentionKernels& kernels = cpu::fast::attention_kernels(isa, DType::kQ8_0);
+    if (kernels.pack_q8_0 == nullptr) continue;
+    std::mt19937 random(6);
+    constexpr int64_t kElements = 576;
+    std::vector<std::byte> row(row_bytes(DType::kQ8_0, kElements));
+    for (std::byte& b : row) b = static_cast<std::byte>(random() >> 8);
+    for (size_t at = 1; at < row.size(); at += 34) row[at] &= std::byte{0xbf};  // finite scales
+    std::vector<float> decoded(kElements);
+    std::vector<uint32_t> expected(kElements / 2), got(kElements / 2, 1);
+    cpu::fast::decode_row(kernels, DType::kQ8_0, row.data(), decoded.data(), kElements);
+    kernels.pack_words(decoded.data(), 1.0F, expected.data(), kElements);
+    kernels.pack_q8_0(row.data(), got.data(), kElements);
+    CHECK(got == expected);
+  }
+}
+
 TEST_CASE("rows of every type decode as dequantize_row does, from any block of a row on") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
     const cpu::AttentionKernels& kernels = cpu::fast::float_attention_kernels(isa);

@@ -66,7 +66,8 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
 
 }  // namespace
 
-const AttentionKernels attention_f32 = {Floats8::kLanes, Floats8::kPack, multiply<Floats8>, softmax<Floats8>,
-                                        mix<Floats8>,    fold<Floats8>,  pack_words,        row_decoder};
+const AttentionKernels attention_f32 = {Floats8::kLanes,  Floats8::kPack, multiply<Floats8>,
+                                        softmax<Floats8>, mix<Floats8>,   fold<Floats8>,
+                                        pack_words,       row_decoder,    nullptr};
 
 }  // namespace fathom::cpu::avx2

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/quant/blocks.h"
+
 namespace fathom::cpu::fast {
 namespace {
 
@@ -56,6 +58,9 @@ void CachedRows::convert(const std::byte* row, int64_t i, int64_t key_offset, in
       const int64_t element = 4 / kernels_.pack;
       words[word_count(kernels_, n) - 1] = 0;
       std::memcpy(words, row + offset * element, static_cast<size_t>(n * element));
+    } else if (kernels_.pack_q8_0 != nullptr && cache_.dtype == DType::kQ8_0 && offset % kSmallBlock == 0 &&
+               n % kSmallBlock == 0) {
+      kernels_.pack_q8_0(row + offset_bytes(offset), words, n);
     } else {
       decode_span(kernels_, cache_.dtype, row, offset, decoded_, n);
       kernels_.pack_words(decoded_, 1.0F, words, n);
