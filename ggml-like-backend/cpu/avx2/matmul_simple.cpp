@@ -1,7 +1,7 @@
 // AVX2 matrix kernels of the formats with blocks of 32 elements.
 #define FATHOM_ISA avx2
 #include "cpu/avx2/quantize_act.h"
-#include "cpu/avx2/unpack.h"
+#include "cpu/avx2/rows.h"
 #include "cpu/isa_tables.h"
 
 namespace fathom::cpu::avx2 {

@@ -190,7 +190,7 @@ static inline void multiply_columns(const Panel* panels, const RowGroup* groups,
   ahead.go_on();
 }
 
-template <typename Format> static inline void matmul(const MatmulTask& task) {
+template <typename Format> static inline void multiply_panels(const MatmulTask& task) {
   Panel panels[kRowGroups];
   const auto n_blocks = static_cast<int>(task.k / 32);
   constexpr int kPerBlock = Format::kElements / 32;

@@ -85,11 +85,12 @@ static inline __m512 two_halves(const void* low, const void* high) {
   return _mm512_mask_mov_ps(_mm512_set1_ps(half_to_float(a)), 0xff00, _mm512_set1_ps(half_to_float(b)));
 }
 
-/// How a format's stretches are loaded: load(p, stretch), the order in which its bytes come, and whether two columns
-/// are faster by rows as well. Any format: through the block decoder and memory, 32 bytes at a time, as it stores them.
+/// How a format's stretches are loaded: load(p, stretch), the order in which its bytes come, and up to how many columns
+/// rows are faster than panels: a second one pays where unpacking is very cheap, or is what everything waits for.
+/// Any format: through the block decoder and memory, 32 bytes at a time, as it stores them.
 template <typename Format> struct RowFormat {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Format>& s) {
     constexpr int kScales = Format::kElements / Format::kSub;
     alignas(64) uint8_t u[kStretchBlocks * 32];
@@ -122,7 +123,7 @@ template <typename Format> struct RowFormat {
 
 template <> struct RowFormat<Q8_0> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q8_0>& s) {
     const __m512i flip = splat8(kFullRangeOffset);
 #pragma GCC unroll 8
@@ -175,7 +176,7 @@ static inline __attribute__((always_inline)) void look_up_all(const int8_t* valu
 
 template <> struct RowFormat<Q4_0> {
   static constexpr Order kOrder = Order::kHalvesApart;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_0>& s) {
     load_nibbles<Q4_0, 2>(p, s.u);
     s.scale[0] = low_halves(load_headers<Q4_0, 2>(p));
@@ -183,7 +184,7 @@ template <> struct RowFormat<Q4_0> {
 };
 template <> struct RowFormat<IQ4_NL> {
   static constexpr Order kOrder = Order::kHalvesApart;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ4_NL>& s) {
     load_nibbles<IQ4_NL, 2>(p, s.u);
     look_up_all(kIQ4Values, IQ4_NL::kOffset, s.u);
@@ -192,7 +193,7 @@ template <> struct RowFormat<IQ4_NL> {
 };
 template <> struct RowFormat<MXFP4> {
   static constexpr Order kOrder = Order::kHalvesApart;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<MXFP4>& s) {
     load_nibbles<MXFP4, 1>(p, s.u);
     look_up_all(kE2M1Doubled, MXFP4::kOffset, s.u);
@@ -221,7 +222,7 @@ static inline __attribute__((always_inline)) void load_k_scales(const uint8_t* p
 
 template <> struct RowFormat<Q4_K> {
   static constexpr Order kOrder = Order::kEvenOdd;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_K>& s) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {
@@ -235,7 +236,7 @@ template <> struct RowFormat<Q4_K> {
 
 template <> struct RowFormat<Q5_K> {
   static constexpr Order kOrder = Order::kEvenOdd;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q5_K>& s) {
     const __m512i bit = splat8(0x10);
 #pragma GCC unroll 2
@@ -271,7 +272,7 @@ static inline __attribute__((always_inline)) void load_signed_scales(__m128i low
 
 template <> struct RowFormat<Q6_K> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q6_K>& s) {
     const __m512i upper = splat8(0x30);
 #pragma GCC unroll 4
@@ -290,7 +291,7 @@ template <> struct RowFormat<Q6_K> {
 
 template <> struct RowFormat<Q2_K> {
   static constexpr Order kOrder = Order::kFourApart;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q2_K>& s) {
     const __m512i two = splat8(3);
 #pragma GCC unroll 2
@@ -309,7 +310,7 @@ template <> struct RowFormat<Q2_K> {
 
 template <> struct RowFormat<Q3_K> {
   static constexpr Order kOrder = Order::kFourApart;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q3_K>& s) {
     const __m512i two = splat8(3), third = splat8(4);
 #pragma GCC unroll 2
@@ -332,7 +333,7 @@ template <> struct RowFormat<Q3_K> {
 
 template <> struct RowFormat<IQ4_XS> {
   static constexpr Order kOrder = Order::kHalvesApart;
-  static constexpr bool kTwoColumns = false;
+  static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ4_XS>& s) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {

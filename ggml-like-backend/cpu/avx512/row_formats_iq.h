@@ -89,7 +89,7 @@ static inline void load_nibble_scales(const void* low, const void* high, __m512 
 
 template <> struct RowFormat<IQ2_XXS> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_XXS>& s) {
     const __m512i first = _mm512_loadu_si512(p + 2), second = _mm512_loadu_si512(p + IQ2_XXS::kBytes + 2);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -109,7 +109,7 @@ template <> struct RowFormat<IQ2_XXS> {
 
 template <> struct RowFormat<IQ2_XS> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_XS>& s) {
     const __m512i first = _mm512_loadu_si512(p + 2), second = _mm512_loadu_si512(p + IQ2_XS::kBytes + 2);
     const __m512i index = _mm512_set1_epi16(511);
@@ -127,7 +127,7 @@ template <> struct RowFormat<IQ2_XS> {
 
 template <> struct RowFormat<IQ2_S> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_S>& s) {
     const __m512i values = signed_values(kGrid2Values, 3, IQ2_S::kOffset);
     // Bits 2l.. of a block's byte become bits 8 and 9 of index l.
@@ -151,7 +151,7 @@ template <> struct RowFormat<IQ2_S> {
 
 template <> struct RowFormat<IQ3_XXS> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ3_XXS>& s) {
     const __m512i words = join(load32(p + 66), load32(p + IQ3_XXS::kBytes + 66));
     alignas(64) uint64_t minus[8];
@@ -170,7 +170,7 @@ template <> struct RowFormat<IQ3_XXS> {
 
 template <> struct RowFormat<IQ3_S> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ3_S>& s) {
     constexpr uint8_t kOdd[8] = {1, 3, 5, 7, 9, 11, 13, 15};
     const __m512i values = signed_values(kOdd, 8, IQ3_S::kOffset);
@@ -212,7 +212,7 @@ static inline __m512 odd_times(__m512i s, __m512 d) {
 
 template <> struct RowFormat<IQ1_S> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ1_S>& s) {
     const __m128i heads[2] = {load16(p + 34), load16(p + IQ1_S::kBytes + 34)};
     alignas(64) uint16_t index[64];
@@ -249,7 +249,7 @@ static inline uint16_t iq1_m_d(uint64_t words) {
 
 template <> struct RowFormat<IQ1_M> {
   static constexpr Order kOrder = Order::kPlain;
-  static constexpr bool kTwoColumns = true;
+  static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ1_M>& s) {
     alignas(64) uint16_t index[64];
     const __m128i low = _mm_set1_epi8(15);

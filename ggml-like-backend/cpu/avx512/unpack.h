@@ -136,3 +136,4 @@ static inline Floats mxfp4_scales(Bytes v) {
 
 #define FATHOM_ISA avx512
 #include "cpu/unpack_formats.h"
+#undef FATHOM_ISA
