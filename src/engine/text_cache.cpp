@@ -12,13 +12,17 @@ constexpr size_t kMaxUnsaved = 32;
 /// Tokens that a file must spare over memory to be read.
 constexpr int64_t kMinDiskGain = kPageTokens;
 
-/// Of recent rows at ends of texts (V4: 22 MiB a page, two to four pages an end).
-constexpr size_t kMostRecentBytes = size_t{2} << 30;
+/// Of recent rows at ends of texts (V4: 22 MiB a page, two to four pages an end): so much, or this part of what memory
+/// is free.
+constexpr uint64_t kMostRecentBytes = uint64_t{2} << 30;
+constexpr uint64_t kRecentShare = 8;
 constexpr int64_t kLeastRecentParts = 16;
 
 int64_t most_recent_parts(const CacheLayout& layout) {
   if (!layout.has_recent()) return 0;
-  return std::max(kLeastRecentParts, static_cast<int64_t>(kMostRecentBytes / layout.recent_page_bytes()));
+  const uint64_t available = available_memory_bytes().value_or(UINT64_MAX);
+  return std::max(kLeastRecentParts, static_cast<int64_t>(std::min(kMostRecentBytes, available / kRecentShare) /
+                                                          layout.recent_page_bytes()));
 }
 
 bool begins_with(std::span<const int32_t> text, std::span<const int32_t> beginning) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cache/sequence_file.h"
+#include "core/error.h"
 #include "engine/engine.h"
 
 using namespace fathom;
@@ -174,4 +175,23 @@ TEST_CASE("cuda: a step can be stopped and another run inside it") {
   const StepPart again{&whole, ids, Outputs::kLast};
   REQUIRE(engine->step({&again, 1}) == StepStatus::kDone);
   CHECK(last_logits(*engine) == interrupted);
+}
+
+TEST_CASE(
+    "a model that has no kernels on a device is refused in one line, or runs on the CPU if nobody asked for one") {
+  EngineOptions o;
+  o.model_path = FATHOM_FIXTURES "/models/v4/v4-mxfp4.gguf";
+  o.backend = "cuda";
+  o.context = 256;
+  try {
+    Engine::load(o);
+    FAIL("no refusal");
+  } catch (const Error& e) {
+    CHECK(e.code() == ErrorCode::kModel);
+    CHECK(std::string(e.what()).find("DeepSeek V4 is computed on the CPU alone") != std::string::npos);
+  }
+  o.backend = "auto";
+  const auto engine = Engine::load(o);
+  CHECK_FALSE(engine->on_device());
+  CHECK(engine->backend_note().find("runs on the CPU") != std::string::npos);
 }
