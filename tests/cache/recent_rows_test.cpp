@@ -2,9 +2,11 @@
 #include <doctest/doctest.h>
 #include <cstring>
 #include <random>
+#include <utility>
 
 #include "cache/prefix_tree.h"
 #include "cache_fixture.h"
+#include "core/error.h"
 
 using namespace fathom;
 using namespace fathom::cache_test;

@@ -451,40 +451,40 @@ TEST_CASE("attention sees its window, the compressed rows that are visible or ch
     struct Case {
       int64_t ratio, window, top_k, heads, first, n;
       DType cache;
+      int64_t row = kRow;
     };
     for (const Case& c : {Case{0, 8, 0, 4, 0, 40, DType::kF32}, Case{4, 8, 0, 4, 0, 75, DType::kF32},
                           Case{4, 8, 3, 5, 0, 75, DType::kF32}, Case{32, 16, 0, 20, 60, 15, DType::kF32},
                           Case{4, 200, 40, 64, 299, 1, DType::kF32}, Case{4, 32, 6, 4, 70, 5, DType::kBF16},
-                          Case{32, 32, 0, 4, 70, 5, DType::kQ8_0}}) {
+                          Case{32, 32, 0, 4, 70, 5, DType::kQ8_0}, Case{4, 128, 512, 64, 2300, 1, DType::kBF16, 512}}) {
       CAPTURE(c.ratio);
       CAPTURE(c.window);
       CAPTURE(c.top_k);
       const int64_t end = c.first + c.n, rows_of_page = c.ratio == 0 ? 1 : std::max<int64_t>(1, kPage / c.ratio);
       TwoTexts texts(end);
       const StepTensors step = texts.step(c.first, c.n);
-      const Floats q({2 * c.n, c.heads, kRow}, 1), sinks({c.heads}, 2), values({texts.n_pages() * kPage, kRow}, 3),
-          compressed_values({texts.n_pages() * rows_of_page, kRow}, 4);
-      // Rows of the cache's type; those that no token may see are NaN in f32.
+      const Floats q({2 * c.n, c.heads, c.row}, 1), sinks({c.heads}, 2), values({texts.n_pages() * kPage, c.row}, 3),
+          compressed_values({texts.n_pages() * rows_of_page, c.row}, 4);
       const auto cache_of = [&](const Floats& rows, int64_t n_rows, std::vector<std::byte>& bytes) {
-        bytes.resize(static_cast<size_t>(rows.t.dim(0)) * row_bytes(c.cache, kRow));
+        bytes.resize(static_cast<size_t>(rows.t.dim(0)) * row_bytes(c.cache, c.row));
         for (int64_t r = 0; r < rows.t.dim(0); ++r)
-          cpu::store_row(c.cache, rows.v.data() + r * kRow,
-                         bytes.data() + static_cast<size_t>(r) * row_bytes(c.cache, kRow), kRow);
-        return Tensor(c.cache, {texts.n_pages(), n_rows, kRow}, bytes.data());
+          cpu::store_row(c.cache, rows.v.data() + r * c.row,
+                         bytes.data() + static_cast<size_t>(r) * row_bytes(c.cache, c.row), c.row);
+        return Tensor(c.cache, {texts.n_pages(), n_rows, c.row}, bytes.data());
       };
       std::vector<std::byte> window_bytes, compressed_bytes;
       const Tensor window = cache_of(values, kPage, window_bytes);
       const Tensor rows = c.ratio == 0 ? Tensor() : cache_of(compressed_values, rows_of_page, compressed_bytes);
-      const auto decoded = [](const Tensor& t, int64_t r) {
-        std::vector<float> row(static_cast<size_t>(kRow));
-        dequantize_row(t.dtype, t.data + static_cast<size_t>(r) * row_bytes(t.dtype, kRow), row.data(), kRow);
+      const auto decoded = [&](const Tensor& t, int64_t r) {
+        std::vector<float> row(static_cast<size_t>(c.row));
+        dequantize_row(t.dtype, t.data + static_cast<size_t>(r) * row_bytes(t.dtype, c.row), row.data(), c.row);
         return std::vector<double>(row.begin(), row.end());
       };
       Ints chosen({2 * c.n, std::max<int64_t>(c.top_k, 1)},
                   std::vector<int32_t>(static_cast<size_t>(2 * c.n * std::max<int64_t>(c.top_k, 1)), -1));
       std::mt19937 random(5);
       std::vector<double> want;
-      const double scale = 0.3;
+      const double scale = 2.4 / std::sqrt(static_cast<double>(c.row));
       for (int64_t t = 0; t < 2 * c.n; ++t) {
         const int64_t p = step.positions.as<int32_t>()[t], s = step.sequence_of.as<int32_t>()[t];
         std::vector<std::vector<double>> seen;
@@ -504,11 +504,11 @@ TEST_CASE("attention sees its window, the compressed rows that are visible or ch
         }
         for (int64_t h = 0; h < c.heads; ++h) {
           double total = std::exp(static_cast<double>(sinks.v[static_cast<size_t>(h)]));
-          std::vector<double> sum(static_cast<size_t>(kRow));
+          std::vector<double> sum(static_cast<size_t>(c.row));
           for (const std::vector<double>& row : seen) {
             double score = 0;
             for (size_t i = 0; i < row.size(); ++i)
-              score += static_cast<double>(q.v[static_cast<size_t>((t * c.heads + h) * kRow) + i]) * row[i];
+              score += static_cast<double>(q.v[static_cast<size_t>((t * c.heads + h) * c.row) + i]) * row[i];
             const double weight = std::exp(scale * score);
             total += weight;
             for (size_t i = 0; i < row.size(); ++i) sum[i] += weight * row[i];

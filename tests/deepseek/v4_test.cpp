@@ -2,6 +2,7 @@
 #include <doctest/doctest.h>
 
 #include <functional>
+#include <map>
 
 #include "core/error.h"
 #include "deepseek/deepseek.h"
@@ -60,9 +61,9 @@ TEST_CASE("V4's numbers are those of the file") {
   // A window, then pending inputs and rows of a compressor, then the same of the index.
   const std::vector<CacheRows> rows = c.cache_rows();
   CHECK(rows.size() == 1 + 5 + 3 + 5);
-  CHECK(rows[1].is_exact);
-  CHECK(rows[1].elements == 2 * 2 * 64);
-  CHECK(rows[2].tokens_per_row == 4);
+  CHECK(rows[2].is_exact);
+  CHECK(rows[2].elements == 2 * 2 * 64);
+  CHECK(rows[3].tokens_per_row == 4);
   CHECK(rows[7].elements == 2 * 64);
   CHECK(rows[8].tokens_per_row == 128);
   CHECK_FALSE(c.chooses_at(34));
