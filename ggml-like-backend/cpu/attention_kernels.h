@@ -52,6 +52,15 @@ struct MixTask {
   int64_t ahead_stride_bytes;
 };
 
+/// Scores of the lightning indexer: scores[row] = sum over heads of weights[head] * max(products[row][head], 0).
+struct WeighHeadsTask {
+  const float* products;  ///< [n_rows][n_panels][lanes]
+  int64_t n_rows;
+  int64_t n_panels;
+  const float* weights;  ///< [n_panels][lanes]
+  float* scores;         ///< [n_rows]
+};
+
 /// Adds a slice's partial result to what the slices before it gave: the larger maximum becomes the common one.
 struct FoldTask {
   float* max;  ///< [lanes] running
@@ -81,6 +90,7 @@ struct AttentionKernels {
   void (*softmax)(const SoftmaxTask&);
   void (*mix)(const MixTask&);
   void (*fold)(const FoldTask&);
+  void (*weigh_heads)(const WeighHeadsTask&);
   /// x[n] * factor to words, the last one filled up with zero.
   void (*pack_words)(const float* x, float factor, uint32_t* words, int64_t n);
   /// The decoder of a type, by its number in DType, or null.

@@ -2,9 +2,9 @@
 //   kLanes, kPack, kRowTile (rows of a score tile), kMixTile (lanes of a mix tile), F (vector of floats), W (of words);
 //   zero, set, load, store, add, mul, fma, max, exp (0 below -87), select_below(i, limit, x): lanes with i < limit keep
 //   x, the others become -infinity; load_words, dot(acc, words, a): acc + words * the word at `a` for all lanes;
-//   tail(n): mask of the first n lanes; load_rows(rows, i): words from column i on of kPack rows; load_tail,
-//   store_tail, load_rows_tail: under a mask; round_pair(p0, p1, words, sum): packs two (pack 1: stores p0) and adds
-//   what was stored to sum.
+//   total(x): sum of the lanes; tail(n): mask of the first n lanes; load_rows(rows, i): words from column i on of kPack
+//   rows; load_tail, store_tail, load_rows_tail: under a mask; round_pair(p0, p1, words, sum): packs two (pack 1:
+//   stores p0) and adds what was stored to sum.
 // Everything is static: each instruction set has its own copy.
 #pragma once
 
@@ -138,6 +138,16 @@ template <typename S> static void mix(const MixTask& t) {
     mix_lanes<S, 8>(t);
   } else {
     mix_lanes<S, S::kMixTile>(t);
+  }
+}
+
+template <typename S> static void weigh_heads(const WeighHeadsTask& t) {
+  const float* products = t.products;
+  for (int64_t row = 0; row < t.n_rows; ++row) {
+    typename S::F sum = S::zero();
+    for (int64_t panel = 0; panel < t.n_panels; ++panel, products += S::kLanes)
+      sum = S::fma(S::load(t.weights + panel * S::kLanes), S::max(S::load(products), S::zero()), sum);
+    t.scores[row] = S::total(sum);
   }
 }
 

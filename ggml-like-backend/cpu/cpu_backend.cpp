@@ -32,8 +32,8 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
             return kernels ? fast::moe_ffn_workspace(a, *kernels) : reference::moe_ffn_workspace(a, n_threads);
           },
           [&](const LatentAttentionArgs& a) {
-            return kernels && !a.chosen ? fast::latent_attention_workspace(a, *kernels, n_threads)
-                                        : reference::latent_attention_workspace(a, n_threads);
+            return kernels ? fast::latent_attention_workspace(a, *kernels, n_threads)
+                           : reference::latent_attention_workspace(a, n_threads);
           },
           [&](const MultiHeadAttentionArgs& a) {
             return kernels ? fast::multi_head_attention_workspace(a, *kernels, n_threads)
@@ -41,7 +41,9 @@ Workspace workspace_of(const Node& node, const MatmulKernels* kernels, int n_thr
           },
           [&](const StoreLatentArgs& a) { return reference::store_latent_workspace(a); },
           [&](const RouteExpertsArgs& a) { return reference::route_experts_workspace(a); },
-          [&](const IndexRowsArgs& a) { return reference::index_rows_workspace(a); },
+          [&](const IndexRowsArgs& a) {
+            return kernels ? fast::index_rows_workspace(a, *kernels) : reference::index_rows_workspace(a);
+          },
           [&](const CollapseStreamsArgs& a) { return kernels ? fast::collapse_streams_workspace(a) : Workspace{}; },
           [&](const CompressRowsArgs& a) {
             return kernels ? fast::compress_rows_workspace(a) : reference::compress_rows_workspace(a);
@@ -73,7 +75,7 @@ void run_node(const Node& node, OpContext& c) {
           [&](const StoreLatentArgs& a) { reference::store_latent(a, c); },
           [&](const StoreKeyValueArgs& a) { reference::store_key_value(a, c); },
           [&](const StoreRowsArgs& a) { reference::store_rows(a, c); },
-          [&](const IndexRowsArgs& a) { reference::index_rows(a, c); },
+          [&](const IndexRowsArgs& a) { fast_kernels ? fast::index_rows(a, c) : reference::index_rows(a, c); },
           [&](const RouteExpertsArgs& a) { reference::route_experts(a, c); },
           [&](const CollapseStreamsArgs& a) {
             fast_kernels ? fast::collapse_streams(a, c) : reference::collapse_streams(a, c);
@@ -92,7 +94,7 @@ void run_node(const Node& node, OpContext& c) {
           [&](const GatedFfnArgs& a) { fast_kernels ? fast::gated_ffn(a, c) : reference::gated_ffn(a, c); },
           [&](const MoeFfnArgs& a) { fast_kernels ? fast::moe_ffn(a, c) : reference::moe_ffn(a, c); },
           [&](const LatentAttentionArgs& a) {
-            fast_kernels && !a.chosen ? fast::latent_attention(a, c) : reference::latent_attention(a, c);
+            fast_kernels ? fast::latent_attention(a, c) : reference::latent_attention(a, c);
           },
           [&](const MultiHeadAttentionArgs& a) {
             fast_kernels ? fast::multi_head_attention(a, c) : reference::multi_head_attention(a, c);

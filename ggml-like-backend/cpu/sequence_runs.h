@@ -48,6 +48,13 @@ inline int64_t visible_rows(const StepTensors& step, int64_t t, int tokens_per_r
   return (step.positions.as<int32_t>()[t] + 1) / tokens_per_row;
 }
 
+/// The tokens of a run that see more than top_k rows, and so have to choose: its last ones, maybe none.
+inline SequenceRun choosing_tokens(const StepTensors& step, const SequenceRun& run, int64_t top_k, int tokens_per_row) {
+  const int32_t* positions = step.positions.as<int32_t>() + run.first_token;
+  const int64_t n = std::lower_bound(positions, positions + run.n_tokens, (top_k + 1) * tokens_per_row - 1) - positions;
+  return {run.first_token + n, run.n_tokens - n, run.sequence, run.n_visible};
+}
+
 /// Row `position` of a sequence, in a cache of cache.dim(1) rows a page.
 inline const std::byte* cached_row(const Tensor& cache, const StepTensors& step, int64_t sequence, int64_t position) {
   const int64_t page_tokens = cache.dim(1);

@@ -289,6 +289,74 @@ TEST_CASE("q8_0 rows go straight to operands with the bits of decoding and round
   }
 }
 
+TEST_CASE("fast latent attention over chosen rows equals the oracle over these rows, in both forms") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const DType cache : kCacheTypes) {
+      for (const int64_t top_k : {1, 3, 64, 140, 1000}) {
+        Problem p(small_dims(cache), several(), Dialect::kApart, DType::kF32, cache);
+        p.choose(top_k);
+        const std::vector<double> expected = p.oracle();
+        for (const AttentionForm form : kBothForms) {
+          INFO(isa, " cache ", dtype_name(cache), " form ", static_cast<int>(form), " top k ", top_k);
+          CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(isa, cache, DType::kF32));
+        }
+      }
+    }
+    for (const Dims d : {kLite, kOdd, kOdder}) {
+      Problem p(d, {{1500, 2}, {0, 1}, {5, 200}, {63, 1}}, Dialect::kTogether, DType::kF32, DType::kBF16);
+      p.choose(130);
+      const std::vector<double> expected = p.oracle();
+      for (const AttentionForm form : kBothForms) {
+        INFO(isa, " form ", static_cast<int>(form), " heads ", d.heads);
+        CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(isa, DType::kBF16, DType::kF32));
+      }
+    }
+  }
+}
+
+TEST_CASE("a token that may have all its rows gets the same bits with a choice and without") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const AttentionForm form : kBothForms) {
+      for (const Dims d : {kLite, kOdd}) {
+        Problem p(d, {{300, 1}, {0, 37}, {1520, 5}, {64, 240}}, Dialect::kApart, DType::kBF16, DType::kBF16);
+        const std::vector<float> dense = p.fast(isa, form);
+        p.choose(1525);  // all rows of every token
+        CHECK(p.fast(isa, form) == dense);
+        p.choose(304);
+        const std::vector<float> sparse = p.fast(isa, form);
+        const int64_t width = p.args.out.dim(1);
+        for (int64_t t = 0; t < p.paged.n_tokens(); ++t) {
+          const bool sees_all = p.args.step.positions.as<int32_t>()[t] < 304;
+          INFO(isa, " form ", static_cast<int>(form), " token ", t);
+          CHECK(std::equal(dense.begin() + t * width, dense.begin() + (t + 1) * width, sparse.begin() + t * width) ==
+                sees_all);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a token that chooses gets the same bits alone, beside others and on any number of threads") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const Dims d : {kLite, kOdd}) {
+      Problem p(d, {{300, 1}, {0, 37}, {1520, 5}, {64, 240}}, Dialect::kApart, DType::kBF16, DType::kBF16);
+      p.choose(192);
+      const std::vector<float> together = p.fast(isa, AttentionForm::kAbsorbed, 1);
+      for (const int n_threads : {2, 5}) CHECK(p.fast(isa, AttentionForm::kAbsorbed, n_threads) == together);
+      for (const int64_t t : {0, 20, 38, 42, 43, 200, 282}) {
+        LatentAttentionArgs a = p.args;
+        a.q = a.q.slice(t, 1), a.out = a.out.slice(t, 1), a.chosen = a.chosen.slice(t, 1);
+        a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
+        a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
+        const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
+        const std::vector<float> alone = run_attention(
+            a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
+        CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1)));
+      }
+    }
+  }
+}
+
 TEST_CASE("rows of every type decode as dequantize_row does, from any block of a row on") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
     const cpu::AttentionKernels& kernels = cpu::fast::float_attention_kernels(isa);

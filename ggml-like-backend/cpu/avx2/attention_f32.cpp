@@ -19,6 +19,11 @@ struct Floats8 {
   static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm256_max_ps(a, b); }
+  static float total(F x) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+  }
   static F round(F x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F scale_by_power(F y, F n) {
     const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
@@ -66,8 +71,8 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
 
 }  // namespace
 
-const AttentionKernels attention_f32 = {Floats8::kLanes,  Floats8::kPack, multiply<Floats8>,
-                                        softmax<Floats8>, mix<Floats8>,   fold<Floats8>,
-                                        pack_words,       row_decoder,    nullptr};
+const AttentionKernels attention_f32 = {Floats8::kLanes, Floats8::kPack, multiply<Floats8>,    softmax<Floats8>,
+                                        mix<Floats8>,    fold<Floats8>,  weigh_heads<Floats8>, pack_words,
+                                        row_decoder,     nullptr};
 
 }  // namespace fathom::cpu::avx2

@@ -67,8 +67,8 @@ void pack_q8_0(const void* src, uint32_t* words, int64_t n) {
 
 }  // namespace
 
-const AttentionKernels attention_bf16 = {Pairs16::kLanes,  Pairs16::kPack, multiply<Pairs16>,
-                                         softmax<Pairs16>, mix<Pairs16>,   fold<Pairs16>,
-                                         pack_words,       row_decoder,    pack_q8_0};
+const AttentionKernels attention_bf16 = {Pairs16::kLanes, Pairs16::kPack, multiply<Pairs16>,    softmax<Pairs16>,
+                                         mix<Pairs16>,    fold<Pairs16>,  weigh_heads<Pairs16>, pack_words,
+                                         row_decoder,     pack_q8_0};
 
 }  // namespace fathom::cpu::avx512

@@ -14,8 +14,8 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
 
 }  // namespace
 
-const AttentionKernels attention_f32 = {Floats16::kLanes,  Floats16::kPack, multiply<Floats16>,
-                                        softmax<Floats16>, mix<Floats16>,   fold<Floats16>,
-                                        pack_words,        row_decoder,     nullptr};
+const AttentionKernels attention_f32 = {Floats16::kLanes, Floats16::kPack, multiply<Floats16>,    softmax<Floats16>,
+                                        mix<Floats16>,    fold<Floats16>,  weigh_heads<Floats16>, pack_words,
+                                        row_decoder,      nullptr};
 
 }  // namespace fathom::cpu::avx512

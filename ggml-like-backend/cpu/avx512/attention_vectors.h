@@ -20,6 +20,7 @@ struct Floats16 {
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
   static F max(F a, F b) { return _mm512_max_ps(a, b); }
+  static float total(F x) { return _mm512_reduce_add_ps(x); }
   static F round(F x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
   static F scale_by_power(F y, F n) { return _mm512_scalef_ps(y, n); }
   static F zero_below(F x, float limit, F y) {

@@ -23,5 +23,7 @@ void gated_ffn(const GatedFfnArgs& a, OpContext& c);
 Workspace gated_ffn_workspace(const GatedFfnArgs& a, const MatmulKernels& kernels);
 void moe_ffn(const MoeFfnArgs& a, OpContext& c);
 Workspace moe_ffn_workspace(const MoeFfnArgs& a, const MatmulKernels& kernels);
+void index_rows(const IndexRowsArgs& a, OpContext& c);
+Workspace index_rows_workspace(const IndexRowsArgs& a, const MatmulKernels& kernels);
 
 }  // namespace fathom::cpu::fast

@@ -2,6 +2,9 @@
 // bring many in the expanded form, keys and values made a stretch of the cache at a time.
 //
 // Query rows of the absorbed form are (token, head) pairs of one sequence, since all heads look at the same rows.
+// Tokens that choose their rows are always absorbed, each in blocks of its own: rows expanded for one token would serve
+// no other. Those that see no more than they may have see the same rows with or without a choice, and get the same
+// bits.
 #include "cpu/attention.h"
 #include "cpu/fast/latent_projections.h"
 #include "cpu/fast/paged_attention.h"
@@ -32,6 +35,38 @@ template <typename Fn> void for_each_group(const SequenceRun& run, Fn&& fn) {
   }
 }
 
+/// Tokens of a run that are evaluated alike.
+struct Part {
+  SequenceRun run;
+  bool chooses;
+};
+
+/// The tokens of a run that see all rows up to their own.
+SequenceRun dense_tokens(const LatentAttentionArgs& a, const SequenceRun& run) {
+  if (!a.chosen) return run;
+  SequenceRun dense = run;
+  dense.n_tokens -= choosing_tokens(a.step, run, a.chosen.dim(1), 1).n_tokens;
+  if (dense.n_tokens > 0) dense.n_visible = a.step.positions.as<int32_t>()[run.first_token + dense.n_tokens - 1] + 1;
+  return dense;
+}
+
+/// Calls fn(part) for the tokens in the absorbed form.
+template <typename Fn> void for_each_absorbed(const LatentAttentionArgs& a, Fn&& fn) {
+  for_each_run(a.step, [&](const SequenceRun& run) {
+    const SequenceRun dense = dense_tokens(a, run);
+    if (dense.n_tokens > 0 && !use_expanded_form(a, run)) fn(Part{dense, false});
+    if (dense.n_tokens < run.n_tokens) fn(Part{choosing_tokens(a.step, run, a.chosen.dim(1), 1), true});
+  });
+}
+
+/// Calls fn(run) for the tokens in the expanded form.
+template <typename Fn> void for_each_expanded(const LatentAttentionArgs& a, Fn&& fn) {
+  for_each_run(a.step, [&](const SequenceRun& run) {
+    const SequenceRun dense = dense_tokens(a, run);
+    if (dense.n_tokens > 0 && use_expanded_form(a, run)) fn(dense);
+  });
+}
+
 // ---- absorbed ----
 
 class Absorbed {
@@ -44,7 +79,7 @@ class Absorbed {
         shared_(shared_base),
         own_(own_base),
         n_blocks_(count_blocks(a, kernels_.lanes)),
-        attention_(kernels_, a.cache, a.step, d_.row(), d_.latent, n_blocks_, n_threads, shared_, own_),
+        attention_(kernels_, a.cache, a.step, a.chosen, d_.row(), d_.latent, n_blocks_, n_threads, shared_, own_),
         projections_(a, matmul, n_threads, own_),
         latents_(shared_.take<float>(n_blocks_ > 0 ? a.q.dim(0) * d_.heads * d_.latent : 0)),
         part_(own_.take<float>(LatentProjections::kTokens * projections_.part_stride())),
@@ -78,8 +113,8 @@ class Absorbed {
         const std::byte* next_weights =
             next < n_value_jobs ? projections_.value_weights(next / n_value_parts, next % n_value_parts * part)
                                 : nullptr;
-        each_run([&](const SequenceRun& run, int64_t) {
-          for_each_group(run, [&](int64_t first, int64_t n) {
+        for_each_absorbed(a_, [&](const Part& part) {
+          for_each_group(part.run, [&](int64_t first, int64_t n) {
             projections_.values(job / n_value_parts, begin, end, latents_, first, n, next_weights);
           });
         });
@@ -89,21 +124,25 @@ class Absorbed {
   }
 
  private:
+  /// Query rows from one token's first to the next one's: whole blocks where tokens choose.
+  static int64_t rows_a_token(const LatentAttentionArgs& a, const Part& part, int64_t lanes) {
+    return part.chooses ? div_up(a.n_heads(), lanes) * lanes : a.n_heads();
+  }
+
   static int64_t count_blocks(const LatentAttentionArgs& a, int64_t lanes) {
     int64_t n = 0;
-    for_each_run(a.step, [&](const SequenceRun& run) {
-      if (!use_expanded_form(a, run)) n += div_up(run.n_tokens * a.n_heads(), lanes);
-    });
+    for_each_absorbed(a,
+                      [&](const Part& part) { n += div_up(part.run.n_tokens * rows_a_token(a, part, lanes), lanes); });
     return n;
   }
 
-  /// Calls fn(run, its first block) for the sequences in this form.
-  template <typename Fn> void each_run(Fn&& fn) const {
+  /// Calls fn(part, its first block, its rows_a_token).
+  template <typename Fn> void each_part(Fn&& fn) const {
     int64_t block = 0;
-    for_each_run(a_.step, [&](const SequenceRun& run) {
-      if (use_expanded_form(a_, run)) return;
-      fn(run, block);
-      block += div_up(run.n_tokens * d_.heads, kernels_.lanes);
+    for_each_absorbed(a_, [&](const Part& part) {
+      const int64_t token_rows = rows_a_token(a_, part, kernels_.lanes);
+      fn(part, block, token_rows);
+      block += div_up(part.run.n_tokens * token_rows, kernels_.lanes);
     });
   }
 
@@ -113,11 +152,11 @@ class Absorbed {
     const int64_t columns = projections_.part_columns(), begin = part * columns, lanes = kernels_.lanes;
     const bool last = begin + columns == d_.latent;
     const int64_t n = columns + (last ? d_.rope : 0);
-    each_run([&](const SequenceRun& run, int64_t block) {
-      for_each_group(run, [&](int64_t first, int64_t n_tokens) {
+    each_part([&](const Part& part, int64_t block, int64_t token_rows) {
+      for_each_group(part.run, [&](int64_t first, int64_t n_tokens) {
         projections_.latent_queries(h, begin, first, n_tokens, part_, next);
         for (int64_t i = 0; i < n_tokens; ++i) {
-          const int64_t t = first + i, row = (t - run.first_token) * d_.heads + h;
+          const int64_t t = first + i, row = (t - part.run.first_token) * token_rows + h;
           std::copy_n(part_ + i * projections_.part_stride(), columns, query_);
           if (last) std::copy_n(a_.q.row_as<float>(t) + h * d_.query() + d_.nope, d_.rope, query_ + columns);
           kernels_.pack_words(query_, a_.scale, words_, n);
@@ -130,23 +169,26 @@ class Absorbed {
 
   void fill_blocks() {
     const int64_t lanes = kernels_.lanes;
-    each_run([&](const SequenceRun& run, int64_t block) {
-      const int64_t n_rows = run.n_tokens * d_.heads;
+    each_part([&](const Part& part, int64_t block, int64_t token_rows) {
+      const int64_t n_rows = part.run.n_tokens * token_rows;
       for (int64_t row = 0; row < n_rows; row += lanes, ++block) {
-        const int64_t n_lanes = std::min(lanes, n_rows - row);
+        const int64_t token = part.run.first_token + row / token_rows, head = row % token_rows;
+        const int64_t n_lanes = std::min(lanes, part.chooses ? d_.heads - head : n_rows - row);
         const auto sees = [&](int64_t r) {
-          return a_.step.positions.as<int32_t>()[run.first_token + r / d_.heads] + 1;
+          const int32_t position = a_.step.positions.as<int32_t>()[part.run.first_token + r / token_rows];
+          return part.chooses ? static_cast<int32_t>(a_.chosen.dim(1)) : position + 1;
         };
         for (int64_t i = 0; i < lanes; ++i) attention_.visible(block)[i] = sees(row + std::min(i, n_lanes - 1));
         attention_.blocks()[block] = {attention_.queries(block),
                                       attention_.visible(block),
-                                      latents_ + (run.first_token * d_.heads + row) * d_.latent,
+                                      latents_ + (token * d_.heads + head) * d_.latent,
                                       d_.latent,
-                                      run.sequence,
+                                      part.run.sequence,
                                       sees(row + n_lanes - 1),
                                       n_lanes,
                                       0,
-                                      0};
+                                      0,
+                                      part.chooses ? a_.chosen.row_as<int32_t>(token) : nullptr};
       }
     });
   }
@@ -205,8 +247,7 @@ class Expanded {
     std::fill_n(zeros_, 4 * (d_.value + kSpanSlack), std::byte{0});
     worker.share(d_.heads, 1, [&](int64_t h, int64_t) { projections_.pack_head(h, kernels_, head_weights(h)); });
     worker.barrier();
-    for_each_run(a_.step, [&](const SequenceRun& run) {
-      if (!use_expanded_form(a_, run)) return;
+    for_each_expanded(a_, [&](const SequenceRun& run) {
       const int64_t n_blocks = div_up(run.n_tokens, kernels_.lanes);
       const auto chunk = [&](int64_t n_jobs) { return std::clamp<int64_t>(n_jobs / (8 * worker.count()), 1, 8); };
       for (int64_t first = 0; first < run.n_visible; first += kStretch) {
@@ -232,9 +273,7 @@ class Expanded {
  private:
   static int64_t longest_run(const LatentAttentionArgs& a) {
     int64_t n = 0;
-    for_each_run(a.step, [&](const SequenceRun& run) {
-      if (use_expanded_form(a, run)) n = std::max(n, run.n_tokens);
-    });
+    for_each_expanded(a, [&](const SequenceRun& run) { n = std::max(n, run.n_tokens); });
     return n;
   }
 

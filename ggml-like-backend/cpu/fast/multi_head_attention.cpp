@@ -16,8 +16,8 @@ struct Layout {
       : kernels(attention_kernels(matmul.isa, a.cache.dtype)),
         shared(shared_base),
         own(own_base),
-        attention(kernels, a.cache, a.step, a.q.dim(2), a.q.dim(2), count_blocks(a, kernels.lanes), n_threads, shared,
-                  own),
+        attention(kernels, a.cache, a.step, {}, a.q.dim(2), a.q.dim(2), count_blocks(a, kernels.lanes), n_threads,
+                  shared, own),
         words(own.take<uint32_t>(a.q.dim(2))) {}
 
   static int64_t count_blocks(const MultiHeadAttentionArgs& a, int64_t lanes) {

@@ -22,7 +22,7 @@ constexpr int kMaxLanes = 16;
 constexpr int64_t kColumnPart = 64;
 
 bool same_rows(const QueryBlock& a, const QueryBlock& b) {
-  return a.sequence == b.sequence && a.key_offset == b.key_offset;
+  return a.sequence == b.sequence && a.key_offset == b.key_offset && a.chosen == b.chosen;
 }
 
 bool operand_type(const AttentionKernels& k, DType cache) {
@@ -32,10 +32,13 @@ bool operand_type(const AttentionKernels& k, DType cache) {
 /// Rows at a multiple of 1 KB (V1's: 8 KB) lie in so few sets of a first-level cache that a tile of 16 does not fit.
 constexpr int64_t kCompetingStride = 1024;
 
+/// Chosen rows that are under way from memory while one is copied.
+constexpr int64_t kRowsAhead = 4;
+
 }  // namespace
 
 CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
-                       int64_t value_dim, Carver& own)
+                       int64_t value_dim, Carver& own, bool has_choice)
     : kernels_(kernels),
       cache_(cache),
       step_(step),
@@ -45,9 +48,10 @@ CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, con
       in_place_(same_type_ && key_dim % kernels.pack == 0 && cache.strides_bytes[1] % kCompetingStride != 0) {
   rows_ = own.take<RowPointers>(1);
   zeros_ = own.take<std::byte>(4 * (value_dim + kSpanSlack));
-  decoded_ = own.take<float>(in_place_ ? 0 : std::max(key_dim, value_dim) + kSpanSlack);
-  key_words_ = own.take<uint32_t>(in_place_ ? 0 : kSliceRows * word_count(kernels, key_dim));
-  value_words_ = own.take<uint32_t>(in_place_ ? 0 : kSliceRows * word_count(kernels, value_dim));
+  const bool converts = !in_place_ || has_choice;
+  decoded_ = own.take<float>(converts ? std::max(key_dim, value_dim) + kSpanSlack : 0);
+  key_words_ = own.take<uint32_t>(converts ? kSliceRows * word_count(kernels, key_dim) : 0);
+  value_words_ = own.take<uint32_t>(converts ? kSliceRows * word_count(kernels, value_dim) : 0);
 }
 
 void CachedRows::prepare() { std::memset(zeros_, 0, static_cast<size_t>(4 * (value_dim_ + kSpanSlack))); }
@@ -77,12 +81,26 @@ int64_t CachedRows::offset_bytes(int64_t offset) const {
   return offset / info.block_elements * info.block_bytes;
 }
 
+void CachedRows::fetch(const std::byte* row) const {
+  for (int64_t at = 0; at < cache_.strides_bytes[1]; at += 64) __builtin_prefetch(row + at);
+}
+
 const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset,
-                                    int64_t value_offset) {
+                                    int64_t value_offset, const int32_t* chosen) {
   rows_->keys_ahead = rows_->values_ahead = nullptr;
   const int64_t wanted[5] = {sequence, first, n, key_offset, value_offset};
-  if (std::equal(wanted, wanted + 5, loaded_)) return *rows_;
-  std::copy_n(wanted, 5, loaded_);
+  if (std::equal(wanted, wanted + 5, loaded_) && chosen == loaded_choice_) return *rows_;
+  std::copy_n(wanted, 5, loaded_), loaded_choice_ = chosen;
+  rows_->values[n] = zeros_;
+  if (chosen != nullptr) {
+    const auto row = [&](int64_t i) { return cached_row(cache_, step_, sequence, chosen[first + i]); };
+    for (int64_t i = 0; i < std::min(kRowsAhead, n); ++i) fetch(row(i));
+    for (int64_t i = 0; i < n; ++i) {
+      if (i + kRowsAhead < n) fetch(row(i + kRowsAhead));
+      convert(row(i), i, key_offset, value_offset);
+    }
+    return *rows_;
+  }
   const int64_t page_tokens = cache_.dim(1), stride = cache_.strides_bytes[1];
   const int64_t key_bytes = offset_bytes(key_offset), value_bytes = offset_bytes(value_offset);
   for (int64_t i = 0; i < n;) {
@@ -97,7 +115,6 @@ const RowPointers& CachedRows::load(int64_t sequence, int64_t first, int64_t n, 
       }
     }
   }
-  rows_->values[n] = zeros_;
   rows_->ahead_stride_bytes = stride;
   return *rows_;
 }
@@ -120,13 +137,13 @@ void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowP
 }
 
 PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step,
-                               int64_t key_dim, int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared,
-                               Carver& own)
+                               const Tensor& chosen, int64_t key_dim, int64_t value_dim, int64_t n_blocks,
+                               int n_threads, Carver& shared, Carver& own)
     : kernels_(kernels),
       key_dim_(key_dim),
       value_dim_(value_dim),
       n_blocks_(n_blocks),
-      n_groups_((deepest_context(step) + kGroupRows - 1) / kGroupRows),
+      n_groups_((std::min(deepest_context(step), chosen ? chosen.dim(1) : INT64_MAX) + kGroupRows - 1) / kGroupRows),
       partials_a_group_(n_groups_ * n_blocks >= kJobsPerThread * n_threads ? 1 : kGroupSlices),
       wave_groups_(std::clamp<int64_t>(kPartialBytes / (4 * PartialResult::floats(kernels, value_dim) *
                                                         partials_a_group_ * std::max<int64_t>(n_blocks, 1)),
@@ -139,7 +156,7 @@ PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& ca
       partials_(
           shared.take<float>(wave_groups_ * partials_a_group_ * n_blocks * PartialResult::floats(kernels, value_dim))),
       partial_(own.take<float>(PartialResult::floats(kernels, value_dim))),
-      rows_(kernels, cache, step, key_dim, value_dim, own),
+      rows_(kernels, cache, step, key_dim, value_dim, own, static_cast<bool>(chosen)),
       scratch_(kernels, own) {}
 
 void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t first, int64_t last, float* results) {
@@ -150,13 +167,12 @@ void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t 
       const int64_t row = slice * kSliceRows, n_rows = std::min(kSliceRows, block.n_visible - row);
       if (n_rows <= 0) continue;
       const PartialResult result(kernels_, value_dim_, results + i * PartialResult::floats(kernels_, value_dim_));
-      const RowPointers& rows = rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset);
-      const bool rows_again = i + 1 < n && same_rows(block, blocks[i + 1]);
-      if (i + 1 < n && !rows_again) {
-        rows_.announce(blocks[i + 1].sequence, row, blocks[i + 1].key_offset, blocks[i + 1].value_offset);
-      } else if (!rows_again) {
-        rows_.announce(blocks[0].sequence, row + kSliceRows, blocks[0].key_offset, blocks[0].value_offset);
-      }
+      const RowPointers& rows =
+          rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset, block.chosen);
+      const QueryBlock& next = blocks[i + 1 < n ? i + 1 : 0];
+      const bool rows_again = i + 1 < n && same_rows(block, next);
+      if (!rows_again && next.chosen == nullptr)
+        rows_.announce(next.sequence, i + 1 < n ? row : row + kSliceRows, next.key_offset, next.value_offset);
       attend_slice(kernels_, block, rows, row, n_rows, key_dim_, value_dim_, scratch_, slice == first ? result : part);
       if (slice == first) continue;
       kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out,

@@ -30,6 +30,8 @@ struct QueryBlock {
   int64_t n_lanes;
   int64_t key_offset;    ///< elements from a cached row's start to its key
   int64_t value_offset;  ///< and to its value
+  /// The rows they see, n_visible of them, by number in the sequence; null: the sequence's first ones.
+  const int32_t* chosen = nullptr;
 };
 
 /// Addresses of the keys and values of consecutive cached rows in the kernels' operand type.
@@ -66,21 +68,24 @@ inline void spread_words(const uint32_t* words, int64_t n_words, int64_t lane, i
 }
 
 /// Finds rows in the cache. They are operands in place where the types agree and neighbours do not compete for the same
-/// lines of the first-level cache; else they are copied or converted. One for each thread.
+/// lines of the first-level cache; else they are copied or converted. Chosen rows, which lie anywhere, are brought
+/// together so that they are multiplied many at a time. One for each thread.
 class CachedRows {
  public:
   CachedRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
-             int64_t value_dim, Carver& own);
+             int64_t value_dim, Carver& own, bool has_choice = false);
   /// Once, before the first load.
   void prepare();
-  /// Rows [first, first + n) of a sequence; n <= kSliceRows.
-  const RowPointers& load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset);
+  /// Rows [first, first + n) of a sequence, or of those chosen (only where there is a choice); n <= kSliceRows.
+  const RowPointers& load(int64_t sequence, int64_t first, int64_t n, int64_t key_offset, int64_t value_offset,
+                          const int32_t* chosen = nullptr);
   /// What load() will be asked for next: what it returned last has it fetched. Nothing if the sequence has no such row.
   void announce(int64_t sequence, int64_t first, int64_t key_offset, int64_t value_offset);
 
  private:
   /// Where element `offset` of a cached row is; of a quantized type, where its block is.
   int64_t offset_bytes(int64_t offset) const;
+  void fetch(const std::byte* row) const;
   /// Row i of rows_ from a cached row.
   void convert(const std::byte* row, int64_t i, int64_t key_offset, int64_t value_offset);
 
@@ -95,6 +100,7 @@ class CachedRows {
   uint32_t* value_words_;
   std::byte* zeros_;
   int64_t loaded_[5] = {-1, -1, -1, -1, -1};  ///< what rows_ holds
+  const int32_t* loaded_choice_ = nullptr;
 };
 
 /// A thread's buffers for one slice and block.
@@ -124,11 +130,12 @@ struct PartialResult {
 void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
                   int64_t key_dim, int64_t value_dim, const SliceScratch& scratch, const PartialResult& result);
 
-/// Workspace and course of an attention over the cache. All threads construct it alike.
+/// Workspace and course of an attention over the cache. All threads construct it alike. chosen: [T, top_k], of which
+/// the blocks have rows, or empty; no block sees more rows then.
 class PagedAttention {
  public:
-  PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
-                 int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared, Carver& own);
+  PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, const Tensor& chosen,
+                 int64_t key_dim, int64_t value_dim, int64_t n_blocks, int n_threads, Carver& shared, Carver& own);
 
   /// For the caller to fill in, before the barrier that comes before run().
   QueryBlock* blocks() const { return blocks_; }
@@ -144,7 +151,7 @@ class PagedAttention {
 
   const AttentionKernels& kernels_;
   const int64_t key_dim_, value_dim_, n_blocks_;
-  const int64_t n_groups_;          ///< of the deepest context
+  const int64_t n_groups_;          ///< of the most rows that a block sees
   const int64_t partials_a_group_;  ///< 1: a job is a group; kGroupSlices: a job is a slice
   const int64_t wave_groups_;       ///< whose partial results are kept at a time
   const int64_t n_column_parts_;
