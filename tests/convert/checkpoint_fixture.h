@@ -252,6 +252,24 @@ inline MadeCheckpoint made_v3(int64_t fp8_block = 0) {
   return c;
 }
 
+/// V3.2: V3 with an indexer of 2 heads of 32 that chooses 16 tokens.
+inline MadeCheckpoint made_v32(int64_t fp8_block = 0) {
+  MadeCheckpoint c = made_v3(fp8_block);
+  c.config["model_type"] = "deepseek_v32";
+  c.config["index_n_heads"] = 2, c.config["index_head_dim"] = 32, c.config["index_topk"] = 16;
+  for (int64_t i = 0; i < 3; ++i) {
+    const std::string p = "model.layers." + std::to_string(i) + ".self_attn.indexer.";
+    for (const auto& [name, cols] : {std::pair("wq_b.weight", 32), {"wk.weight", 64}}) {
+      const int64_t rows = cols == 32 ? 64 : 32;
+      fp8_block > 0 ? c.fp8(p + name, rows, cols, fp8_block, fp8_block) : c.bf16(p + name, {rows, cols});
+    }
+    c.bf16(p + "k_norm.weight", {32});
+    c.bf16(p + "k_norm.bias", {32});
+    c.bf16(p + "weights_proj.weight", {2, 64});
+  }
+  return c;
+}
+
 /// V1: hidden 64, 2 layers, 2 heads of 32.
 inline MadeCheckpoint made_v1() {
   MadeCheckpoint c;

@@ -14,7 +14,7 @@ using namespace fathom;
 
 namespace {
 
-const std::string kV2 = FATHOM_FIXTURES "/models/v2/v2-f32.gguf";
+const std::string kV2 = FATHOM_FIXTURES "/models/v2/v2-bf16.gguf";
 
 std::string message_of(const std::function<void()>& act, ErrorCode code) {
   try {
@@ -33,6 +33,16 @@ QuantizeOptions options(const std::string& in, const std::string& out, const std
   o.type = type;
   o.n_threads = 2;
   return o;
+}
+
+/// The same weights as floats.
+const std::string& v2_f32() {
+  static const TempFolder folder;
+  static const std::string path = [] {
+    quantize_file(options(kV2, folder / "v2-f32.gguf", "f32"));
+    return folder / "v2-f32.gguf";
+  }();
+  return path;
 }
 
 std::string legacy_imatrix(const std::string& name, const std::vector<float>& values, int32_t n_calls) {
@@ -56,10 +66,10 @@ std::string legacy_imatrix(const std::string& name, const std::vector<float>& va
 
 TEST_CASE("every type that can be written is what quantize_row makes of each row") {
   const TempFolder folder;
-  const GgufModel in = GgufModel::open(kV2);
+  const GgufModel in = GgufModel::open(v2_f32());
   for (const char* type : {"f16", "bf16", "q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "iq4_nl", "mxfp4"}) {
     CAPTURE(type);
-    QuantizeOptions o = options(kV2, folder / "out.gguf", "copy");
+    QuantizeOptions o = options(v2_f32(), folder / "out.gguf", "copy");
     o.tensor_types = {std::string("ffn_|attn_=") + type};
     quantize_file(o);
     const GgufModel out = GgufModel::open(folder / "out.gguf");
@@ -83,10 +93,10 @@ TEST_CASE("every type that can be written is what quantize_row makes of each row
 
 TEST_CASE("a round trip through f16 and bf16 of a model that both hold exactly gives the file's own values") {
   const TempFolder folder;
-  quantize_file(options(kV2, folder / "a.gguf", "bf16"));
+  quantize_file(options(v2_f32(), folder / "a.gguf", "bf16"));
   quantize_file(options(folder / "a.gguf", folder / "b.gguf", "f16"));
   quantize_file(options(folder / "b.gguf", folder / "c.gguf", "f32"));
-  const GgufModel a = GgufModel::open(kV2), c = GgufModel::open(folder / "c.gguf");
+  const GgufModel a = GgufModel::open(v2_f32()), c = GgufModel::open(folder / "c.gguf");
   for (const auto& [name, t] : a.tensors())
     CHECK_MESSAGE(std::memcmp(t.data, c.find(name)->data, t.size_bytes()) == 0, name);
   for (const auto& [key, value] : a.metadata().all()) {
@@ -223,10 +233,10 @@ TEST_CASE("importance matrices of both forms are read, and steer the search") {
     CHECK(m.find("blk.2.ffn_gate_exps.weight", shape, 0) == nullptr);
     CHECK_THROWS_AS(m.find(tensor, Shape{16, 32, 64}, 0), Error);
 
-    QuantizeOptions o = options(kV2, folder / "out.gguf", "q4_0");
+    QuantizeOptions o = options(v2_f32(), folder / "out.gguf", "q4_0");
     o.imatrix = folder / name;
     quantize_file(o);
-    const GgufModel in = GgufModel::open(kV2), out = GgufModel::open(o.out);
+    const GgufModel in = GgufModel::open(v2_f32()), out = GgufModel::open(o.out);
     const Tensor& from = *in.find(tensor);
     const Tensor& to = *out.find(tensor);
     std::vector<std::byte> row(row_bytes(DType::kQ4_0, 96));

@@ -33,8 +33,8 @@ std::vector<float> all_logits(Engine& engine, const std::vector<int32_t>& ids, i
 TEST_CASE("the chunks of a prompt change no bit of any token's logits") {
   for (const std::string& isa : cpu_isa_names()) {
     CAPTURE(isa);
-    for (const char* file :
-         {kLatentModel, "v1/v1-f16.gguf", "v2/v2-f32.gguf", "v3/v3-q8_0.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
+    for (const char* file : {kLatentModel, "v1/v1-f16.gguf", "v2/v2-bf16.gguf", "v3/v3-q4_k_m.gguf",
+                             "v3/v3-iq2_xxs-mla.gguf", kIndexerModel}) {
       CAPTURE(file);
       EngineOptions options = small_engine_options(file);
       options.isa = isa;

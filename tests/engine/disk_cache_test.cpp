@@ -60,16 +60,20 @@ Answer answer_once(const fs::path& folder, const Request& request,
 }  // namespace
 
 TEST_CASE("a text is found again after a restart, with the same bits") {
-  for (const size_t n : {256, 319, 320, 321, 400}) {
-    CAPTURE(n);
-    const TempFolder folder;
-    const Request request = request_for(random_prompt(n, static_cast<uint32_t>(n)), 10);
-    const Answer first = answer_once(folder.path / "cache", request);
-    CHECK(first.starts[0].cached_tokens == 0);
-    CHECK(saved_files(folder.path / "cache").size() == 1);
-    const Answer again = answer_once(folder.path / "cache", request);
-    CHECK(again.starts[0].cached_tokens == static_cast<int64_t>(n) - 1);
-    CHECK(again.same_tokens(first));
+  for (const char* file : {kLatentModel, kIndexerModel}) {
+    for (const size_t n : {256, 319, 320, 321, 400}) {
+      CAPTURE(file);
+      CAPTURE(n);
+      const TempFolder folder;
+      const EngineOptions options = small_engine_options(file);
+      const Request request = request_for(random_prompt(n, static_cast<uint32_t>(n)), 10);
+      const Answer first = answer_once(folder.path / "cache", request, options);
+      CHECK(first.starts[0].cached_tokens == 0);
+      CHECK(saved_files(folder.path / "cache").size() == 1);
+      const Answer again = answer_once(folder.path / "cache", request, options);
+      CHECK(again.starts[0].cached_tokens == static_cast<int64_t>(n) - 1);
+      CHECK(again.same_tokens(first));
+    }
   }
 }
 

@@ -14,6 +14,9 @@ namespace fathom::testing {
 /// Latent attention, experts, 512 tokens of vocabulary: the shape of V2-Lite, scaled down.
 constexpr const char* kLatentModel = "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf";
 
+/// An indexer that chooses 32 tokens.
+constexpr const char* kIndexerModel = "v32/v32-bf16.gguf";
+
 /// Expands from position 128 on in blocks of 64, so that short prompts have all three stretches of an AttentionPlan.
 inline EngineOptions small_engine_options(const std::string& file = kLatentModel) {
   EngineOptions o;

@@ -16,7 +16,7 @@ using fathom::testing::random_prompt;
 
 namespace {
 
-const char* const kLegacy = "v3/v3-q8_0.gguf";      // attn_kv_b, groups, selection bias
+const char* const kLegacy = "v3/v3-q4_k_m.gguf";    // attn_kv_b, groups, selection bias
 const char* const kSplit = "v3/v3-mxfp4-mla.gguf";  // attn_k_b, attn_v_b
 const char* const kGreedy = "v2lite/v2lite-iq4_xs-old.gguf";
 
@@ -65,7 +65,7 @@ std::string message_of(const std::function<void()>& act, ErrorCode code) {
 }  // namespace
 
 TEST_CASE("a watched step gives the same logits up to rounding, and the next unwatched one the same bits") {
-  for (const char* file : {kLegacy, kSplit, kGreedy}) {
+  for (const char* file : {kLegacy, kSplit, kGreedy, fathom::testing::kIndexerModel}) {
     CAPTURE(file);
     const auto engine = reference_engine(file);
     const std::vector<int32_t> ids = random_prompt(40, 5);
@@ -236,7 +236,11 @@ TEST_CASE("a checkpoint's folder runs as the file that converting it makes") {
     size_t n_files;
     const char* type;
   };
-  const Case cases[] = {{made_v3(), 2, "bf16"}, {made_v3(32), 1, "bf16"}, {made_v1(), 1, "f32"}};
+  const Case cases[] = {{made_v3(), 2, "bf16"},
+                        {made_v3(32), 1, "bf16"},
+                        {made_v32(), 1, "bf16"},
+                        {made_v32(32), 2, "bf16"},
+                        {made_v1(), 1, "f32"}};
   for (const Case& c : cases) {
     CAPTURE(c.checkpoint.config["model_type"].get<std::string>());
     const TempFolder folder;

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "core/float_convert.h"
 #include "cpu/cpu_backend.h"
 #include "engine_fixture.h"
 #include "io/gguf.h"
@@ -97,43 +98,46 @@ struct Gate {
 }  // namespace
 
 TEST_CASE("64 requests at once give what each gives alone, to the last bit") {
-  const auto engine = Engine::load(small_engine_options());
-  std::vector<Request> requests;
-  std::mt19937 random(1);
-  for (uint32_t i = 0; i < 64; ++i) {
-    requests.push_back(request_for(random_prompt(1 + random() % 300, i % 40), 1 + random() % 12));
-    if (i % 3 == 0) {
-      requests.back().options.sampling.temperature = 1.5F;
-      requests.back().options.sampling.seed = i;
-    }
-    requests.back().user = std::to_string(i % 3);
-    requests.back().priority = static_cast<int>(i % 2);
-  }
-  std::vector<Answer> alone;
-  for (const Request& r : requests) alone.push_back(answer_alone(*engine, r));
-  for (const milliseconds max_stall :
-       {milliseconds(0), milliseconds(250)}) {  // 0: every step is interrupted wherever it can be
-    CAPTURE(max_stall.count());
-    SchedulerOptions options;
-    options.max_stall = max_stall;
-    {
-      Scheduler scheduler(*engine, options);
-      std::vector<RequestHandle> handles;
-      for (const Request& r : requests) handles.push_back(submit(scheduler, r));
-      for (size_t i = 0; i < handles.size(); ++i) {
-        CAPTURE(i);
-        const Answer got = read_all(handles[i]);
-        CHECK(got.same_tokens(alone[i]));
+  for (const char* file : {kLatentModel, kIndexerModel}) {
+    CAPTURE(file);
+    const auto engine = Engine::load(small_engine_options(file));
+    std::vector<Request> requests;
+    std::mt19937 random(1);
+    for (uint32_t i = 0; i < 64; ++i) {
+      requests.push_back(request_for(random_prompt(1 + random() % 300, i % 40), 1 + random() % 12));
+      if (i % 3 == 0) {
+        requests.back().options.sampling.temperature = 1.5F;
+        requests.back().options.sampling.seed = i;
       }
-      CHECK(scheduler.stats().used_pages == 0);
-      CHECK(scheduler.stats().finished_total == 64);
+      requests.back().user = std::to_string(i % 3);
+      requests.back().priority = static_cast<int>(i % 2);
     }
-    check_pool_empty(*engine);
+    std::vector<Answer> alone;
+    for (const Request& r : requests) alone.push_back(answer_alone(*engine, r));
+    for (const milliseconds max_stall :
+         {milliseconds(0), milliseconds(250)}) {  // 0: every step is interrupted wherever it can be
+      CAPTURE(max_stall.count());
+      SchedulerOptions options;
+      options.max_stall = max_stall;
+      {
+        Scheduler scheduler(*engine, options);
+        std::vector<RequestHandle> handles;
+        for (const Request& r : requests) handles.push_back(submit(scheduler, r));
+        for (size_t i = 0; i < handles.size(); ++i) {
+          CAPTURE(i);
+          const Answer got = read_all(handles[i]);
+          CHECK(got.same_tokens(alone[i]));
+        }
+        CHECK(scheduler.stats().used_pages == 0);
+        CHECK(scheduler.stats().finished_total == 64);
+      }
+      check_pool_empty(*engine);
+    }
   }
 }
 
 TEST_CASE("a hit gives the bits of a miss, wherever prefix and prompt end") {
-  for (const char* file : {kLatentModel, "v1/v1-f16.gguf", "v3/v3-q8_0.gguf"}) {
+  for (const char* file : {kLatentModel, "v1/v1-f16.gguf", "v3/v3-q4_k_m.gguf", kIndexerModel}) {
     CAPTURE(file);
     const auto engine = Engine::load(small_engine_options(file));
     for (const size_t shared : {1, 63, 64, 65, 127, 128, 129, 191, 192, 193, 255, 256, 257}) {
@@ -196,33 +200,36 @@ TEST_CASE("requests that come together evaluate their common beginning once") {
 }
 
 TEST_CASE("a pool too small for all preempts and loses nothing") {
-  EngineOptions options = small_engine_options();
-  options.context = 256;  // 5 pages: one sequence and a copy
-  const auto engine = Engine::load(options);
-  std::vector<Request> requests;
-  for (uint32_t i = 0; i < 8; ++i) requests.push_back(request_for(random_prompt(20 + 10 * i, i), 120));
-  for (const auto& [use_cache, max_stall] : {std::pair(true, 250), {true, 0}, {false, 250}, {false, 0}}) {
-    CAPTURE(use_cache);
-    CAPTURE(max_stall);
-    std::vector<Answer> alone;
-    for (Request& r : requests) {
-      r.use_cache = use_cache;
-      alone.push_back(answer_alone(*engine, r));
-    }
-    SchedulerOptions scheduling;
-    scheduling.max_stall = milliseconds(max_stall);
-    {
-      Scheduler scheduler(*engine, scheduling);
-      std::vector<RequestHandle> handles;
-      for (const Request& r : requests) handles.push_back(submit(scheduler, r));
-      for (size_t i = 0; i < handles.size(); ++i) {
-        CAPTURE(i);
-        CHECK(read_all(handles[i]).same_tokens(alone[i]));
+  for (const char* file : {kLatentModel, kIndexerModel}) {
+    CAPTURE(file);
+    EngineOptions options = small_engine_options(file);
+    options.context = 256;  // 5 pages: one sequence and a copy
+    const auto engine = Engine::load(options);
+    std::vector<Request> requests;
+    for (uint32_t i = 0; i < 8; ++i) requests.push_back(request_for(random_prompt(20 + 10 * i, i), 120));
+    for (const auto& [use_cache, max_stall] : {std::pair(true, 250), {true, 0}, {false, 250}, {false, 0}}) {
+      CAPTURE(use_cache);
+      CAPTURE(max_stall);
+      std::vector<Answer> alone;
+      for (Request& r : requests) {
+        r.use_cache = use_cache;
+        alone.push_back(answer_alone(*engine, r));
       }
-      CHECK(scheduler.stats().preemptions_total > 0);
-      CHECK(scheduler.stats().used_pages == 0);
+      SchedulerOptions scheduling;
+      scheduling.max_stall = milliseconds(max_stall);
+      {
+        Scheduler scheduler(*engine, scheduling);
+        std::vector<RequestHandle> handles;
+        for (const Request& r : requests) handles.push_back(submit(scheduler, r));
+        for (size_t i = 0; i < handles.size(); ++i) {
+          CAPTURE(i);
+          CHECK(read_all(handles[i]).same_tokens(alone[i]));
+        }
+        CHECK(scheduler.stats().preemptions_total > 0);
+        CHECK(scheduler.stats().used_pages == 0);
+      }
+      check_pool_empty(*engine);
     }
-    check_pool_empty(*engine);
   }
 }
 
@@ -598,13 +605,13 @@ TEST_CASE("constraints are asked and told, and what they throw fails their reque
 }
 
 TEST_CASE("logits that are no numbers fail their request and leave the others as they were") {
-  const auto file = std::make_shared<const GgufModel>(GgufModel::open(FATHOM_FIXTURES "/models/v2/v2-f32.gguf"));
+  const auto file = std::make_shared<const GgufModel>(GgufModel::open(FATHOM_FIXTURES "/models/v2/v2-bf16.gguf"));
   ModelSource source{file->metadata(), file->tensors(), file->path(), file->size_bytes(), file, {}};
   Tensor& table = source.tensors.at("token_embd.weight");
-  REQUIRE(table.dtype == DType::kF32);
-  std::vector<float> copy(table.as<float>(), table.as<float>() + table.dim(0) * table.dim(1));
+  REQUIRE(table.dtype == DType::kBF16);
+  std::vector<uint16_t> copy(table.as<uint16_t>(), table.as<uint16_t>() + table.dim(0) * table.dim(1));
   constexpr int32_t kPoison = 77;
-  for (int64_t i = 0; i < table.dim(1); ++i) copy[static_cast<size_t>(kPoison * table.dim(1) + i)] = NAN;
+  for (int64_t i = 0; i < table.dim(1); ++i) copy[static_cast<size_t>(kPoison * table.dim(1) + i)] = f32_to_bf16(NAN);
   table.data = reinterpret_cast<std::byte*>(copy.data());
   for (const std::string& isa : cpu_isa_names()) {
     CAPTURE(isa);

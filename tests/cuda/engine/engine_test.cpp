@@ -14,10 +14,9 @@ using namespace fathom;
 namespace {
 
 const char* const kModels[] = {"v1/v1-f16.gguf",
-                               "v2/v2-f32.gguf",
+                               "v2/v2-bf16.gguf",
                                "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf",
                                "v2lite/v2lite-iq4_xs-old.gguf",
-                               "v3/v3-q8_0.gguf",
                                "v3/v3-q4_k_m.gguf",
                                "v3/v3-iq4_xs-mla.gguf",
                                "v3/v3-iq2_xxs-mla.gguf",
@@ -87,7 +86,7 @@ TEST_CASE("cuda: logits of every generation's model agree with the CPU's, prefil
 }
 
 TEST_CASE("cuda: greedy text equals the CPU's up to the first close call") {
-  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-q8_0.gguf", "v1/v1-f16.gguf"}) {
+  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-q4_k_m.gguf", "v1/v1-f16.gguf"}) {
     CAPTURE(file);
     const auto cpu = load(file, "cpu"), device = load(file, "cuda");
     Sequence on_cpu(cpu->pool()), on_device(device->pool());
@@ -141,7 +140,7 @@ TEST_CASE("cuda: pages move to a file and back with every bit, in every cache ty
   for (const DType type : {DType::kF32, DType::kF16, DType::kBF16, DType::kQ8_0, DType::kF8_E4M3}) {
     CAPTURE(dtype_name(type));
     const auto engine =
-        load(type == DType::kQ8_0 ? "v1/v1-f16.gguf" : "v3/v3-q8_0.gguf", "cuda", type);  // rows of whole blocks
+        load(type == DType::kQ8_0 ? "v1/v1-f16.gguf" : "v3/v3-q4_k_m.gguf", "cuda", type);  // rows of whole blocks
     const std::vector<int32_t> ids = prompt(70);
     Sequence sequence(engine->pool());
     REQUIRE(engine->prefill(sequence, ids, Outputs::kNone));
@@ -179,19 +178,24 @@ TEST_CASE("cuda: a step can be stopped and another run inside it") {
 
 TEST_CASE(
     "a model that has no kernels on a device is refused in one line, or runs on the CPU if nobody asked for one") {
-  EngineOptions o;
-  o.model_path = FATHOM_FIXTURES "/models/v4/v4-mxfp4.gguf";
-  o.backend = "cuda";
-  o.context = 256;
-  try {
-    Engine::load(o);
-    FAIL("no refusal");
-  } catch (const Error& e) {
-    CHECK(e.code() == ErrorCode::kModel);
-    CHECK(std::string(e.what()).find("DeepSeek V4 is computed on the CPU alone") != std::string::npos);
+  for (const auto& [file, why] : {std::pair("v4/v4-mxfp4.gguf", "DeepSeek V4 is computed on the CPU alone"),
+                                  {"v32/v32-bf16.gguf", "has no kernel for the indexer of sparse attention"}}) {
+    CAPTURE(file);
+    EngineOptions o;
+    o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
+    o.backend = "cuda";
+    o.context = 256;
+    try {
+      Engine::load(o);
+      FAIL("no refusal");
+    } catch (const Error& e) {
+      CHECK(e.code() == ErrorCode::kModel);
+      CHECK(std::string(e.what()).find(why) != std::string::npos);
+      CHECK(std::string(e.what()).find("try --backend cpu") != std::string::npos);
+    }
+    o.backend = "auto";
+    const auto engine = Engine::load(o);
+    CHECK_FALSE(engine->on_device());
+    CHECK(engine->backend_note().find("runs on the CPU") != std::string::npos);
   }
-  o.backend = "auto";
-  const auto engine = Engine::load(o);
-  CHECK_FALSE(engine->on_device());
-  CHECK(engine->backend_note().find("runs on the CPU") != std::string::npos);
 }
