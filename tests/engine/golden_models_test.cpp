@@ -32,7 +32,7 @@ const GoldenModel kModels[] = {
     {"v3/v3-iq4_xs-mla.gguf", "v3/v3-iq4_xs-mla.golden", 0.084, 0.24},
     {"v3/v3-iq2_xxs-mla.gguf", "v3/v3-iq2_xxs-mla.golden", 0.073, 0.21},
     {"v3/v3-mxfp4-mla.gguf", "v3/v3-mxfp4-mla.golden", 0.061, 0.20},
-    {"v32/v32-bf16.gguf", "v32/golden", 0.02, 0.06},
+    {"v32/v32-bf16.gguf", "v32/golden", 0.02, 0.12},
     {"v4/v4-mxfp4.gguf", "v4/v4-mxfp4.golden", 0.05, 0.19},
 };
 
