@@ -124,7 +124,7 @@ std::string system_fingerprint(const Engine& engine, const EngineFlags& flags) {
   const ModelInfo& info = engine.info();
   const std::string facts = std::string(FATHOM_VERSION) + "|" + FATHOM_COMMIT + "|" + info.architecture + "|" +
                             info.name + "|" + info.type + "|" + std::to_string(info.size_bytes) + "|" +
-                            engine.backend_description() + "|" + flags.cache_type + "|" + flags.attention;
+                            engine.backend_description() + "|" + cache_type_name(engine) + "|" + flags.attention;
   uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, 64 bits
   for (const char c : facts) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
   char text[32];

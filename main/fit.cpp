@@ -43,7 +43,7 @@ int run(const Options& options) {
     const nlohmann::ordered_json json = {
         {"model", engine->info().path},
         {"ctx", engine->context()},
-        {"cache_type", options.engine.cache_type},
+        {"cache_type", cache_type_name(*engine)},
         {"host",
          {{"weights_bytes", weights},
           {"cache_bytes", cache},
@@ -61,7 +61,7 @@ int run(const Options& options) {
   } else {
     write_answer(
         "weights       " + human_bytes(weights) + " in host memory, mapped from the file\ncache         " +
-        human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " + options.engine.cache_type +
+        human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " + cache_type_name(*engine) +
         (recent == 0 ? std::string()
                      : ", with " + human_bytes(recent) + " of rows that only a prompt in progress needs (" +
                            human_bytes(engine->pool().layout().recent_bytes(1)) + " more for each further sequence)") +

@@ -185,8 +185,9 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
       ->check(at_least(1))
       ->type_name("N")
       ->group(kGroup);
-  app.add_option("--cache-type", cache_type, "Type of the latent pages (default: bf16)")
-      ->check(one_of({"f32", "f16", "bf16", "q8_0", "fp8"}))
+  app.add_option("--cache-type", cache_type,
+                 "Type of the latent pages (default: auto, bf16, for a model with an indexer f16)")
+      ->check(one_of({"auto", "f32", "f16", "bf16", "q8_0", "fp8"}))
       ->group(kGroup);
   app.add_option("--attention", attention, "How attention is computed (default: auto)")
       ->check(one_of(names_of(kAttentionForms)))
@@ -217,11 +218,18 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.isa = isa;
   options.n_threads = common.threads;
   options.context = context;
-  options.cache_type = kCacheTypes.at(cache_type);
+  if (cache_type != "auto") options.cache_type = kCacheTypes.at(cache_type);
   options.attention = kAttentionForms.at(attention);
   options.chunk_tokens = batch;
   if (chat_format != "auto") options.chat_format = chat_generation_from_name(chat_format);
   return options;
+}
+
+std::string cache_type_name(const Engine& engine) {
+  for (const auto& [name, type] : kCacheTypes) {
+    if (type == engine.cache_type()) return name;
+  }
+  return std::string(dtype_name(engine.cache_type()));
 }
 
 std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common,
@@ -235,7 +243,7 @@ std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags&
   const ModelInfo& info = engine->info();
   console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " +
                  info.type + "; " + engine->backend_description() + "; context " + std::to_string(engine->context()) +
-                 ", cache " + flags.cache_type);
+                 ", cache " + cache_type_name(*engine));
   return engine;
 }
 

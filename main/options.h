@@ -46,7 +46,7 @@ struct ModelOption {
 /// How the model is run.
 struct EngineFlags {
   std::optional<int64_t> context;
-  std::string cache_type = "bf16";
+  std::string cache_type = "auto";
   std::string attention = "auto";
   std::string backend = "auto";
   int device = 0;
@@ -61,6 +61,9 @@ struct EngineFlags {
 /// Loads; tells on a terminal that it does and what runs then.
 std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common,
                                     const Console& console);
+
+/// The type of its pages as --cache-type spells it.
+std::string cache_type_name(const Engine& engine);
 
 struct SamplingFlags {
   std::optional<float> temperature, top_p, min_p;

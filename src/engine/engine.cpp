@@ -97,6 +97,8 @@ Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64
 
 }  // namespace
 
+DType default_cache_type(const deepseek::Config& config) { return config.has_indexer() ? DType::kF16 : DType::kBF16; }
+
 std::optional<uint64_t> available_memory_bytes() {
   std::ifstream file("/proc/meminfo");
   std::string key, unit;
@@ -355,7 +357,7 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
         options.chat_format ? *options.chat_format : choose_chat_generation(m.source.metadata, m.tokenizer->vocab());
   }
 
-  const CacheLayout layout = cache_layout(config, options.cache_type);
+  const CacheLayout layout = cache_layout(config, options.cache_type.value_or(default_cache_type(config)));
   validate(layout);
   if (layout.has_recent() && !m.backend->shares_host_memory()) {
     throw Error(ErrorCode::kModel, std::string(m.backend->name()) +
@@ -384,6 +386,7 @@ const Tokenizer& Engine::tokenizer() const {
 }
 ChatGeneration Engine::chat_generation() const { return impl_->chat; }
 PagePool& Engine::pool() { return *impl_->pool; }
+DType Engine::cache_type() const { return impl_->pool->layout().dtype; }
 int64_t Engine::context() const { return impl_->context; }
 int64_t Engine::chunk_tokens() const { return impl_->chunk_tokens; }
 

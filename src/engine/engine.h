@@ -27,12 +27,12 @@ struct Config;
 
 struct EngineOptions {
   std::string model_path;
-  std::string backend = "auto";    ///< "auto": a device if there is one that takes the model; "cpu"; "cuda"
-  int device = 0;                  ///< which device
-  std::string isa = "auto";        ///< of the CPU; anything but "auto" also means the CPU where backend is "auto"
-  int n_threads = 0;               ///< 0: physical cores this process may use
-  std::optional<int64_t> context;  ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
-  DType cache_type = DType::kBF16;
+  std::string backend = "auto";     ///< "auto": a device if there is one that takes the model; "cpu"; "cuda"
+  int device = 0;                   ///< which device
+  std::string isa = "auto";         ///< of the CPU; anything but "auto" also means the CPU where backend is "auto"
+  int n_threads = 0;                ///< 0: physical cores this process may use
+  std::optional<int64_t> context;   ///< tokens the page pool holds; nothing: what model and memory allow, at most 32768
+  std::optional<DType> cache_type;  ///< nothing: as default_cache_type says
   AttentionForm attention = AttentionForm::kAuto;  ///< kAuto: as AttentionPlan says
   ExpandThresholds expand{};                       ///< of that plan
   int64_t chunk_tokens = 0;                        ///< most tokens of a prefill step; 0: kDefaultChunkTokens
@@ -43,6 +43,10 @@ struct EngineOptions {
 /// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.
 constexpr int64_t kDefaultChunkTokens = 512;
 constexpr int64_t kDefaultContextLimit = 32768;
+
+/// bf16; f16 for a model with an indexer, whose scores lie close together: rounded to bf16 one in some hundred chosen
+/// rows is another (same size, 8 times the resolution; the attention kernels for f16 take twice as long).
+DType default_cache_type(const deepseek::Config& config);
 
 /// What the file is, for reports.
 struct ModelInfo {
@@ -119,6 +123,7 @@ class Engine {
   /// EngineOptions::chat_format.
   ChatGeneration chat_generation() const;
   PagePool& pool();
+  DType cache_type() const;
   int64_t context() const;  ///< tokens a single sequence may have
   int64_t chunk_tokens() const;
   /// The forms for a prompt of n tokens. One form throughout if the model has no latent attention or a form is forced.
