@@ -239,7 +239,8 @@ Command add_bench(CLI::App& root) {
   f->model.declare(*app);
   f->engine.declare(*app, "--ctx");
   app->add_flag("--machine", f->machine_only, "Measure the machine alone: memory, integer and float peak");
-  app->add_option("--shape", f->shape.shape, "Random weights of a released shape in memory: v2-lite, v2, v3, v4-flash")
+  app->add_option("--shape", f->shape.shape,
+                  "Random weights of a released shape in memory: v2-lite, v2, v3, v3.2, v4-flash")
       ->check(one_of(synthetic_shapes()));
   app->add_option("--type", f->shape.type, "Weight type for --shape: q4_k_m, q8_0, q6_k, iq4_xs, mxfp4, bf16 ...")
       ->capture_default_str();

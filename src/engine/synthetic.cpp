@@ -24,13 +24,16 @@ struct ReleasedShape {
       groups_used;
   bool sigmoid;
   double scale;
+  int64_t index_topk = 0;  ///< tokens that the indexer chooses; 0: none
 };
+constexpr int64_t kIndexHeads = 64, kIndexDim = 128;
 constexpr int64_t kLatent = 512, kNope = 128, kRope = 64, kValue = 128;  // of every released MLA model
 
 constexpr std::array kShapes = {
     ReleasedShape{"v2-lite", 2048, 27, 1, 16, 0, 10944, 64, 6, 2, 1408, 102400, 1, 1, false, 1.0},
     ReleasedShape{"v2", 5120, 60, 1, 128, 1536, 12288, 160, 6, 2, 1536, 102400, 8, 3, false, 16.0},
     ReleasedShape{"v3", 7168, 61, 3, 128, 1536, 18432, 256, 8, 1, 2048, 129280, 8, 4, true, 2.5},
+    ReleasedShape{"v3.2", 7168, 61, 3, 128, 1536, 18432, 256, 8, 1, 2048, 129280, 8, 4, true, 2.5, 2048},
 };
 
 /// About 1 MiB of encoded normal numbers of this row length: copied over and over, they look random to every kernel and
@@ -98,7 +101,7 @@ std::vector<std::string> synthetic_shapes() {
 
 namespace {
 
-/// The tensors of V2 or V3, without data.
+/// The tensors of V2, V3 or V3.2, without data.
 ModelSource mla_tensors(const SyntheticOptions& options, const ReleasedShape& s) {
   const int64_t layers = options.n_layers.value_or(s.layers);
   check_layers(layers, s.layers);
@@ -109,9 +112,10 @@ ModelSource mla_tensors(const SyntheticOptions& options, const ReleasedShape& s)
   ModelSource source;
   source.path = "synthetic " + options.shape + " " + options.type;
   Metadata& m = source.metadata;
-  auto set_int = [&](const std::string& key, int64_t v) { m.set("deepseek2." + key, v); };
-  auto set_number = [&](const std::string& key, double v) { m.set("deepseek2." + key, v); };
-  m.set("general.architecture", std::string("deepseek2"));
+  const std::string architecture = s.index_topk > 0 ? "deepseek32" : "deepseek2";
+  auto set_int = [&](const std::string& key, int64_t v) { m.set(architecture + "." + key, v); };
+  auto set_number = [&](const std::string& key, double v) { m.set(architecture + "." + key, v); };
+  m.set("general.architecture", architecture);
   m.set("general.name", source.path);
   set_int("block_count", layers), set_int("context_length", 163840), set_int("embedding_length", s.hidden),
       set_int("feed_forward_length", s.ffn);
@@ -126,10 +130,14 @@ ModelSource mla_tensors(const SyntheticOptions& options, const ReleasedShape& s)
   set_int("expert_group_count", s.groups), set_int("expert_group_used_count", s.groups_used);
   set_number("expert_weights_scale", s.scale), set_number("rope.freq_base", 10000),
       set_number("rope.scaling.factor", 40);
-  m.set("deepseek2.expert_weights_norm", s.sigmoid);
-  m.set("deepseek2.rope.scaling.type", std::string("yarn"));
+  m.set(architecture + ".expert_weights_norm", s.sigmoid);
+  m.set(architecture + ".rope.scaling.type", std::string("yarn"));
   set_int("rope.scaling.original_context_length", 4096),
       set_number("rope.scaling.yarn_log_multiplier", s.sigmoid ? 0.1 : 0.0707);
+  if (s.index_topk > 0) {
+    set_int("attention.indexer.head_count", kIndexHeads), set_int("attention.indexer.key_length", kIndexDim),
+        set_int("attention.indexer.top_k", s.index_topk);
+  }
 
   Builder b(source);
   b.add_weight("token_embd.weight", types.main, {s.vocab, s.hidden});
@@ -152,6 +160,14 @@ ModelSource mla_tensors(const SyntheticOptions& options, const ReleasedShape& s)
                  {s.heads, kLatent, kNope});
     b.add_weight(p + "attn_v_b.weight", types.attention, {s.heads, kValue, kLatent});
     b.add_weight(p + "attn_output.weight", types.attention, {s.hidden, s.heads * kValue});
+    if (s.index_topk > 0) {
+      const std::string index = p + "indexer.";
+      b.add_weight(index + "attn_q_b.weight", types.attention, {kIndexHeads * kIndexDim, s.q_lora});
+      b.add_weight(index + "attn_k.weight", types.attention, {kIndexDim, s.hidden});
+      b.add_norm(index + "k_norm.weight", kIndexDim);
+      b.add_norm(index + "k_norm.bias", kIndexDim);
+      b.add(index + "proj.weight", DType::kF32, {kIndexHeads, s.hidden});
+    }
     // K-mixes give every other down matrix the larger type.
     const DType down = i % 2 == 0 ? types.down : types.main;
     if (i < dense) {
@@ -180,7 +196,7 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
       std::find_if(kShapes.begin(), kShapes.end(), [&](const ReleasedShape& s) { return options.shape == s.name; });
   if (found == kShapes.end() && options.shape != kV4FlashShape) {
     throw Error(ErrorCode::kUsage,
-                "--shape: unknown; expected v2-lite, v2, v3 or v4-flash, got '" + options.shape + "'");
+                "--shape: unknown; expected v2-lite, v2, v3, v3.2 or v4-flash, got '" + options.shape + "'");
   }
   ModelSource source = found == kShapes.end() ? v4_flash_tensors(options) : mla_tensors(options, *found);
   if (options.only_shapes) return source;

@@ -10,7 +10,7 @@
 
 namespace fathom {
 
-std::vector<std::string> synthetic_shapes();  ///< "v2-lite", "v2", "v3", "v4-flash"
+std::vector<std::string> synthetic_shapes();  ///< "v2-lite", "v2", "v3", "v3.2", "v4-flash"
 
 struct SyntheticOptions {
   std::string shape;
