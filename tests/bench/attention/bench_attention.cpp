@@ -2,10 +2,11 @@
 // multiply-adds that the same operands reach in a loop without memory.
 //
 //   bench_attention [--isa NAME] [--threads N] [--cache TYPE] [--weights TYPE] [--reps N]
-//                   [--only lite|v3|v1] [--form auto|absorbed|expanded] [--apart] [--tokens N --depth N]
+//                   [--only lite|v3|v1] [--form auto|absorbed|expanded] [--apart] [--tokens N --depth N] [--top-k N]
 //
 // Times are processor time of the busiest thread, the best of the repetitions: on a quiet machine the elapsed time, on
-// a busy one what it would have been. FLOP are those of the form that runs, projections included.
+// a busy one what it would have been. FLOP are those of the form that runs, projections included. With --top-k tokens
+// attend to so many rows, anywhere in the cache, and the indexer's choice of them (64 heads of 128) is timed beside it.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -16,6 +17,7 @@
 
 #include "cpu/attention_problem.h"
 #include "cpu/fast/attention_isa.h"
+#include "cpu/fast/fast.h"
 
 using namespace fathom;
 
@@ -31,7 +33,7 @@ constexpr Model kModels[] = {
 struct Options {
   std::string isa = cpu::matmul_isa_names().front(), only = "lite", form = "auto";
   int threads = 1, reps = 5;
-  int64_t tokens = 0, depth = 0;
+  int64_t tokens = 0, depth = 0, top_k = 0;
   bool apart = false;
   DType cache = DType::kBF16, weights = DType::kQ8_0;
 };
@@ -89,6 +91,34 @@ double peak_flops(const cpu::AttentionKernels& k) {
   return 2.0 * 200 * kRows * k.lanes * kSteps * k.pack / best;
 }
 
+void measure_choice(testing::PagedStep& paged, const StepTensors& step, int64_t n_pages, int64_t tokens, int64_t depth,
+                    LatentAttentionArgs a, const Options& o, const cpu::MatmulKernels* kernels) {
+  constexpr int64_t kIndexHeads = 64, kIndexDim = 128;
+  const Tensor chosen = paged.tensor(DType::kI32, {tokens, o.top_k});
+  const IndexRowsArgs index{paged.gaussian(DType::kF32, {tokens, kIndexHeads, kIndexDim}, 1.0F),
+                            paged.gaussian(DType::kF32, {tokens, kIndexHeads}, 1.0F),
+                            paged.gaussian(o.cache, {n_pages, 64, kIndexDim}, 1.0F),
+                            step,
+                            chosen,
+                            1};
+  const int n_layers = tokens <= 8 ? 8 : 1;
+  const double choice =
+      time_op(index, n_layers, cpu::fast::index_rows, cpu::fast::index_rows_workspace(index, *kernels), kernels, o);
+  const double rows = static_cast<double>(tokens) * static_cast<double>(depth + (tokens + 1) / 2);
+  a.chosen = chosen;
+  const double attention = time_op(a, n_layers, cpu::fast::latent_attention,
+                                   cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
+  a.chosen = {};
+  a.form = AttentionForm::kAbsorbed;
+  const double dense = time_op(a, n_layers, cpu::fast::latent_attention,
+                               cpu::fast::latent_attention_workspace(a, *kernels, o.threads), kernels, o);
+  std::printf(
+      "%6lld tokens at %6lld, top %lld: choice %9.3f ms (%5.1f GFLOP/s), attention %9.3f ms; over all rows %9.3f ms\n",
+      static_cast<long long>(tokens), static_cast<long long>(depth), static_cast<long long>(o.top_k), choice * 1e3,
+      rows * 2 * kIndexHeads * kIndexDim / choice * 1e-9, attention * 1e3, dense * 1e3);
+  std::fflush(stdout);
+}
+
 void measure(const Model& m, int64_t tokens, int64_t depth, const Options& o) {
   const cpu::MatmulKernels* kernels = cpu::matmul_kernels(o.isa);
   const bool latent = m.latent > 0;
@@ -128,6 +158,10 @@ void measure(const Model& m, int64_t tokens, int64_t depth, const Options& o) {
     }
     const bool expanded = o.form == "expanded" || (o.form == "auto" && tokens >= 171);
     a.form = expanded ? AttentionForm::kExpanded : AttentionForm::kAbsorbed;
+    if (o.top_k > 0 && depth >= o.top_k) {
+      measure_choice(paged, step, n_pages, tokens, depth, a, o, kernels);
+      return;
+    }
     const double per_row = 2.0 * static_cast<double>(m.heads * m.latent * (m.nope + m.value));
     flops = expanded
                 ? pairs * 2.0 * static_cast<double>(m.nope + m.rope + m.value) + per_row * static_cast<double>(n_rows)
@@ -184,10 +218,13 @@ int main(int argc, char** argv) {
       o.tokens = std::atoll(value);
     else if (flag == "--depth")
       o.depth = std::atoll(value);
+    else if (flag == "--top-k")
+      o.top_k = std::atoll(value);
     else
       return std::fprintf(stderr, "no such flag: %s\n", argv[i - 1]), 2;
   }
-  if (o.threads < 1 || o.reps < 1 || o.tokens < 0 || o.depth < 0 || cpu::matmul_kernels(o.isa) == nullptr) {
+  if (o.threads < 1 || o.reps < 1 || o.tokens < 0 || o.depth < 0 || o.top_k < 0 ||
+      cpu::matmul_kernels(o.isa) == nullptr) {
     return std::fprintf(stderr, "value out of range, or no such instruction set here\n"), 2;
   }
   std::printf("isa %s, %d threads, cache %s, weights %s\n", o.isa.c_str(), o.threads,
