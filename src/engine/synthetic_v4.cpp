@@ -13,17 +13,20 @@ constexpr int64_t kHidden = 4096, kLayers = 43, kHeads = 64, kHeadDim = 512, kRo
 
 int64_t ratio_of(int64_t layer_idx) { return layer_idx < 2 ? 0 : layer_idx % 2 == 0 ? 4 : 128; }
 
-/// The release keeps everything but experts in 8 bits, and so do files: only experts get a smaller type.
+/// The release keeps everything but experts in 8 bits, and so do files: only experts get a smaller type. Compressors
+/// and what weighs the index stay in 16.
 Types types_of(const std::string& name) {
   Types types = Types::of(name);
   if (dtype_info(types.main).is_quantized) types.attention = types.head = DType::kQ8_0;
   return types;
 }
 
+DType wide(const Types& types) { return dtype_info(types.attention).is_quantized ? DType::kF16 : types.attention; }
+
 void add_compressor(Builder& b, const std::string& prefix, const Types& types, int64_t ratio, int64_t row_dim) {
   const int64_t channels = ratio == 4 ? 2 * row_dim : row_dim;
-  b.add_weight(prefix + "kv.weight", types.attention, {channels, kHidden});
-  b.add_weight(prefix + "gate.weight", types.attention, {channels, kHidden});
+  b.add_weight(prefix + "kv.weight", wide(types), {channels, kHidden});
+  b.add_weight(prefix + "gate.weight", wide(types), {channels, kHidden});
   b.add(prefix + "ape.weight", DType::kF32, {ratio, channels});
   b.add_norm(prefix + "norm.weight", row_dim);
 }
@@ -49,7 +52,7 @@ void add_block(Builder& b, const Types& types, int64_t layer_idx) {
   if (ratio > 0) add_compressor(b, p + "attn_compressor_", types, ratio, kHeadDim);
   if (ratio == 4) {
     b.add_weight(p + "indexer.attn_q_b.weight", types.attention, {kIndexHeads * kIndexDim, kQueryRank});
-    b.add_weight(p + "indexer.proj.weight", types.attention, {kIndexHeads, kHidden});
+    b.add_weight(p + "indexer.proj.weight", wide(types), {kIndexHeads, kHidden});
     add_compressor(b, p + "indexer_compressor_", types, ratio, kIndexDim);
   }
   b.add(p + "ffn_gate_inp.weight", DType::kF32, {kExperts, kHidden});
