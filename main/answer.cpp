@@ -98,6 +98,7 @@ nlohmann::ordered_json answer_json(Engine& engine, const Scheduler& scheduler, c
                      {"first_token_ms", g.first_token_ms},
                      {"decode_ms", g.decode_ms},
                      {"decode_tok_s", g.decode_tok_s()}};
+  json["drafts"] = {{"tokens", g.draft_tokens}, {"accepted", g.accepted_tokens}};
   json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()},
                     {"model_bytes", engine.model_bytes()},
                     {"cache_bytes", cache_bytes(engine, scheduler)},
@@ -117,7 +118,10 @@ std::string answer_statistics(const Answer& answer) {
          std::to_string(g.prompt_tokens - g.cached_tokens) + " evaluated at " + fixed(g.prompt_tok_s(), 1) +
          " tok/s; answer: " + std::to_string(g.token_ids.size()) + " tokens at " + fixed(g.decode_tok_s(), 1) +
          " tok/s, first after " + fixed(g.first_token_ms / 1000, 2) + " s; " + answer.finish_reason() +
-         (g.context_full ? " (context full)" : "");
+         (g.context_full ? " (context full)" : "") +
+         (g.draft_tokens > 0
+              ? "; " + std::to_string(g.accepted_tokens) + " of " + std::to_string(g.draft_tokens) + " guesses right"
+              : "");
 }
 
 std::string system_fingerprint(const Engine& engine, const EngineFlags& flags) {

@@ -133,7 +133,7 @@ class Chat {
 
   void start() {
     engine_ = load_engine(options_.model, options_.engine, options_.common, console_);
-    scheduler_.emplace(*engine_, one_reader());
+    scheduler_.emplace(*engine_, one_reader(options_.engine.draft_mode()));
     settings_.sampling = options_.sampling.params(*engine_, options_.common.seed);
     settings_.max_tokens = options_.max_tokens;
     settings_.think = options_.think;
@@ -469,6 +469,7 @@ Command add_chat(CLI::App& root) {
       ->type_name("N");
   o.sampling.declare(*app);
   o.engine.declare(*app, "--ctx");
+  o.engine.declare_draft(*app);
   o.common.declare(*app);
   return {app, [options] { return run(*options); }};
 }

@@ -29,6 +29,9 @@ const std::map<std::string, DType> kCacheTypes = {{"f32", DType::kF32},
                                                   {"q8_0", DType::kQ8_0},
                                                   {"fp8", DType::kF8_E4M3}};
 
+const std::map<std::string, DraftMode> kDraftModes = {
+    {"off", DraftMode::kOff}, {"auto", DraftMode::kAuto}, {"always", DraftMode::kAlways}};
+
 template <typename T> std::vector<std::string> names_of(const std::map<std::string, T>& values) {
   std::vector<std::string> names;
   for (const auto& [name, value] : values) names.push_back(name);
@@ -210,6 +213,17 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
       ->group(kGroup);
 }
 
+void EngineFlags::declare_draft(CLI::App& app) {
+  draft = "auto";
+  app.add_option("--draft", draft,
+                 "Guess tokens ahead, from repetitions and the model's MTP block, and check them together; never "
+                 "changes an answer (default: auto, as far as it pays)")
+      ->check(one_of(names_of(kDraftModes)))
+      ->group("Running the model");
+}
+
+DraftMode EngineFlags::draft_mode() const { return kDraftModes.at(draft); }
+
 EngineOptions EngineFlags::engine_options(const std::string& model_path, const CommonOptions& common) const {
   EngineOptions options;
   options.model_path = model_path;
@@ -221,6 +235,7 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   if (cache_type != "auto") options.cache_type = kCacheTypes.at(cache_type);
   options.attention = kAttentionForms.at(attention);
   options.chunk_tokens = batch;
+  options.mtp = draft_mode() != DraftMode::kOff;
   if (chat_format != "auto") options.chat_format = chat_generation_from_name(chat_format);
   return options;
 }
@@ -243,7 +258,7 @@ std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags&
   const ModelInfo& info = engine->info();
   console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " +
                  info.type + "; " + engine->backend_description() + "; context " + std::to_string(engine->context()) +
-                 ", cache " + cache_type_name(*engine));
+                 ", cache " + cache_type_name(*engine) + (engine->has_mtp() ? ", MTP block" : ""));
   return engine;
 }
 

@@ -14,6 +14,7 @@
 #include <CLI/CLI.hpp>
 
 #include "core/metadata.h"
+#include "engine/draft_policy.h"
 #include "engine/engine.h"
 #include "main/commands.h"
 #include "main/terminal.h"
@@ -53,8 +54,12 @@ struct EngineFlags {
   std::string isa = "auto";
   std::string chat_format = "auto";
   int64_t batch = 0;
+  std::string draft = "off";
 
   void declare(CLI::App& app, std::string_view context_flags = "-c,--ctx");
+  /// For commands that answer; drafting is off in others.
+  void declare_draft(CLI::App& app);
+  DraftMode draft_mode() const;
   EngineOptions engine_options(const std::string& model_path, const CommonOptions& common) const;
 };
 

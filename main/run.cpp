@@ -185,7 +185,7 @@ int run(const Options& options) {
   generate_options.sampling = options.sampling.params(*engine, options.common.seed);
   const Prompt prompt = make_prompt(*engine, question);
 
-  Scheduler scheduler(*engine, one_reader());
+  Scheduler scheduler(*engine, one_reader(options.engine.draft_mode()));
   Printer printer(options, console);
   const Answer answer = generate_answer(*engine, scheduler, prompt, generate_options, printer.sink(), console);
   printer.finish(answer, options.json || options.jsonl ? answer_json(*engine, scheduler, options.engine, answer,
@@ -232,6 +232,7 @@ Command add_run(CLI::App& root) {
   app->add_flag("--jsonl", o.jsonl, "Print a JSON object for each piece, and the one of --json last");
   o.sampling.declare(*app);
   o.engine.declare(*app);
+  o.engine.declare_draft(*app);
   o.common.declare(*app);
   return {app, [options] { return run(*options); }};
 }

@@ -157,6 +157,7 @@ int serve(const Options& options) {
   if (interrupted()) throw Error(ErrorCode::kInterrupted, "serve: interrupted");
 
   SchedulerOptions limits;
+  limits.draft = options.engine.draft_mode();
   limits.max_running = options.parallel;
   limits.max_queued = options.queue;
   limits.max_stall = std::chrono::milliseconds(options.max_stall_ms);
@@ -249,6 +250,7 @@ Command add_serve(CLI::App& root) {
       ->type_name("S");
   o.sampling.declare(*app);
   o.engine.declare(*app);
+  o.engine.declare_draft(*app);
   o.common.declare(*app);
   return {app, [options] { return serve(*options); }};
 }

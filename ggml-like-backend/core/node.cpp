@@ -5,6 +5,7 @@ namespace fathom {
 std::string_view op_name(const Node& node) {
   constexpr std::string_view kNames[] = {"embed_rows",
                                          "take_rows",
+                                         "concat_rows",
                                          "add",
                                          "rms_norm",
                                          "linear",

@@ -70,6 +70,15 @@ struct AddArgs {
   template <typename F> void outputs(F&& f) { f(out); }
 };
 
+/// Side by side: every row of a, then the same row of b.
+struct ConcatRowsArgs {
+  Tensor a;    ///< [T, A] f32
+  Tensor b;    ///< [T, B] f32
+  Tensor out;  ///< [T, A + B] f32
+  template <typename F> void inputs(F&& f) { f(a), f(b); }
+  template <typename F> void outputs(F&& f) { f(out); }
+};
+
 struct RmsNormArgs {
   Tensor x;       ///< [T, D] f32
   Tensor weight;  ///< [D] f32, or empty: ones
@@ -326,10 +335,10 @@ struct CompressedAttentionArgs {
 };
 
 using NodeArgs =
-    std::variant<EmbedRowsArgs, TakeRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs, RotateHeadsArgs,
-                 StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs, MultiHeadAttentionArgs, RouteExpertsArgs,
-                 GatedFfnArgs, MoeFfnArgs, LayerNormArgs, StoreRowsArgs, IndexRowsArgs, GroupedLinearArgs,
-                 CollapseStreamsArgs, ExpandStreamsArgs, CompressRowsArgs, CompressedAttentionArgs>;
+    std::variant<EmbedRowsArgs, TakeRowsArgs, ConcatRowsArgs, AddArgs, RmsNormArgs, LinearArgs, RopeTableArgs,
+                 RotateHeadsArgs, StoreLatentArgs, StoreKeyValueArgs, LatentAttentionArgs, MultiHeadAttentionArgs,
+                 RouteExpertsArgs, GatedFfnArgs, MoeFfnArgs, LayerNormArgs, StoreRowsArgs, IndexRowsArgs,
+                 GroupedLinearArgs, CollapseStreamsArgs, ExpandStreamsArgs, CompressRowsArgs, CompressedAttentionArgs>;
 
 struct Node {
   NodeArgs args;

@@ -67,6 +67,7 @@ void run_node(const Node& node, OpContext& c) {
       Overload{
           [&](const EmbedRowsArgs& a) { reference::embed_rows(a, c); },
           [&](const TakeRowsArgs& a) { reference::take_rows(a, c); },
+          [&](const ConcatRowsArgs& a) { reference::concat_rows(a, c); },
           [&](const AddArgs& a) { fast_kernels ? fast::add(a, c) : reference::add(a, c); },
           [&](const RmsNormArgs& a) { fast_kernels ? fast::rms_norm(a, c) : reference::rms_norm(a, c); },
           [&](const LayerNormArgs& a) { reference::layer_norm(a, c); },

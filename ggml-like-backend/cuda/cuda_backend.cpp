@@ -346,6 +346,7 @@ void CudaBackend::run(std::span<const Node> nodes) {
                    },
                    [&](const EmbedRowsArgs& a) { embed_rows(a, matmul_); },
                    [&](const TakeRowsArgs& a) { take_rows(a, c); },
+                   [&](const ConcatRowsArgs& a) { concat_rows(a, c); },
                    [&](const AddArgs& a) { add(a, c); },
                    [&](const RopeTableArgs& a) { rope_table(a, c); },
                    [&](const RotateHeadsArgs& a) { rotate_heads(a, c); },

@@ -28,6 +28,15 @@ FATHOM_KERNEL(kThreads, 1) take_rows_kernel(const float* x, const int* rows, flo
   if (i < n) out[static_cast<int64_t>(blockIdx.y) * n + i] = x[static_cast<int64_t>(rows[blockIdx.y]) * n + i];
 }
 
+/// Block (chunk, row) of out [T, n_a + n_b].
+FATHOM_KERNEL(kThreads, 1) concat_rows_kernel(const float* a, const float* b, float* out, int n_a, int n_b) {
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
+  const int64_t t = blockIdx.y;
+  if (i < n_a + n_b) out[t * (n_a + n_b) + i] = i < n_a ? a[t * n_a + i] : b[t * n_b + i - n_a];
+}
+
 FATHOM_KERNEL(kThreads, 1) add_kernel(const float* a, const float* b, float* out, int64_t n) {
   wait_for_previous_kernel();
   let_next_kernel_start();
@@ -88,6 +97,12 @@ void take_rows(const TakeRowsArgs& a, const OpContext& c) {
   const int n = static_cast<int>(a.x.dim(1));
   launch_overlapped(take_rows_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.rows.dim(0))), kThreads, 0,
                     c.stream, a.x.as<const float>(), a.rows.as<const int>(), a.out.as<float>(), n);
+}
+
+void concat_rows(const ConcatRowsArgs& a, const OpContext& c) {
+  const int n_a = static_cast<int>(a.a.dim(1)), n_b = static_cast<int>(a.b.dim(1));
+  launch_overlapped(concat_rows_kernel, dim3(blocks_for(n_a + n_b, kThreads), static_cast<unsigned>(a.out.dim(0))),
+                    kThreads, 0, c.stream, a.a.as<const float>(), a.b.as<const float>(), a.out.as<float>(), n_a, n_b);
 }
 
 void add(const AddArgs& a, const OpContext& c) {

@@ -18,6 +18,7 @@ struct OpContext {
 };
 
 void take_rows(const TakeRowsArgs& a, const OpContext& c);
+void concat_rows(const ConcatRowsArgs& a, const OpContext& c);
 void add(const AddArgs& a, const OpContext& c);
 void rms_norm(const RmsNormArgs& a, const OpContext& c);
 /// The same, and its result in int8 for the products that follow; rows of a multiple of 32.

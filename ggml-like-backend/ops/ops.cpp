@@ -2,6 +2,7 @@
 // been checked against the configuration before (models/<family>/weights.cpp).
 #include "ops/add.h"
 #include "ops/checks.h"
+#include "ops/concat_rows.h"
 #include "ops/embed_rows.h"
 #include "ops/index_rows.h"
 #include "ops/latent_attention.h"
@@ -40,13 +41,26 @@ Tensor add(Graph& g, const Tensor& a, const Tensor& b) {
   return out;
 }
 
+Tensor concat_rows(Graph& g, const Tensor& a, const Tensor& b) {
+  expect_f32(a, 2, "a");
+  expect_f32(b, 2, "b");
+  FATHOM_CHECK(a.dim(0) == b.dim(0), "rows of " + a.describe() + " beside rows of " + b.describe());
+  Tensor out = g.new_value(DType::kF32, {a.dim(0), a.dim(1) + b.dim(1)});
+  g.add(ConcatRowsArgs{a, b, out});
+  return out;
+}
+
 Tensor rms_norm(Graph& g, const Tensor& x, const Tensor& weight, float eps) {
+  return rms_norm(g, x, weight, eps, g.new_value(DType::kF32, x.shape));
+}
+
+Tensor rms_norm(Graph& g, const Tensor& x, const Tensor& weight, float eps, const Tensor& out) {
   expect_f32(x, 2, "x");
   if (weight) {
     expect_f32(weight, 1, "weight");
     expect_shape(weight, {x.dim(1)}, "weight");
   }
-  Tensor out = g.new_value(DType::kF32, x.shape);
+  expect_shape(out, x.shape, "out");
   g.add(RmsNormArgs{x, weight, out, eps});
   return out;
 }

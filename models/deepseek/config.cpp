@@ -139,6 +139,8 @@ std::vector<CacheRows> Config::cache_rows() const {
     const int64_t elements = attention == Attention::kLatent ? kv_lora_rank + rope.dim : 2 * n_heads * qk_head_dim();
     std::vector<CacheRows> rows(static_cast<size_t>(n_layers), CacheRows{elements});
     if (has_indexer()) rows.insert(rows.end(), static_cast<size_t>(n_layers), CacheRows{index_head_dim});
+    if (caches_mtp) rows.push_back(CacheRows{elements});
+    if (caches_mtp && has_indexer()) rows.push_back(CacheRows{index_head_dim});
     return rows;
   }
   std::vector<CacheRows> rows;

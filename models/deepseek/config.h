@@ -67,6 +67,7 @@ struct Config {
   Attention attention = Attention::kLatent;
   int64_t n_layers = 0;          ///< decoder blocks, without MTP
   int64_t n_mtp_layers = 0;      ///< blocks after them that predict further tokens
+  bool caches_mtp = false;       ///< the first of them is used, and keeps rows in the cache
   int64_t n_dense_layers = 0;    ///< the first blocks, with one feed-forward network
   int64_t hidden_size = 0;       ///< D
   int64_t n_heads = 0;           ///< H
@@ -97,7 +98,9 @@ struct Config {
   /// All that forward() reads and writes, in the order of Step::caches: layer after layer
   /// (behind them the index keys of each layer, where it has an indexer), in V4 the window's rows,
   /// then of the layer's compressor and its index's the pending inputs and the rows.
+  /// With caches_mtp the MTP block's come last, as a layer's.
   std::vector<CacheRows> cache_rows() const;
+  size_t n_mtp_cache_rows() const { return has_indexer() ? 2 : 1; }
   /// Tokens before a position whose recent rows it takes to go on from there; 0: there are no recent rows.
   int64_t recent_tokens() const;
 };

@@ -4,6 +4,7 @@
 
 #include "deepseek/forward_v4.h"
 #include "ops/add.h"
+#include "ops/concat_rows.h"
 #include "ops/embed_rows.h"
 #include "ops/index_rows.h"
 #include "ops/latent_attention.h"
@@ -21,8 +22,10 @@ namespace {
 /// What all layers of a step share.
 struct LayerStep {
   const Config& config;
-  const Step& step;
-  Tensor rope;  ///< [T, R/2, 2]
+  const StepTensors& where;
+  AttentionForm form;
+  bool selects;  ///< Step::selects
+  Tensor rope;   ///< [T, R/2, 2]
 
   float eps() const { return static_cast<float>(config.rms_eps); }
 };
@@ -43,7 +46,7 @@ void store_index_keys(Graph& g, const IndexerWeights& w, const LayerStep& s, con
   constexpr float kEps = 1e-6F;  // of a LayerNorm, not the model's rms_norm_eps
   Tensor k = layer_norm(g, linear(g, x, w.wk), w.k_norm, w.k_norm_bias, kEps);                // [T, DI]
   k = rotate_heads(g, k.reshaped({k.dim(0), 1, k.dim(1)}), s.rope, 0, RopePairing::kHalves);  // [T, 1, DI]
-  store_rows(g, k.reshaped({k.dim(0), k.dim(2)}), s.step.where.slots, cache);
+  store_rows(g, k.reshaped({k.dim(0), k.dim(2)}), s.where.slots, cache);
 }
 
 /// The rows that each token may see. x [T, D], q_latent [T, Q] -> [T, index_topk]
@@ -55,7 +58,7 @@ Tensor choose_rows(Graph& g, const IndexerWeights& w, const LayerStep& s, const 
   const Config& c = s.config;
   Tensor q = linear(g, q_latent, w.wq_b).reshaped({x.dim(0), c.index_n_heads, c.index_head_dim});
   q = rotate_heads(g, q, s.rope, 0, RopePairing::kHalves);  // [T, HI, DI]
-  return index_rows(g, q, linear(g, x, w.weights_proj), cache, s.step.where, 1, c.index_topk);
+  return index_rows(g, q, linear(g, x, w.weights_proj), cache, s.where, 1, c.index_topk);
 }
 
 /// Multi-head latent attention. x [T, D] -> [T, D]
@@ -66,14 +69,14 @@ Tensor mla(Graph& g, const MlaWeights& w, const LayerStep& s, const Tensor& x, c
   if (c.q_lora_rank > 0) q_latent = rms_norm(g, linear(g, x, w.q_a_proj), w.q_a_layernorm, s.eps());
   Tensor q = q_latent ? linear(g, q_latent, w.q_b_proj) : linear(g, x, w.q_proj);  // [T, H * (N + R)]
   q = q.reshaped({q.dim(0), c.n_heads, c.qk_head_dim()});
-  store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots, cache.rows);
+  store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.where.slots, cache.rows);
   q = rotate_heads(g, q, s.rope, static_cast<int>(c.qk_nope_head_dim), RopePairing::kAdjacent);  // [T, H, N + R]
   if (c.has_indexer()) store_index_keys(g, w.indexer, s, x, cache.index);
   Tensor chosen;  // [T, index_topk]
-  if (s.step.selects) chosen = choose_rows(g, w.indexer, s, x, q_latent, cache.index);
-  Tensor heads = latent_attention(g, q, w.kv_b, cache.rows, s.step.where, c.v_head_dim, c.softmax_scale(),
-                                  s.step.attention, chosen);  // [T, H * V]
-  return linear(g, heads, w.o_proj);                          // [T, D]
+  if (s.selects) chosen = choose_rows(g, w.indexer, s, x, q_latent, cache.index);
+  Tensor heads = latent_attention(g, q, w.kv_b, cache.rows, s.where, c.v_head_dim, c.softmax_scale(), s.form,
+                                  chosen);  // [T, H * V]
+  return linear(g, heads, w.o_proj);        // [T, D]
 }
 
 void store_keys_values(Graph& g, const MhaWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
@@ -82,7 +85,7 @@ void store_keys_values(Graph& g, const MhaWeights& w, const LayerStep& s, const 
   Tensor k =
       rotate_heads(g, linear(g, x, w.k_proj).reshaped(heads), s.rope, first, RopePairing::kAdjacent);  // [T, H, N]
   Tensor v = linear(g, x, w.v_proj).reshaped(heads);                                                   // [T, H, N]
-  store_key_value(g, k, v, s.step.where.slots, cache);
+  store_key_value(g, k, v, s.where.slots, cache);
 }
 
 /// V1's multi-head attention. x [T, D] -> [T, D]
@@ -91,8 +94,8 @@ Tensor mha(Graph& g, const MhaWeights& w, const LayerStep& s, const Tensor& x, c
   const int first = static_cast<int>(s.config.qk_nope_head_dim);
   store_keys_values(g, w, s, x, cache);
   Tensor q =
-      rotate_heads(g, linear(g, x, w.q_proj).reshaped(heads), s.rope, first, RopePairing::kAdjacent);     // [T, H, N]
-  return linear(g, multi_head_attention(g, q, cache, s.step.where, s.config.softmax_scale()), w.o_proj);  // [T, D]
+      rotate_heads(g, linear(g, x, w.q_proj).reshaped(heads), s.rope, first, RopePairing::kAdjacent);  // [T, H, N]
+  return linear(g, multi_head_attention(g, q, cache, s.where, s.config.softmax_scale()), w.o_proj);    // [T, D]
 }
 
 /// Mixture of experts. h [T, D] -> [T, D]
@@ -117,8 +120,7 @@ void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tenso
   Tensor h = rms_norm(g, x, w.input_layernorm, s.eps());  // [T, D]
   if (s.config.attention == Attention::kLatent) {
     Tensor kv_a = linear(g, h, w.mla.kv_a_proj);  // [T, C + R]
-    store_latent(g, kv_a, w.mla.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.step.where.slots,
-                 cache.rows);
+    store_latent(g, kv_a, w.mla.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.where.slots, cache.rows);
     if (cache.index) store_index_keys(g, w.mla.indexer, s, h, cache.index);
   } else {
     store_keys_values(g, w.mha, s, h, cache.rows);
@@ -130,7 +132,8 @@ void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tenso
 Tensor forward(Graph& g, const Model& model, const Step& step) {
   if (model.config.v4) return forward_v4(g, model, step);
   const Weights& w = model.weights;
-  const LayerStep s{model.config, step, rope_table(g, step.where.positions, w.rope_frequencies)};
+  const LayerStep s{model.config, step.where, step.attention, step.selects,
+                    rope_table(g, step.where.positions, w.rope_frequencies)};
   const size_t last = w.layers.size() - 1;
   const bool has_outputs = static_cast<bool>(step.output_rows);
 
@@ -138,6 +141,13 @@ Tensor forward(Graph& g, const Model& model, const Step& step) {
   for (size_t i = 0; i < last; ++i) {
     x = add(g, x, attention(g, w.layers[i], s, x, layer_cache(step, s.config, i)));  // [T, D]
     x = add(g, x, feed_forward(g, w.layers[i], s, x));                               // [T, D]
+  }
+  if (step.hidden) {                                                                        // of all tokens
+    x = add(g, x, attention(g, w.layers[last], s, x, layer_cache(step, s.config, last)));   // [T, D]
+    x = add(g, x, feed_forward(g, w.layers[last], s, x));                                   // [T, D]
+    rms_norm(g, x, w.norm, s.eps(), step.hidden);                                           // [T, D]
+    return has_outputs ? linear(g, take_rows(g, step.hidden, step.output_rows), w.lm_head)  // [P, W]
+                       : Tensor();
   }
   if (!has_outputs) {
     store_only(g, w.layers[last], s, x, layer_cache(step, s.config, last));
@@ -148,6 +158,24 @@ Tensor forward(Graph& g, const Model& model, const Step& step) {
   x = take_rows(g, x, step.output_rows);                                                 // [P, D]
   x = add(g, x, feed_forward(g, w.layers[last], s, x));                                  // [P, D]
   return linear(g, rms_norm(g, x, w.norm, s.eps()), w.lm_head);                          // [P, W]
+}
+
+Tensor forward_mtp(Graph& g, const Model& model, const MtpStep& step) {
+  const MtpWeights& w = *model.weights.mtp;
+  const LayerStep s{model.config, step.where, step.attention, step.selects,
+                    rope_table(g, step.where.positions, model.weights.rope_frequencies)};
+  const LayerCache cache{step.caches[0], step.caches.size() > 1 ? step.caches[1] : Tensor()};
+  Tensor e = rms_norm(g, embed_rows(g, w.embed_tokens, step.next_ids), w.enorm, s.eps());  // [T, D]
+  Tensor h = rms_norm(g, take_rows(g, step.hidden, step.hidden_rows), w.hnorm, s.eps());   // [T, D]
+  Tensor x = linear(g, concat_rows(g, e, h), w.eh_proj);                                   // [T, D]
+  if (!step.output_rows) {
+    store_only(g, w.block, s, x, cache);
+    return {};
+  }
+  x = add(g, x, attention(g, w.block, s, x, cache));             // [T, D]
+  x = take_rows(g, x, step.output_rows);                         // [P, D]
+  x = add(g, x, feed_forward(g, w.block, s, x));                 // [P, D]
+  return linear(g, rms_norm(g, x, w.norm, s.eps()), w.lm_head);  // [P, W]
 }
 
 }  // namespace fathom::deepseek

@@ -12,6 +12,7 @@ class BlockBinder : public Binder {
  public:
   using Binder::Binder;
   BlockWeights block(int64_t layer_idx);
+  MtpWeights mtp(int64_t layer_idx);
 
  private:
   MlaWeights mla(const std::string& prefix) {
@@ -124,6 +125,35 @@ Weights bind_weights(const Config& config, const std::map<std::string, Tensor>& 
     w.head_hc = bind_head_connection(binder);
   }
   return w;
+}
+
+namespace {
+
+std::string mtp_prefix(const Config& config) { return "blk." + std::to_string(config.n_layers) + "."; }
+
+}  // namespace
+
+bool has_mtp_block(const Config& config, const std::map<std::string, Tensor>& tensors) {
+  return config.n_mtp_layers > 0 && config.attention == Attention::kLatent &&
+         tensors.contains(mtp_prefix(config) + "nextn.eh_proj.weight") &&
+         tensors.contains(mtp_prefix(config) + "attn_norm.weight");
+}
+
+void bind_mtp(const Config& config, const std::map<std::string, Tensor>& tensors, Weights& weights) {
+  BlockBinder binder(config, tensors, weights);
+  const std::string prefix = mtp_prefix(config) + "nextn.";
+  auto own_or = [&](const char* name, const Tensor& models) {
+    return binder.find(prefix + name) ? binder.take(prefix + name, models.shape) : models;
+  };
+  MtpWeights w;
+  w.enorm = binder.take_f32(prefix + "enorm.weight", {config.hidden_size});
+  w.hnorm = binder.take_f32(prefix + "hnorm.weight", {config.hidden_size});
+  w.eh_proj = binder.take(prefix + "eh_proj.weight", {config.hidden_size, 2 * config.hidden_size});
+  w.block = binder.block(config.n_layers);
+  w.norm = binder.take_f32(prefix + "shared_head_norm.weight", {config.hidden_size});
+  w.embed_tokens = own_or("embed_tokens.weight", weights.embed_tokens);
+  w.lm_head = own_or("shared_head_head.weight", weights.lm_head);
+  weights.mtp = std::move(w);
 }
 
 }  // namespace fathom::deepseek

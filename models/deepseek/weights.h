@@ -3,6 +3,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -97,6 +98,19 @@ struct BlockWeights {
   }
 };
 
+/// The block that predicts the token after next (MTP). Source: arXiv:2412.19437, section 2.2.
+struct MtpWeights {
+  Tensor enorm, hnorm;  ///< [D] norms of the next token's embedding and of the hidden state
+  Tensor eh_proj;       ///< [D, 2 D]: embedding first
+  BlockWeights block;
+  Tensor norm;          ///< [D] before the head
+  Tensor embed_tokens;  ///< [W, D], the model's own unless the file has another
+  Tensor lm_head;       ///< [W, D], likewise
+  template <typename F> void each(F&& f) {
+    f(enorm), f(hnorm), f(eh_proj), block.each(f), f(norm), f(embed_tokens), f(lm_head);
+  }
+};
+
 /// The tensors view the model file; norms that the file holds in a 16-bit type are owned here as f32.
 struct Weights {
   Tensor embed_tokens;  ///< [W, D]
@@ -106,6 +120,7 @@ struct Weights {
   Tensor rope_frequencies;           ///< [R/2]
   Tensor compress_rope_frequencies;  ///< [R/2] of V4's layers with compressed rows
   HyperConnectionWeights head_hc;    ///< V4
+  std::optional<MtpWeights> mtp;
   std::vector<std::shared_ptr<Buffer>> owned;
 
   int64_t vocab_size() const { return embed_tokens.dim(0); }
@@ -118,11 +133,17 @@ struct Weights {
     for (BlockWeights& layer : layers) layer.each(present);
     present(norm), present(lm_head), present(rope_frequencies), present(compress_rope_frequencies);
     head_hc.each(present);
+    if (mtp) mtp->each(present);
   }
 };
 
 /// Finds and checks every tensor. Throws Error{kModel} naming the missing tensor with the dialect seen, or the tensor
 /// with expected and found shape. `tensors` are GGUF's names and shapes (slowest first).
 Weights bind_weights(const Config& config, const std::map<std::string, Tensor>& tensors);
+
+/// Whether a file has an MTP block that forward_mtp computes.
+bool has_mtp_block(const Config& config, const std::map<std::string, Tensor>& tensors);
+/// Adds the first MTP block to `weights`, which were bound before. Throws as bind_weights does.
+void bind_mtp(const Config& config, const std::map<std::string, Tensor>& tensors, Weights& weights);
 
 }  // namespace fathom::deepseek

@@ -38,7 +38,7 @@ std::string main_type(const std::map<std::string, Tensor>& tensors) {
   return best == bytes.end() ? "none" : std::string(dtype_name(best->first));
 }
 
-deepseek::Model read_model(const ModelSource& source) {
+deepseek::Model read_model(const ModelSource& source, bool wants_mtp) {
   const std::string* architecture = source.metadata.text("general.architecture");
   const std::optional<int64_t> blocks =
       architecture ? source.metadata.integer(*architecture + ".block_count") : std::nullopt;
@@ -50,6 +50,9 @@ deepseek::Model read_model(const ModelSource& source) {
   deepseek::Model model;
   model.config = deepseek::read_config(source.metadata, has_mtp, has_bias);
   model.weights = deepseek::bind_weights(model.config, source.tensors);
+  if (wants_mtp && deepseek::has_mtp_block(model.config, source.tensors))
+    deepseek::bind_mtp(model.config, source.tensors, model.weights);
+  model.config.caches_mtp = model.weights.mtp.has_value();
   return model;
 }
 
@@ -92,6 +95,29 @@ Graph probe_graph(const deepseek::Model& model, const CacheLayout& layout, int64
   step.caches = cache_arrays(model.config, layout, n_pages);
   Graph probe;
   deepseek::forward(probe, model, step);
+  return probe;
+}
+
+/// What of cache_arrays is the MTP block's.
+std::vector<Tensor> mtp_arrays(const deepseek::Config& config, std::vector<Tensor> arrays) {
+  arrays.erase(arrays.begin(), arrays.end() - static_cast<ptrdiff_t>(config.n_mtp_cache_rows()));
+  return arrays;
+}
+
+/// The same of the MTP block.
+Graph probe_mtp_graph(const deepseek::Model& model, const CacheLayout& layout, int64_t n_tokens, int64_t n_pages) {
+  auto ints = [](Shape shape) { return Tensor(DType::kI32, shape, nullptr); };
+  const Tensor tokens = ints({n_tokens});
+  Graph probe;
+  deepseek::forward_mtp(probe, model,
+                        {tokens,
+                         Tensor(DType::kF32, {n_tokens, model.config.hidden_size}, nullptr),
+                         tokens,
+                         {tokens, tokens, tokens, ints({1, n_pages})},
+                         ints({1}),
+                         mtp_arrays(model.config, cache_arrays(model.config, layout, n_pages)),
+                         AttentionForm::kAuto,
+                         model.config.has_choice()});
   return probe;
 }
 
@@ -144,6 +170,8 @@ struct Pass {
   std::optional<Graph> graph;
   Tensor logits;
   std::shared_ptr<Buffer> host_logits;  ///< of a device whose memory the host does not see
+  std::shared_ptr<Buffer> hidden;       ///< [its tokens, D] f32 of the last step that kept them
+  int64_t hidden_tokens = 0;            ///< of that step; 0: the last step kept none
 
   std::map<StepShape, PreparedStep> prepared;
   uint64_t prepared_arena = 0, prepared_inputs = 0;  ///< generations of the memory their addresses are in
@@ -155,7 +183,7 @@ struct Engine::Impl {
   Impl(ModelSource s, const EngineOptions& o, ChosenBackend chosen)
       : options(o),
         source(std::move(s)),
-        model(read_model(source)),
+        model(read_model(source, o.mtp)),
         backend(std::move(chosen.backend)),
         backend_note(std::move(chosen.note)),
         passes{Pass(*backend), Pass(*backend)} {
@@ -164,7 +192,7 @@ struct Engine::Impl {
 
   /// On a device everything is taken here: weights, activations of a whole chunk, what kernels need, and the pages
   /// last.
-  void take_memory(const CacheLayout& layout, const Graph& probe);
+  void take_memory(const CacheLayout& layout, std::span<const Node> probe);
   /// Whether prompts are evaluated in the forms of an AttentionPlan. With an indexer a token attends to index_topk rows
   /// at most, each token to others: expanding them would be shared by nobody.
   bool plans_forms() const {
@@ -173,6 +201,7 @@ struct Engine::Impl {
   }
   /// Adds the step over `sent` to the graph; its logits.
   Tensor build(Graph& g, const deepseek::Step& sent);
+  Tensor hidden_of(Pass& pass, int64_t n_tokens);
   /// Runs the step in pass.inputs; sets pass.logits. False if go_on ended it.
   bool run_step(Pass& pass, const std::function<bool()>& go_on);
   void replay_step(Pass& pass, const deepseek::Step& sent);
@@ -186,6 +215,7 @@ struct Engine::Impl {
   std::string backend_note;
   std::shared_ptr<Buffer> device_weights;
   std::optional<WeightTap> tap;
+  std::optional<DraftPass> drafts;  ///< if there is an MTP block
   ModelInfo info;
   ChatGeneration chat{};
   std::unique_ptr<PagePool> pool;
@@ -199,14 +229,15 @@ struct Engine::Impl {
   uint64_t next_key = 0;                        // of prepared steps
 };
 
-void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
+void Engine::Impl::take_memory(const CacheLayout& layout, std::span<const Node> probe) {
   if (backend->shares_host_memory()) {
     context = choose_context(options, model.config, layout, chunk_tokens, std::nullopt);
     pool = std::make_unique<PagePool>(layout, pages_for(context));
     for (Pass& pass : passes) pass.inputs.emplace(*backend, chunk_tokens, pages_for(context));
+    if (model.weights.mtp) drafts.emplace(*backend, chunk_tokens, pages_for(context));
     return;
   }
-  device_weights = place_weights(model.weights, source.tensors, probe.nodes(), *backend, options.on_load);
+  device_weights = place_weights(model.weights, source.tensors, probe, *backend, options.on_load);
   const int64_t longest = options.context.value_or(std::min(kDefaultContextLimit, model.config.context_length));
   const int64_t most_tokens = std::min(chunk_tokens, std::max<int64_t>(longest, 1)),
                 few_tokens = std::min(kReplayedTokens, most_tokens);
@@ -225,6 +256,25 @@ void Engine::Impl::take_memory(const CacheLayout& layout, const Graph& probe) {
   context = choose_context(options, model.config, layout, chunk_tokens,
                            free ? std::optional(*free - std::min(*free, kDeviceReserveBytes)) : std::nullopt);
   pool = std::make_unique<PagePool>(layout, pages_for(context), backend.get());
+  if (!model.weights.mtp) return;
+  drafts.emplace(*backend, most_tokens, pages_for(longest));
+  // Rows that the MTP block never wrote are read all the same, and have to be numbers.
+  for (int i = layout.n_layers - static_cast<int>(model.config.n_mtp_cache_rows()); i < layout.n_layers; ++i) {
+    const std::vector<std::byte> zeros(kPageTokens * layout.row_bytes(i));
+    for (int32_t page = 0; page < pool->n_pages(); ++page) pool->write_rows(i, page, kPageTokens, zeros.data());
+  }
+}
+
+Tensor Engine::Impl::hidden_of(Pass& pass, int64_t n_tokens) {
+  const size_t size_bytes = static_cast<size_t>(n_tokens * model.config.hidden_size) * sizeof(float);
+  if (!pass.hidden || pass.hidden->size_bytes() < size_bytes) {
+    backend->finish();
+    pass.prepared.clear();  // they write to the old memory
+    backend->forget_replays();
+    pass.hidden.reset();
+    pass.hidden = backend->allocate(size_bytes, "hidden states");
+  }
+  return Tensor(DType::kF32, {n_tokens, model.config.hidden_size}, pass.hidden->data());
 }
 
 Tensor Engine::Impl::build(Graph& g, const deepseek::Step& sent) {
@@ -276,7 +326,9 @@ void Engine::Impl::fetch_logits(Pass& pass) {
 }
 
 bool Engine::Impl::run_step(Pass& pass, const std::function<bool()>& go_on) {
-  const deepseek::Step sent = pass.inputs->send();
+  deepseek::Step sent = pass.inputs->send();
+  pass.hidden_tokens = pass.inputs->keeps_hidden ? pass.inputs->shape().n_tokens : 0;
+  if (pass.hidden_tokens > 0) sent.hidden = hidden_of(pass, pass.hidden_tokens);
   const bool on_host = backend->shares_host_memory();
   if (!on_host && pass.inputs->shape().n_tokens <= kReplayedTokens) {
     replay_step(pass, sent);
@@ -371,8 +423,12 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
   m.chunk_tokens = options.chunk_tokens == 0 ? kDefaultChunkTokens : options.chunk_tokens;
 
   // One token's graph shows every operation and weight type that will run: what the backend lacks is refused here.
-  const Graph probe = probe_graph(m.model, layout, 1, 1, pages_for(1), options.attention);
-  for (const Node& node : probe.nodes()) m.backend->check_supported(node);
+  std::vector<Node> probe = probe_graph(m.model, layout, 1, 1, pages_for(1), options.attention).nodes();
+  if (m.model.weights.mtp) {
+    const Graph mtp = probe_mtp_graph(m.model, layout, 1, pages_for(1));
+    probe.insert(probe.end(), mtp.nodes().begin(), mtp.nodes().end());
+  }
+  for (const Node& node : probe) m.backend->check_supported(node);
   m.take_memory(layout, probe);
   return std::unique_ptr<Engine>(new Engine(std::move(impl)));
 }
@@ -413,7 +469,8 @@ StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) c
   return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);
 }
 uint64_t Engine::activation_bytes() const {
-  return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes();
+  return impl_->passes[0].executor.arena_bytes() + impl_->passes[1].executor.arena_bytes() +
+         (impl_->drafts ? impl_->drafts->arena_bytes() : 0);
 }
 uint64_t Engine::planned_activation_bytes() const {
   const int64_t n = std::min(impl_->chunk_tokens, impl_->context);
@@ -437,9 +494,10 @@ void give_back(std::span<const StepPart> parts) {
 
 }  // namespace
 
-StepStatus Engine::step(std::span<const StepPart> parts, const std::function<bool()>& go_on) {
+StepStatus Engine::step(std::span<const StepPart> parts, const std::function<bool()>& go_on, bool keep_hidden) {
   Impl& m = *impl_;
   FATHOM_CHECK(m.depth < m.passes.size(), "a step inside a step inside a step");
+  FATHOM_CHECK(!keep_hidden || has_mtp(), "hidden states are kept for an MTP block");
   Pass& pass = m.passes[m.depth];
   pass.logits = {};
   m.last = &pass;
@@ -485,6 +543,7 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
     m.pages.push_back(part.sequence->pages());
   }
   in.set_page_table(m.pages);
+  in.keeps_hidden = keep_hidden;
   if (!m.run_step(pass, go_on)) {
     give_back(parts);
     return StepStatus::kStopped;
@@ -493,6 +552,21 @@ StepStatus Engine::step(std::span<const StepPart> parts, const std::function<boo
   m.last = &pass;
   for (const StepPart& part : parts) part.sequence->advance(static_cast<int64_t>(part.token_ids.size()));
   return StepStatus::kDone;
+}
+
+bool Engine::has_mtp() const { return impl_->drafts.has_value(); }
+
+std::vector<Draft> Engine::draft(std::span<const DraftPart> parts) {
+  Impl& m = *impl_;
+  const Pass& pass = *m.last;
+  for (const DraftPart& part : parts) {
+    const auto n = static_cast<int64_t>(part.next_ids.size());
+    FATHOM_CHECK(n > 0 && part.first_row >= 0 && part.first_row + n <= pass.hidden_tokens &&
+                     part.first_position + n <= part.sequence->length(),
+                 "drafts follow tokens of the last step");
+  }
+  const Tensor hidden(DType::kF32, {pass.hidden_tokens, m.model.config.hidden_size}, pass.hidden->data());
+  return m.drafts->run(m.model, hidden, mtp_arrays(m.model.config, cache_arrays(m.model.config, *m.pool)), parts);
 }
 
 void Engine::observe(WeightObserver* observer) {

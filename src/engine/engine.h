@@ -15,6 +15,7 @@
 #include "core/metadata.h"
 #include "core/node.h"
 #include "engine/attention_plan.h"
+#include "engine/draft_pass.h"
 #include "engine/weight_observer.h"
 #include "text/bpe.h"
 #include "text/chat_generation.h"
@@ -36,6 +37,7 @@ struct EngineOptions {
   AttentionForm attention = AttentionForm::kAuto;  ///< kAuto: as AttentionPlan says
   ExpandThresholds expand{};                       ///< of that plan
   int64_t chunk_tokens = 0;                        ///< most tokens of a prefill step; 0: kDefaultChunkTokens
+  bool mtp = false;                                ///< use the MTP block of files that have one: Engine::draft
   std::optional<ChatGeneration> chat_format{};     ///< nothing: as the file asks for
   std::function<void(uint64_t done, uint64_t total)> on_load{};  ///< bytes of weights sent to a device; may be empty
 };
@@ -142,10 +144,18 @@ class Engine {
   /// operations, some hundred times a step; false ends it: kStopped, nothing has changed. It may itself step other
   /// sequences (one level deep): a short step need not wait for the end of a long one. Throws Error{kUsage} for token
   /// ids outside the vocabulary, Error{kModel} if the model file was cut short meanwhile.
-  StepStatus step(std::span<const StepPart> parts, const std::function<bool()>& go_on = {});
+  /// keep_hidden: draft() follows.
+  StepStatus step(std::span<const StepPart> parts, const std::function<bool()>& go_on = {}, bool keep_hidden = false);
   /// [n_outputs, vocab] of the step that ended last, valid until the next begins. Row i:
   std::span<const float> logits(int64_t output_idx) const;
   int64_t n_outputs() const;
+
+  /// Whether there is an MTP block to draft with.
+  bool has_mtp() const;
+  /// Runs the MTP block over tokens of the last step, which kept its hidden states: a guess at the token after the one
+  /// that follows, for each part that wants one, in order. Pages of the parts must not be shared. A token that this
+  /// never ran over is missing from the block's context: its guesses get worse, nothing else.
+  std::vector<Draft> draft(std::span<const DraftPart> parts);
 
   /// Evaluates more of a prompt in chunks, in the forms of attention_plan(its length then); the last token's logits are
   /// at logits(0) afterwards (unless outputs is kNone). False if the pool is full (then sequence holds what was done).

@@ -46,7 +46,9 @@ std::optional<Event> EventChannel::next(std::chrono::milliseconds timeout) {
   std::optional<Event> event;
   {
     std::unique_lock lock(mutex_);
-    changed_.wait_for(lock, timeout, [&] { return done_ || !events_.empty(); });
+    const auto has_news = [&] { return done_ || !events_.empty(); };
+    // A wait of no time would still go to sleep, for a third of a millisecond.
+    if (timeout.count() > 0) changed_.wait_for(lock, timeout, has_news);
     if (events_.empty()) return std::nullopt;
     event = std::move(events_.front());
     events_.pop_front();

@@ -42,8 +42,9 @@ struct Generation {
   std::optional<std::string> stop;  ///< the matched stop string
   bool context_full = false;        ///< kLength because the context ended
   int64_t prompt_tokens = 0;
-  int64_t cached_tokens = 0;  ///< of the prompt, found in a cache
-  double queue_ms = 0;        ///< before the first of the following
+  int64_t cached_tokens = 0;                      ///< of the prompt, found in a cache
+  int64_t draft_tokens = 0, accepted_tokens = 0;  ///< guesses evaluated, and right
+  double queue_ms = 0;                            ///< before the first of the following
   double prompt_ms = 0, first_token_ms = 0, decode_ms = 0;
 
   double prompt_tok_s() const;

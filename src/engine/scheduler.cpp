@@ -24,18 +24,7 @@ void Scheduler::Impl::run() {
     return inbox.empty();
   };
   for (;;) {
-    bool worked = false;
-    try {
-      worked = turn();
-    } catch (const std::exception& e) {
-      // Not the work of one request (those are caught where they happen): the ones at work may be damaged, the engine
-      // goes on.
-      const Error error(ErrorCode::kRuntime, std::string("scheduler: ") + e.what());
-      if (running.empty() && !queue.empty()) fail(*queue.front(), error);  // or it would come to this again
-      while (!running.empty()) fail(*running.back(), error);
-    }
-    publish();
-    if (worked) continue;
+    if (turn_or_fail()) continue;
     bool closing;
     {
       const std::lock_guard lock(mutex);
@@ -52,6 +41,21 @@ void Scheduler::Impl::run() {
   publish();
 }
 
+bool Scheduler::Impl::turn_or_fail() {
+  bool worked = false;
+  try {
+    worked = turn();
+  } catch (const std::exception& e) {
+    // Not the work of one request (those are caught where they happen): the ones at work may be damaged, the engine
+    // goes on.
+    const Error error(ErrorCode::kRuntime, std::string("scheduler: ") + e.what());
+    if (running.empty() && !queue.empty()) fail(*queue.front(), error);  // or it would come to this again
+    while (!running.empty()) fail(*running.back(), error);
+  }
+  publish();
+  return worked;
+}
+
 /// False if there was nothing to evaluate.
 bool Scheduler::Impl::turn() {
   take_in();
@@ -63,6 +67,7 @@ bool Scheduler::Impl::turn() {
   for (const Part& part : parts) prompt_tokens += part.is_answer() ? 0 : part.n_tokens;
   const bool is_long = prompt_tokens > 0 && !sizer.is_short(prompt_tokens);
   if (is_long) std::erase_if(parts, [](const Part& part) { return part.is_answer(); });
+  add_guesses(parts);
   make_room(parts);
   if (parts.empty() && is_long) {
     parts = plan_step(0);
@@ -303,6 +308,14 @@ std::variant<RequestHandle, Refusal> Scheduler::submit(Request request) {
   return RequestHandle(channel);
 }
 
+bool Scheduler::work(const std::function<void()>& look) {
+  FATHOM_CHECK(!impl_->options.own_thread, "this scheduler works on a thread of its own");
+  impl_->look = &look;
+  const bool worked = impl_->turn_or_fail();
+  impl_->look = nullptr;
+  return worked;
+}
+
 SchedulerStats Scheduler::stats() const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->published;
@@ -316,6 +329,7 @@ void Scheduler::shutdown(std::chrono::milliseconds deadline) {
   }
   impl_->signal->notify();
   if (impl_->thread.joinable()) impl_->thread.join();
+  if (!impl_->options.own_thread) impl_->run();
 }
 
 }  // namespace fathom

@@ -5,6 +5,10 @@
 // some of the others: one token of an answer, a chunk of a prompt, after a preemption everything again. When none is
 // left, the logits give the next token. So there is one path for prompts, answers and recomputation.
 //
+// An answer's part may also bring guesses at its next tokens (Task::guesses). Their logits are taken one after the
+// other as long as the sampler chooses what was guessed; the rest is dropped. Whether a guess is evaluated changes no
+// answer.
+//
 // A step with much of a prompt takes longer than answers may wait. Between its operations the loop looks around
 // (between()): requests come and go, and the tasks that are not part of it get steps of their own inside it.
 #pragma once
@@ -21,8 +25,10 @@
 #include <vector>
 
 #include "engine/chunk_sizer.h"
+#include "engine/draft_policy.h"
 #include "engine/event_channel.h"
 #include "engine/fair_shares.h"
+#include "engine/repetition.h"
 #include "engine/scheduler.h"
 
 namespace fathom {
@@ -32,6 +38,13 @@ using Clock = std::chrono::steady_clock;
 inline double seconds_between(Clock::time_point a, Clock::time_point b) {
   return std::chrono::duration<double>(b - a).count();
 }
+
+/// A token that may come next, and what it is judged by (DraftPolicy::chance).
+struct Guess {
+  int32_t id;
+  DraftSource source;
+  double hint;
+};
 
 constexpr int kNotUrgent = std::numeric_limits<int>::min();
 
@@ -66,7 +79,11 @@ struct Task {
   Sequence sequence;
   AnswerWriter writer;
   Generation generation;
-  int64_t evaluated_tokens = 0;  ///< before the first answer token
+  RepetitionIndex repetition;
+  std::optional<Draft> mtp_draft;  ///< at what follows the last token
+  std::vector<Guess> guesses;      ///< of the step in progress: at what follows tokens
+  std::vector<int32_t> step_ids;   ///< what that step evaluates, if there are guesses
+  int64_t evaluated_tokens = 0;    ///< before the first answer token
   const Clock::time_point submitted = Clock::now();
   std::optional<Clock::time_point> started;
   Clock::time_point first_token, last_token;
@@ -75,9 +92,17 @@ struct Task {
 /// A task's part in a step.
 struct Part {
   Task* task;
-  int64_t n_tokens;
+  int64_t n_tokens;  ///< guesses included
 
   bool is_answer() const { return task->pending() == 1 && task->answering(); }
+};
+
+/// A part after its step.
+struct Evaluated {
+  Task* task;
+  int64_t first_position;  ///< of its tokens
+  int64_t first_row;       ///< among the step's tokens
+  bool has_more;           ///< to evaluate before there are logits
 };
 
 struct Scheduler::Impl {
@@ -85,10 +110,11 @@ struct Scheduler::Impl {
       : engine(e),
         options(o),
         cache(e, static_cast<int64_t>(o.cache_share * e.pool().n_pages()), o.disk),
-        sizer(o.max_stall) {
+        sizer(o.max_stall),
+        drafts(o.draft, [&e](int64_t rows) { return e.cost(1, rows, 0).weight_bytes; }) {
     totals.pages = engine.pool().n_pages();
     publish();
-    thread = std::thread([this] { run(); });
+    if (o.own_thread) thread = std::thread([this] { run(); });
   }
 
   using TaskPtr = std::unique_ptr<Task>;
@@ -101,6 +127,7 @@ struct Scheduler::Impl {
   // Of the loop's thread.
   TextCache cache;
   ChunkSizer sizer;
+  DraftPolicy drafts;
   FairShares shares;
   std::vector<TaskPtr> queue, running;  // both in order of arrival
   SchedulerStats totals;
@@ -112,6 +139,7 @@ struct Scheduler::Impl {
   bool was_stopped = false;         // the last long step did not come to its end
   double inside_seconds = 0;        // of all steps inside others
   std::exception_ptr inside_problem;
+  const std::function<void()>* look = nullptr;  // of the work() in progress
 
   // Shared.
   mutable std::mutex mutex;
@@ -124,6 +152,7 @@ struct Scheduler::Impl {
 
   Clock::time_point now() const { return options.clock ? options.clock() : Clock::now(); }
   void run();
+  bool turn_or_fail();
   bool turn();
   void take_in();
   void end_cancelled(bool all);
@@ -138,12 +167,19 @@ struct Scheduler::Impl {
   bool in_long_step(const Task& task) const;
   std::vector<Part> plan_step(int64_t prompt_tokens);
   void make_room(std::vector<Part>& parts);
+  std::vector<Guess> guesses_for(Task& task);
+  void add_guesses(std::vector<Part>& parts);
   void run_step(std::span<const Part> parts, bool is_long);
+  static StepPart step_part(const Part& part);
   bool evaluate(std::span<const Part> parts, bool is_long);
+  std::vector<Evaluated> take_outputs(std::span<const Part> parts, std::span<const StepPart> step,
+                                      DraftPolicy::Outcome& outcome);
   bool between();
   void step_inside();
   bool out_of_time() const;
-  void take_logits(Task& task, std::span<const float> logits);
+  int64_t take_answers(Task& task, int64_t first_output, DraftPolicy::Outcome& outcome);
+  bool take_logits(Task& task, std::span<const float> logits);
+  void run_mtp(std::span<const Evaluated> evaluated);
   void prompt_done(Task& task);
   void finish(Task& task, FinishReason reason);
   void fail(Task& task, const Error& error);

@@ -40,7 +40,9 @@ struct SchedulerStats {
   uint64_t preemptions_total = 0, steps_total = 0;
   double prompt_seconds_total = 0, decode_seconds_total = 0;  ///< time of steps, shared out by what they did
   uint64_t decode_parts_total = 0, decode_steps_total = 0;    ///< their ratio: answers in a step
-  int64_t longest_sequence = 0;                               ///< most tokens a sequence has had
+  uint64_t drafts_total = 0;                                  ///< steps of an answer with guesses in them
+  uint64_t draft_tokens_total = 0, accepted_tokens_total = 0;
+  int64_t longest_sequence = 0;  ///< most tokens a sequence has had
   LatencyHistogram queue_seconds{}, first_token_seconds{}, between_tokens_seconds{}, request_seconds{};
   uint64_t disk_problems_total = 0;
   std::optional<std::string> last_disk_problem{};  ///< saving or restoring went wrong; answers are unaffected

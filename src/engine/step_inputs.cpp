@@ -16,12 +16,13 @@ size_t padded(size_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 StepInputs::StepInputs(Backend& backend, int64_t most_tokens, int64_t most_pages) : backend_(backend) {
   if (backend.shares_host_memory()) return;
   const size_t ints =
-      6 * padded(static_cast<size_t>(most_tokens)) + padded(std::bit_ceil(static_cast<size_t>(most_pages)) * 16);
+      7 * padded(static_cast<size_t>(most_tokens)) + padded(std::bit_ceil(static_cast<size_t>(most_pages)) * 16);
   device_ = backend.allocate(ints * sizeof(int32_t), "the integers of a step");
 }
 
 void StepInputs::clear() {
-  ids.clear(), positions.clear(), slots.clear(), sequence_of.clear(), expanded.clear(), output_rows.clear();
+  for (std::vector<int32_t>* list : {&ids, &positions, &slots, &sequence_of, &expanded, &output_rows, &hidden_rows})
+    list->clear();
   selects = false;
 }
 
@@ -36,13 +37,18 @@ void StepInputs::set_page_table(std::span<const std::span<const int32_t>> pages)
 
 StepShape StepInputs::shape() const {
   const auto n_sequences = static_cast<int64_t>(expanded.size());
-  return {static_cast<int64_t>(ids.size()), n_sequences, static_cast<int64_t>(output_rows.size()),
-          static_cast<int64_t>(page_table.size()) / n_sequences, selects};
+  return {static_cast<int64_t>(ids.size()),
+          n_sequences,
+          static_cast<int64_t>(output_rows.size()),
+          static_cast<int64_t>(page_table.size()) / n_sequences,
+          selects,
+          keeps_hidden};
 }
 
 deepseek::Step StepInputs::send() {
   const StepShape s = shape();
-  std::vector<int32_t>* const lists[] = {&ids, &positions, &slots, &sequence_of, &expanded, &output_rows, &page_table};
+  std::vector<int32_t>* const lists[] = {&ids,      &positions,   &slots,      &sequence_of,
+                                         &expanded, &output_rows, &page_table, &hidden_rows};
   int32_t* at[std::size(lists)];
   if (device_) {
     size_t n = 0;
@@ -64,6 +70,7 @@ deepseek::Step StepInputs::send() {
     for (size_t i = 0; i < std::size(lists); ++i) at[i] = lists[i]->data();
   }
   auto ints = [&](size_t i) { return Tensor(DType::kI32, {static_cast<int64_t>(lists[i]->size())}, at[i]); };
+  sent_hidden_rows_ = hidden_rows.empty() ? Tensor() : ints(7);
   deepseek::Step step;
   step.token_ids = ints(0);
   step.where = {ints(1), ints(2), ints(3), Tensor(DType::kI32, {s.n_sequences, s.table_width}, at[6]), ints(4)};

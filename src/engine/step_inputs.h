@@ -18,6 +18,7 @@ struct StepShape {
   int64_t n_tokens = 0, n_sequences = 0, n_outputs = 0;
   int64_t table_width = 0;  ///< page ids of a row of the page table
   bool selects = false;     ///< deepseek::Step::selects
+  bool keeps_hidden = false;
 
   auto operator<=>(const StepShape&) const = default;
 };
@@ -31,8 +32,10 @@ class StepInputs {
   void clear();
 
   std::vector<int32_t> ids, positions, slots, sequence_of, expanded, output_rows;
-  std::vector<int32_t> page_table;  ///< filled by set_page_table
-  bool selects = false;             ///< deepseek::Step::selects
+  std::vector<int32_t> hidden_rows;  ///< of an MTP pass
+  std::vector<int32_t> page_table;   ///< filled by set_page_table
+  bool selects = false;              ///< deepseek::Step::selects
+  bool keeps_hidden = false;         ///< the step's hidden states are written where the caller says
 
   /// Gives every sequence a row of the page table, unused entries -1. On a device rows are widened to a power of two,
   /// so that a growing sequence keeps the shape of its steps until it has doubled.
@@ -42,12 +45,14 @@ class StepInputs {
   /// The step over these integers, without caches; on a device they are sent there first. Tensors are good until the
   /// next call; on a device equal shapes get equal addresses as long as generation() stays.
   deepseek::Step send();
+  Tensor sent_hidden_rows() const { return sent_hidden_rows_; }  ///< [T] of the last send()
   uint64_t generation() const { return generation_; }
 
  private:
   Backend& backend_;
   std::shared_ptr<Buffer> device_;  ///< null: the host's vectors are used in place
   std::vector<int32_t> block_;      ///< what is sent
+  Tensor sent_hidden_rows_;
   uint64_t generation_ = 0;
 };
 

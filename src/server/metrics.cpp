@@ -73,6 +73,12 @@ std::string format_metrics(const SchedulerStats& s, const std::string& model_nam
   out.counter("llamacpp:tokens_predicted_total", "Tokens generated.", generated);
   out.counter("llamacpp:tokens_predicted_seconds_total", "Seconds of generating.", s.decode_seconds_total);
   out.counter("llamacpp:n_decode_total", "Steps of the model.", as_double(s.steps_total));
+  out.counter("llamacpp:spec_decode_num_drafts_total", "Steps of an answer with guessed tokens in them.",
+              as_double(s.drafts_total));
+  out.counter("llamacpp:spec_decode_num_draft_tokens_total", "Guessed tokens evaluated.",
+              as_double(s.draft_tokens_total));
+  out.counter("llamacpp:spec_decode_num_accepted_tokens_total", "Guessed tokens that were right.",
+              as_double(s.accepted_tokens_total));
   out.gauge("llamacpp:n_busy_slots_per_decode", "Answers that one decode step advances, on average.",
             ratio(as_double(s.decode_parts_total), as_double(s.decode_steps_total)));
   out.gauge("llamacpp:prompt_tokens_seconds", "Prompt tokens evaluated in a second.",

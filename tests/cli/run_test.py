@@ -73,6 +73,15 @@ class Answers(ProgramTest):
         self.assertEqual(j["model"]["size_bytes"], os.path.getsize(TINY))
         self.assertTrue(j["system_fingerprint"])
 
+    def test_drafts_change_no_token_and_are_counted(self):
+        story = ("run", "-m", TINY, "--raw", "Once upon a time", "--temp", "0.8", "--seed", "7", "-n", "100", "--json")
+        off, auto, always = (self.run_ok(*story, "--draft", mode).json for mode in ("off", "auto", "always"))
+        self.assertEqual(off["tokens"], always["tokens"])
+        self.assertEqual(off["tokens"], auto["tokens"])
+        self.assertEqual(off["drafts"], {"tokens": 0, "accepted": 0})
+        self.assertGreater(always["drafts"]["accepted"], 20)
+        self.assertLess(always["drafts"]["accepted"], always["drafts"]["tokens"])
+
     def test_jsonl_pieces_make_the_text(self):
         lines = [json.loads(line) for line in self.run_ok(*STORY, "-n", "8", "--jsonl").text.splitlines()]
         self.assertGreater(len(lines), 4)

@@ -10,6 +10,7 @@
 #include "cpu/cpu_backend.h"
 #include "graph/graph.h"
 #include "ops/add.h"
+#include "ops/concat_rows.h"
 #include "ops/embed_rows.h"
 #include "ops/layer_norm.h"
 #include "ops/linear.h"
@@ -176,6 +177,18 @@ TEST_CASE("add, take_rows and embed_rows move the right rows") {
     check_close(run(backend, [&](Graph& g) { return add(g, a.t, b.t); }), sum, 0);
     check_close(run(backend, [&](Graph& g) { return take_rows(g, a.t, rows.t); }), taken, 0);
     check_close(run(backend, [&](Graph& g) { return embed_rows(g, a.t, rows.t); }), taken, 0);
+  });
+}
+
+TEST_CASE("concat_rows puts rows side by side") {
+  each_backend([](Backend& backend) {
+    const Floats a({5, 3}, 5), b({5, 34}, 6);
+    std::vector<double> want;
+    for (int64_t t = 0; t < 5; ++t) {
+      for (const double v : row_of(a, t, 3)) want.push_back(v);
+      for (const double v : row_of(b, t, 34)) want.push_back(v);
+    }
+    check_close(run(backend, [&](Graph& g) { return concat_rows(g, a.t, b.t); }), want, 0);
   });
 }
 

@@ -37,6 +37,12 @@ TEST_CASE("cuda: sums and chosen rows are exact") {
     run_reference(add);
     CHECK(device.fetch<float>(on.out) == as_floats(add.out));
 
+    const ConcatRowsArgs both{add.a, h.floats({t, 5}), h.make(DType::kF32, {t, d + 5})};
+    const ConcatRowsArgs concatenated = device.node(both);
+    cuda::concat_rows(concatenated, device.c);
+    run_reference(both);
+    CHECK(device.fetch<float>(concatenated.out) == as_floats(both.out));
+
     const TakeRowsArgs take{h.floats({t, d}),
                             h.ints({2}, [&](int64_t i) { return static_cast<int32_t>(i == 0 ? t - 1 : 0); }),
                             h.make(DType::kF32, {2, d})};

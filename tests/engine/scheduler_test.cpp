@@ -387,6 +387,7 @@ TEST_CASE(
     SchedulerOptions options;
     options.max_stall = milliseconds(max_stall);
     options.event_buffer = 1000;
+    options.draft = DraftMode::kOff;  // a token each step
     options.clock = [&] { return std::chrono::steady_clock::time_point(milliseconds(++time_ms)); };
     Scheduler scheduler(*engine, options);
     std::atomic<bool> prompt_ends = false;

@@ -237,6 +237,8 @@ class OpenAiTest(unittest.TestCase):
         self.assertGreater(self.server.metric("llamacpp:tokens_predicted_total"), 0)
         self.assertGreater(self.server.metric("vllm:generation_tokens_total"), 0)
         self.assertGreater(self.server.metric("vllm:time_to_first_token_seconds_count"), 0)
+        guessed, right = (self.server.metric(f"llamacpp:spec_decode_num_{kind}_tokens_total") for kind in ("draft", "accepted"))
+        self.assertGreaterEqual(guessed, right)
 
     def test_page_needs_nothing_from_elsewhere(self):
         status, headers, page = self.server.request("GET", "/")

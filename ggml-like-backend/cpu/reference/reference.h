@@ -8,6 +8,7 @@ namespace fathom::cpu::reference {
 
 void embed_rows(const EmbedRowsArgs& a, OpContext& c);
 void take_rows(const TakeRowsArgs& a, OpContext& c);
+void concat_rows(const ConcatRowsArgs& a, OpContext& c);
 void add(const AddArgs& a, OpContext& c);
 void rms_norm(const RmsNormArgs& a, OpContext& c);
 void layer_norm(const LayerNormArgs& a, OpContext& c);

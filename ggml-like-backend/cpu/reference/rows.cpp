@@ -26,6 +26,16 @@ void take_rows(const TakeRowsArgs& a, OpContext& c) {
   });
 }
 
+void concat_rows(const ConcatRowsArgs& a, OpContext& c) {
+  const int64_t n_a = a.a.dim(1), n_b = a.b.dim(1);
+  c.worker.share(a.out.dim(0), 4, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      std::copy_n(a.a.row_as<float>(t), n_a, a.out.row_as<float>(t));
+      std::copy_n(a.b.row_as<float>(t), n_b, a.out.row_as<float>(t) + n_a);
+    }
+  });
+}
+
 void add(const AddArgs& a, OpContext& c) {
   c.worker.share(a.out.dim(0), 4, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
