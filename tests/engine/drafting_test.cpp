@@ -26,6 +26,17 @@ Request story(const Engine& engine, const std::string& begin, int64_t max_tokens
   return r;
 }
 
+/// Answers of five words: they repeat themselves, and seldom as before.
+class FewTokens : public TokenConstraint {
+ public:
+  explicit FewTokens(int64_t vocab) : mask_(static_cast<size_t>(vocab + 63) / 64) { mask_[1] = 0b11111; }
+  std::span<const uint64_t> allowed() override { return mask_; }
+  void accept(int32_t) override {}
+
+ private:
+  std::vector<uint64_t> mask_;
+};
+
 SchedulerOptions drafting(DraftMode mode) {
   SchedulerOptions o;
   o.draft = mode;
@@ -65,6 +76,27 @@ TEST_CASE("answers are the same bits with guesses and without, alone and togethe
       CHECK(stats.used_pages == 0);
     }
     check_pool_empty(*engine);
+  }
+}
+
+TEST_CASE("wrong guesses leave no trace, whatever the model keeps of a token") {
+  for (const std::string file : {"v1/v1-f16.gguf", kLatentModel, "v32/v32-bf16.gguf", "v4/v4-mxfp4.gguf"}) {
+    CAPTURE(file);
+    EngineOptions options = small_engine_options(file);
+    options.mtp = true;
+    const auto engine = Engine::load(options);
+    Request request = request_for(random_prompt(130, 4), 150);
+    request.options.sampling.temperature = 8;
+    request.constraint = std::make_shared<FewTokens>(engine->info().vocab_size);
+    const auto answered = [&](DraftMode mode) {
+      Scheduler scheduler(*engine, drafting(mode));
+      Answer a = answer(scheduler, request);
+      REQUIRE(a.generation.has_value());
+      return a;
+    };
+    const Answer want = answered(DraftMode::kOff), got = answered(DraftMode::kAlways);
+    CHECK(got.same_tokens(want));
+    CHECK(got.generation->draft_tokens > got.generation->accepted_tokens + 20);
   }
 }
 
