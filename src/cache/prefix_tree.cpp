@@ -8,7 +8,7 @@
 namespace fathom {
 namespace {
 
-int64_t common_length(std::span<const int32_t> a, std::span<const int32_t> b) {
+int64_t common_beginning(std::span<const int32_t> a, std::span<const int32_t> b) {
   return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
 }
 
@@ -29,7 +29,7 @@ PrefixTree::PrefixTree(PagePool& pool, int64_t max_pages, int64_t max_recent)
 PrefixTree::Found PrefixTree::closest_child(const Node& node, std::span<const int32_t> tokens) {
   Found best{nullptr, 0};
   auto consider = [&](Children::const_iterator child) {
-    const int64_t n = common_length(child->first, tokens);
+    const int64_t n = common_beginning(child->first, tokens);
     if (n > best.n_common) best = {child->second.get(), n};
   };
   const auto after = node.children.lower_bound(tokens);
@@ -234,7 +234,7 @@ std::optional<std::string> PrefixTree::check_integrity() const {
       if (node != &root_ && child->last_used >= node->last_used) return name + " is younger than its parent";
       if (child->recent_used != 0 && !recent_.contains(child->recent_used))
         return name + " holds a recent part that is not listed";
-      if (previous != nullptr && common_length(*previous, tokens) == static_cast<int64_t>(previous->size())) {
+      if (previous != nullptr && common_beginning(*previous, tokens) == static_cast<int64_t>(previous->size())) {
         return name + " repeats the beginning of a sibling";
       }
       if (child->children.empty() && !leaves_.contains(child->last_used)) return name + " is a leaf that is not listed";

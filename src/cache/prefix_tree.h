@@ -42,6 +42,8 @@ class PrefixTree {
   Sequence match(std::span<const int32_t> tokens);
   /// Length of what match() would find. Marks nothing.
   int64_t match_length(std::span<const int32_t> tokens) const;
+  /// The same if no recent part were missing.
+  int64_t common_length(std::span<const int32_t> tokens) const { return walk(tokens, nullptr).n_common; }
 
   /// Gives up the least recently used pages that nobody else holds, ends of texts first, until n_pages came free or no
   /// more can. Returns how many did.

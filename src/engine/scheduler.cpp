@@ -188,7 +188,10 @@ void Scheduler::Impl::move_task(const Task& task, std::vector<TaskPtr>& from, st
 /// Shares cached pages and checks that the rest of prompt and one token more fit beside what is promised to others.
 bool Scheduler::Impl::start(Task& task) {
   PagePool& pool = engine.pool();
-  if (task.request.use_cache) task.sequence = cache.find(task.sharable_keys());
+  if (task.request.use_cache) {
+    task.sequence = cache.find(task.sharable_keys());
+    task.branch = cache.branch_in_memory(task.sharable_keys());
+  }
   int64_t promised = static_cast<int64_t>(running.size());  // a page each, to grow
   for (const TaskPtr& other : running) promised += other->sequence.pages_needed(other->pending());
   const int64_t needed = task.sequence.pages_needed(task.pending() + 1);

@@ -84,6 +84,7 @@ struct Task {
   std::vector<Guess> guesses;      ///< of the step in progress: at what follows tokens
   std::vector<int32_t> step_ids;   ///< what that step evaluates, if there are guesses
   int64_t evaluated_tokens = 0;    ///< before the first answer token
+  int64_t branch = 0;              ///< where another text went on differently: a chunk ends there, for the next one
   const Clock::time_point submitted = Clock::now();
   std::optional<Clock::time_point> started;
   Clock::time_point first_token, last_token;

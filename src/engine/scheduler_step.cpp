@@ -79,7 +79,8 @@ std::vector<Part> Scheduler::Impl::plan_step(int64_t prompt_tokens) {
       if (pending == 0 || task.plan.form(at) != task.plan.form(task.sequence.length())) continue;
       // Every expanded chunk makes the keys of all that came before: a small one would cost as much as a block.
       const int64_t least = task.plan.expanded(at) ? kMinExpandedTokens : 0;
-      const int64_t n = task.plan.of_one_form(at, std::min(pending, std::max(std::min(left, most), least)));
+      const int64_t until = task.sequence.length() < task.branch ? task.branch - at : pending;
+      const int64_t n = task.plan.of_one_form(at, std::min({pending, until, std::max(std::min(left, most), least)}));
       part.n_tokens += n;
       left -= n;
     }

@@ -36,6 +36,11 @@ class TextCache {
   /// In memory only.
   Sequence find_in_memory(std::span<const int32_t> keys) { return tree_.match(keys); }
   int64_t length_in_memory(std::span<const int32_t> keys) const { return tree_.match_length(keys); }
+  /// The end of the last whole page that a remembered text has in common with `keys`, found or not: with recent rows
+  /// (V4) a beginning is found only where a text was cut while it was evaluated.
+  int64_t branch_in_memory(std::span<const int32_t> keys) const {
+    return tree_.common_length(keys) / kPageTokens * kPageTokens;
+  }
 
   /// Shares the pages of the sequence's first keys.size() rows.
   void keep(std::span<const int32_t> keys, const Sequence& sequence) { tree_.insert(keys, sequence); }

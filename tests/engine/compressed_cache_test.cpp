@@ -302,3 +302,25 @@ TEST_CASE("compressed rows: the next turn of a conversation finds the last promp
   CHECK(got[false].same_tokens(answer_alone(*engine, without_answer)));
   CHECK(got[true].same_tokens(answer_alone(*engine, with_answer)));
 }
+
+TEST_CASE("compressed rows: the third text with a beginning finds it, cut at a page where the second left the first") {
+  EngineOptions options = roomy_options();
+  options.chunk_tokens = 1024;  // ends of chunks would be found too
+  const auto engine = Engine::load(options);
+  const std::vector<int32_t> common = text(4, 230);
+  std::vector<Request> requests;
+  std::vector<Answer> got;
+  {
+    Scheduler scheduler(*engine, {});
+    for (uint32_t i = 0; i < 3; ++i) {
+      std::vector<int32_t> prompt = common;
+      for (const int32_t id : text(10 + i, 300)) prompt.push_back(id);
+      requests.push_back(request_for(prompt, 5));
+      got.push_back(answer(scheduler, requests.back()));
+    }
+  }
+  CHECK(got[0].starts[0].cached_tokens == 0);
+  CHECK(got[1].starts[0].cached_tokens == 0);
+  CHECK(got[2].starts[0].cached_tokens == 192);
+  for (size_t i = 0; i < 3; ++i) CHECK(got[i].same_tokens(answer_alone(*engine, requests[i])));
+}
