@@ -324,3 +324,21 @@ TEST_CASE("compressed rows: the third text with a beginning finds it, cut at a p
   CHECK(got[2].starts[0].cached_tokens == 192);
   for (size_t i = 0; i < 3; ++i) CHECK(got[i].same_tokens(answer_alone(*engine, requests[i])));
 }
+
+TEST_CASE("compressed rows: guesses that are taken back change no bit of an answer") {
+  const auto engine = Engine::load(roomy_options());
+  std::vector<int32_t> prompt = text(3, 40);
+  for (int i = 0; i < 4; ++i)
+    for (size_t k = 0; k < 40; ++k) prompt.push_back(prompt[k]);  // to guess from
+  const Request request = request_for(prompt, 150);
+  std::vector<Answer> got;
+  for (const DraftMode mode : {DraftMode::kOff, DraftMode::kAlways}) {
+    SchedulerOptions options;
+    options.draft = mode;
+    Scheduler scheduler(*engine, options);
+    got.push_back(answer(scheduler, request));
+    if (mode == DraftMode::kAlways) CHECK(scheduler.stats().draft_tokens_total > 0);
+  }
+  CHECK(got[1].same_tokens(got[0]));
+  check_pool_empty(*engine);
+}
