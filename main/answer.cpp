@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "build_info.h"
+#include "core/plain_text.h"
 #include "main/signals.h"
 
 namespace fathom {
@@ -129,10 +130,8 @@ std::string system_fingerprint(const Engine& engine, const EngineFlags& flags) {
   const std::string facts = std::string(FATHOM_VERSION) + "|" + FATHOM_COMMIT + "|" + info.architecture + "|" +
                             info.name + "|" + info.type + "|" + std::to_string(info.size_bytes) + "|" +
                             engine.backend_description() + "|" + cache_type_name(engine) + "|" + flags.attention;
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, 64 bits
-  for (const char c : facts) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;
   char text[32];
-  std::snprintf(text, sizeof text, "fathom-%016llx", static_cast<unsigned long long>(hash));
+  std::snprintf(text, sizeof text, "fathom-%016llx", static_cast<unsigned long long>(fnv1a(facts)));
   return text;
 }
 

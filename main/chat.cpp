@@ -12,6 +12,7 @@
 #include <optional>
 
 #include "core/error.h"
+#include "core/plain_text.h"
 #include "core/printable.h"
 #include "main/answer.h"
 #include "main/chat_format_option.h"
@@ -89,11 +90,6 @@ std::string edited(const std::string& text) {
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
     throw Error(ErrorCode::kRuntime, std::string("/edit: ") + editor + " failed; set EDITOR to one that works");
   return without_last_newline(read_input(file.path(), "/edit"));
-}
-
-std::string trimmed(const std::string& text) {
-  const size_t begin = text.find_first_not_of(" \t\r\n"), end = text.find_last_not_of(" \t\r\n");
-  return begin == std::string::npos ? "" : text.substr(begin, end - begin + 1);
 }
 
 class Chat {
@@ -185,7 +181,7 @@ class Chat {
   std::optional<std::string> collect_block(const std::string& text) {
     constexpr std::string_view kFence = "\"\"\"";
     if (!block_) {
-      const std::string begin = trimmed(text);
+      const std::string begin(trimmed(text));
       if (!begin.starts_with(kFence)) return text;
       block_.emplace();
       const std::string rest = begin.substr(kFence.size());
@@ -208,7 +204,7 @@ class Chat {
   bool obey(const std::string& entry) {
     const size_t space = entry.find_first_of(" \t");
     const std::string name = entry.substr(0, space),
-                      argument = space == std::string::npos ? "" : trimmed(entry.substr(space));
+                      argument(space == std::string::npos ? "" : trimmed(std::string_view(entry).substr(space)));
     const auto command = commands().find(name);
     if (command == commands().end()) {
       tell("unknown command " + in_quotes(name) + "; /help lists them; to send it as a message begin with a space");
@@ -361,7 +357,8 @@ class Chat {
   bool set(const std::string& argument) {
     const size_t space = argument.find(' ');
     if (argument.empty()) throw Error(ErrorCode::kUsage, "/set: expected NAME VALUE, as in /set temp 0.7");
-    settings_.set(argument.substr(0, space), space == std::string::npos ? "" : trimmed(argument.substr(space)),
+    settings_.set(argument.substr(0, space),
+                  std::string(space == std::string::npos ? "" : trimmed(std::string_view(argument).substr(space))),
                   engine_->info().vocab_size);
     tell(settings_.describe());
     return true;

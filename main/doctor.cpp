@@ -7,11 +7,11 @@
 #include <map>
 #include <memory>
 #include <set>
-#include <sstream>
 #include <thread>
 
 #include <nlohmann/json.hpp>
 
+#include "core/file_io.h"
 #include "core/threads.h"
 #include "cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
@@ -40,16 +40,7 @@ std::map<std::string, std::string> first_processor() {
   return fields;
 }
 
-uint64_t memory_field(const std::string& wanted) {
-  std::ifstream file("/proc/meminfo");
-  for (std::string line; std::getline(file, line);) {
-    std::istringstream words(line);
-    std::string key;
-    uint64_t kib = 0;
-    if (words >> key >> kib && key == wanted + ":") return kib * 1024;
-  }
-  return 0;
-}
+uint64_t memory_field(std::string_view name) { return meminfo_bytes(name).value_or(0); }
 
 size_t count_nodes() {
   std::error_code error;

@@ -19,11 +19,13 @@ struct Options {
 
 int run(const Options& options) {
   const Console console = options.common.console();
-  // Where it would live is counted, not tried: the file is mapped, nothing is sent to a device.
+  // Where it would live is counted, not tried: a file is mapped, a folder's headers are read, nothing goes to a device.
   EngineFlags on_host = options.engine;
   on_host.backend = "cpu";
+  on_host.estimate_only = true;
   const std::unique_ptr<Engine> engine = load_engine(options.model, on_host, options.common, console);
-  const uint64_t weights = engine->model_bytes(), recent = engine->pool().layout().recent_bytes(engine->chunk_tokens()),
+  const uint64_t weights = engine->model_bytes(), copied = engine->info().copied_bytes,
+                 recent = engine->pool().layout().recent_bytes(engine->chunk_tokens()),
                  cache = engine->pool().capacity_bytes() + recent, activations = engine->planned_activation_bytes();
   const uint64_t total = weights + cache + activations;
   const std::optional<uint64_t> available = available_memory_bytes();
@@ -38,14 +40,18 @@ int run(const Options& options) {
   const StepCost first = engine->cost(1, 1, 0);
   const int64_t full = engine->context() - 1;
   if (options.json) {
-    const nlohmann::ordered_json nowhere = {
-        {"weights_bytes", 0}, {"cache_bytes", 0}, {"activation_bytes", 0}, {"total_bytes", 0}};
+    const nlohmann::ordered_json nowhere = {{"weights_bytes", 0},
+                                            {"weights_copied_bytes", 0},
+                                            {"cache_bytes", 0},
+                                            {"activation_bytes", 0},
+                                            {"total_bytes", 0}};
     const nlohmann::ordered_json json = {
         {"model", engine->info().path},
         {"ctx", engine->context()},
         {"cache_type", cache_type_name(*engine)},
         {"host",
          {{"weights_bytes", weights},
+          {"weights_copied_bytes", copied},
           {"cache_bytes", cache},
           {"activation_bytes", activations},
           {"total_bytes", total}}},
@@ -59,8 +65,10 @@ int run(const Options& options) {
           {"decode_tok_s_at_most_full", bound(full)}}}};
     write_answer(json.dump() + "\n");
   } else {
+    const std::string where =
+        copied == 0 ? "mapped from the file" : human_bytes(copied) + " of it put together, the rest mapped";
     write_answer(
-        "weights       " + human_bytes(weights) + " in host memory, mapped from the file\ncache         " +
+        "weights       " + human_bytes(weights) + " in host memory, " + where + "\ncache         " +
         human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " + cache_type_name(*engine) +
         (recent == 0 ? std::string()
                      : ", with " + human_bytes(recent) + " of rows that only a prompt in progress needs (" +

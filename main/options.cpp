@@ -236,6 +236,7 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.attention = kAttentionForms.at(attention);
   options.chunk_tokens = batch;
   options.mtp = draft_mode() != DraftMode::kOff;
+  options.estimate_only = estimate_only;
   if (chat_format != "auto") options.chat_format = chat_generation_from_name(chat_format);
   return options;
 }

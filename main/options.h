@@ -55,6 +55,7 @@ struct EngineFlags {
   std::string chat_format = "auto";
   int64_t batch = 0;
   std::string draft = "off";
+  bool estimate_only = false;  ///< of EngineOptions; no option
 
   void declare(CLI::App& app, std::string_view context_flags = "-c,--ctx");
   /// For commands that answer; drafting is off in others.

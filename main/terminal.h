@@ -9,6 +9,8 @@
 #include <string>
 #include <string_view>
 
+#include "core/plain_text.h"
+
 namespace fathom {
 
 enum class LogLevel { kQuiet, kWarn, kInfo, kDebug };
@@ -90,10 +92,5 @@ class ProgressLine {
 };
 
 bool is_terminal(int fd);
-
-/// "1.5 GiB", "310 KiB".
-std::string human_bytes(uint64_t bytes);
-/// With that many digits behind the point.
-std::string fixed(double value, int digits);
 
 }  // namespace fathom

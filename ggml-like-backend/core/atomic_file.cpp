@@ -3,19 +3,18 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <string>
 
 #include "core/error.h"
+#include "core/file_io.h"
 
 namespace fathom {
 namespace {
 
 constexpr int kClosed = -1;
-constexpr size_t kMaxWriteBytes = size_t{1} << 30;  // Linux moves at most 2 GiB a call
 
 std::filesystem::path temporary_name(const std::filesystem::path& path) {
   static std::atomic<uint64_t> counter{0};
@@ -49,34 +48,15 @@ void AtomicFile::fail(const char* doing) const {
 
 void AtomicFile::write(const void* data, size_t size_bytes) {
   FATHOM_CHECK(fd_ != kClosed, "write after commit");
-  const auto* bytes = static_cast<const std::byte*>(data);
-  while (size_bytes > 0) {
-    const ssize_t n = ::pwrite(fd_, bytes, std::min(size_bytes, kMaxWriteBytes), static_cast<off_t>(written_bytes_));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      fail("write");
-    }
-    bytes += n;
-    size_bytes -= static_cast<size_t>(n);
-    written_bytes_ += static_cast<uint64_t>(n);
-  }
+  if (!write_whole(fd_, written_bytes_, data, size_bytes)) fail("write");
+  written_bytes_ += size_bytes;
 }
 
 void AtomicFile::write_at(uint64_t offset_bytes, const void* data, size_t size_bytes) {
   FATHOM_CHECK(fd_ != kClosed, "write after commit");
   FATHOM_CHECK(offset_bytes <= written_bytes_ && size_bytes <= written_bytes_ - offset_bytes,
                "write_at reaches past what was written");
-  const auto* bytes = static_cast<const std::byte*>(data);
-  while (size_bytes > 0) {
-    const ssize_t n = ::pwrite(fd_, bytes, std::min(size_bytes, kMaxWriteBytes), static_cast<off_t>(offset_bytes));
-    if (n < 0) {
-      if (errno == EINTR) continue;
-      fail("write");
-    }
-    bytes += n;
-    size_bytes -= static_cast<size_t>(n);
-    offset_bytes += static_cast<uint64_t>(n);
-  }
+  if (!write_whole(fd_, offset_bytes, data, size_bytes)) fail("write");
 }
 
 void AtomicFile::commit() {
@@ -85,13 +65,7 @@ void AtomicFile::commit() {
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("put it in place");
   ::close(fd_);
   fd_ = kClosed;
-  // Without this the rename itself may be lost in a power cut. Some file systems refuse to sync a folder: no harm done.
-  const std::filesystem::path folder = path_.has_parent_path() ? path_.parent_path() : std::filesystem::path(".");
-  const int folder_fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (folder_fd != -1) {
-    ::fsync(folder_fd);
-    ::close(folder_fd);
-  }
+  sync_folder_of(path_);
 }
 
 }  // namespace fathom

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "core/error.h"
+#include "core/plain_text.h"
 #include "cuda/backend_parts.h"
 
 namespace fathom::cuda {
@@ -34,8 +35,6 @@ class PinnedBuffer final : public Buffer {
   ~PinnedBuffer() override { cudaFreeHost(data_); }
   BufferKind kind() const override { return BufferKind::kPinnedHost; }
 };
-
-std::string mib(uint64_t bytes) { return std::to_string((bytes + (1U << 20) - 1) >> 20) + " MiB"; }
 
 }  // namespace
 

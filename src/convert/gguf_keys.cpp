@@ -1,11 +1,10 @@
 // The keys of a GGUF file that a checkpoint's configuration becomes: those llama.cpp's converter writes.
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
 
 #include "convert/hf_config.h"
+#include "core/file_io.h"
 #include "text/hf_tokenizer.h"
 
 namespace fathom {
@@ -138,8 +137,7 @@ std::vector<GgufKey> gguf_keys(const HfConfig& c, bool splits_kv_b, bool with_mt
 }
 
 std::vector<GgufKey> sampling_keys(const std::string& folder) {
-  std::ifstream file(std::filesystem::path(folder) / "generation_config.json", std::ios::binary);
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+  const std::string text = read_whole(std::filesystem::path(folder) / "generation_config.json").value_or(std::string());
   const nlohmann::json json = nlohmann::json::parse(
       text, [](int depth, nlohmann::json::parse_event_t, nlohmann::json&) { return depth < 32; },
       /*allow_exceptions=*/false);

@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/error.h"
+#include "core/file_io.h"
 #include "core/printable.h"
 
 namespace fathom {
@@ -115,17 +115,17 @@ class Fields {
 Json read_object(const std::string& path) {
   std::error_code error;
   const uintmax_t size = std::filesystem::is_regular_file(path, error) ? std::filesystem::file_size(path, error) : 0;
-  std::ifstream file(path, std::ios::binary);
-  if (error || !file || size == 0 || size > kMaxConfigBytes) {
+  const std::optional<std::string> text =
+      error || size == 0 || size > kMaxConfigBytes ? std::nullopt : read_whole(path);
+  if (!text) {
     throw Error(ErrorCode::kModel,
                 printable(path, 400) +
                     ": cannot read it; expected the configuration of a Hugging Face checkpoint, got no such file, an "
                     "empty or an enormous one; try a folder with config.json, tokenizer.json and safetensors files");
   }
-  const std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   // A JSON bomb of brackets would overflow the stack of a recursive destructor: config.json nests a few levels.
   const Json json = Json::parse(
-      text, [](int depth, Json::parse_event_t, Json&) { return depth < 32; }, /*allow_exceptions=*/false);
+      *text, [](int depth, Json::parse_event_t, Json&) { return depth < 32; }, /*allow_exceptions=*/false);
   if (!json.is_object())
     throw Error(
         ErrorCode::kModel,

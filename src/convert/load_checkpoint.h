@@ -29,4 +29,8 @@ struct LoadedCheckpoint {
 /// Error{kModel} as convert_checkpoint does.
 LoadedCheckpoint load_checkpoint(const std::string& folder, int n_threads, std::optional<uint64_t> available_bytes);
 
+/// The same from headers alone, in no time: what would have to be put together is zeros that take no memory. For
+/// estimates. Throws Error{kModel} as load_checkpoint does.
+LoadedCheckpoint describe_checkpoint(const std::string& folder);
+
 }  // namespace fathom

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/error.h"
+#include "core/plain_text.h"
 #include "core/printable.h"
 #include "core/quant/quantize.h"
 
@@ -39,13 +40,6 @@ std::string_view resolved(std::string_view name) {
   if (name == "q5_k") return "q5_k_m";
   if (name == "mxfp4_moe") return "mxfp4";
   return name;
-}
-
-std::string lower(std::string text) {
-  std::transform(text.begin(), text.end(), text.begin(), [](unsigned char c) {
-    return c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : static_cast<char>(c);
-  });
-  return text;
 }
 
 bool has(std::string_view text, std::string_view part) { return text.find(part) != std::string_view::npos; }

@@ -4,11 +4,12 @@
 #include <array>
 #include <bit>
 #include <filesystem>
-#include <fstream>
 #include <map>
 
 #include "convert/load_checkpoint.h"
 #include "core/error.h"
+#include "core/file_io.h"
+#include "core/plain_text.h"
 #include "deepseek/deepseek.h"
 #include "engine/cache_arrays.h"
 #include "engine/chat_choice.h"
@@ -26,8 +27,6 @@ namespace {
 
 /// Of a device's memory, left for the driver, recorded steps and whatever else uses the device.
 constexpr uint64_t kDeviceReserveBytes = uint64_t{256} << 20;
-
-std::string mib(uint64_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
 
 /// The element type most of the file's bytes have, norms and router aside.
 std::string main_type(const std::map<std::string, Tensor>& tensors) {
@@ -125,15 +124,7 @@ Graph probe_mtp_graph(const deepseek::Model& model, const CacheLayout& layout, i
 
 DType default_cache_type(const deepseek::Config& config) { return config.has_indexer() ? DType::kF16 : DType::kBF16; }
 
-std::optional<uint64_t> available_memory_bytes() {
-  std::ifstream file("/proc/meminfo");
-  std::string key, unit;
-  uint64_t kib = 0;
-  while (file >> key >> kib >> unit) {
-    if (key == "MemAvailable:") return kib * 1024;
-  }
-  return std::nullopt;
-}
+std::optional<uint64_t> available_memory_bytes() { return meminfo_bytes("MemAvailable"); }
 
 namespace {
 
@@ -355,8 +346,10 @@ Engine::~Engine() = default;
 std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
   std::error_code ignored;
   if (std::filesystem::is_directory(options.model_path, ignored)) {
-    LoadedCheckpoint c = load_checkpoint(options.model_path, options.n_threads, available_memory_bytes());
-    return from_source({std::move(c.metadata), std::move(c.tensors), options.model_path, c.size_bytes,
+    LoadedCheckpoint c = options.estimate_only
+                             ? describe_checkpoint(options.model_path)
+                             : load_checkpoint(options.model_path, options.n_threads, available_memory_bytes());
+    return from_source({std::move(c.metadata), std::move(c.tensors), options.model_path, c.size_bytes, c.copied_bytes,
                         std::move(c.owner), std::move(c.check_intact)},
                        options);
   }
@@ -364,7 +357,7 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
   // Pages that are read from now on come in units of 2 MiB where the file system can: reading weights is a sixth
   // faster.
   for (const GgufFile& shard : file->files()) shard.file->advise(MappedFile::Access::kHugePages);
-  return from_source({file->metadata(), file->tensors(), file->path(), file->size_bytes(), file,
+  return from_source({file->metadata(), file->tensors(), file->path(), file->size_bytes(), 0, file,
                       [f = file.get()] { f->check_intact(); }},
                      options);
 }
@@ -397,7 +390,8 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
             m.source.size_bytes,
             config.context_length,
             m.model.weights.vocab_size(),
-            config.n_layers};
+            config.n_layers,
+            m.source.copied_bytes};
   if (m.tokenizer) {
     if (m.tokenizer->vocab().size() > m.model.weights.vocab_size()) {
       throw Error(ErrorCode::kModel,

@@ -40,6 +40,8 @@ struct EngineOptions {
   bool mtp = false;                                ///< use the MTP block of files that have one: Engine::draft
   std::optional<ChatGeneration> chat_format{};     ///< nothing: as the file asks for
   std::function<void(uint64_t done, uint64_t total)> on_load{};  ///< bytes of weights sent to a device; may be empty
+  /// Of a checkpoint's folder only headers are read: for estimates, nothing can be evaluated.
+  bool estimate_only = false;
 };
 
 /// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.
@@ -60,6 +62,7 @@ struct ModelInfo {
   int64_t trained_context = 0;
   int64_t vocab_size = 0;
   int64_t n_layers = 0;
+  uint64_t copied_bytes = 0;  ///< of size_bytes: put together in memory, the rest is mapped
 };
 
 /// A model whose tensors are in memory: metadata and tensors as a GGUF file has them.
@@ -68,6 +71,7 @@ struct ModelSource {
   std::map<std::string, Tensor> tensors;
   std::string path;  ///< for reports
   uint64_t size_bytes = 0;
+  uint64_t copied_bytes = 0;           ///< ModelInfo's
   std::shared_ptr<const void> owner;   ///< keeps the tensors' memory
   std::function<void()> check_intact;  ///< throws if that memory was lost since; may be empty
 };

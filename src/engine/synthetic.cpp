@@ -9,6 +9,7 @@
 
 #include "core/buffer.h"
 #include "core/error.h"
+#include "core/plain_text.h"
 #include "core/quant/quantize.h"
 #include "core/threads.h"
 #include "engine/synthetic_builder.h"
@@ -205,8 +206,7 @@ ModelSource synthetic_model(const SyntheticOptions& options) {
     const int64_t layers = *source.metadata.integer(*source.metadata.text("general.architecture") + ".block_count");
     throw Error(ErrorCode::kNoMemory,
                 "--shape: " + std::to_string(layers) + " layers do not fit in memory; expected " +
-                    std::to_string(source.size_bytes >> 20) + " MiB free, got " + std::to_string(available >> 20) +
-                    " MiB; try --layers " +
+                    mib(source.size_bytes) + " free, got " + mib(available) + "; try --layers " +
                     std::to_string(std::max<int64_t>(
                         1, static_cast<int64_t>(static_cast<double>(layers) * 0.8 * static_cast<double>(available) /
                                                 static_cast<double>(source.size_bytes)))));

@@ -11,6 +11,7 @@
 
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "core/plain_text.h"
 
 namespace fathom {
 namespace {
@@ -107,11 +108,6 @@ std::string encode(const std::string& key, const MetadataValue& value, GgufStore
 // What a killed process may lose of a resumable file.
 constexpr uint64_t kNoteBytes = uint64_t{1} << 30;
 constexpr std::chrono::seconds kNoteInterval{5};
-
-uint64_t fnv1a(std::string_view text, uint64_t hash) {
-  for (const unsigned char c : text) hash = (hash ^ c) * 0x100000001b3u;
-  return hash;
-}
 
 uint64_t aligned(uint64_t n, uint64_t alignment) { return (n + alignment - 1) / alignment * alignment; }
 
@@ -260,7 +256,7 @@ void GgufWriter::enter_shard_of_next_tensor() {
 // The journal: what the bytes are made from, how many shards are whole, and how many bytes of the next one are on the
 // disk.
 bool GgufWriter::take_up() {
-  uint64_t hash = 0xcbf29ce484222325u;
+  uint64_t hash = fnv1a({});
   for (size_t shard = 0; shard < n_shards_; ++shard) hash = fnv1a(header_of(shard), hash);
   hash = fnv1a(*options_.resume_key, hash);
   char text[17];

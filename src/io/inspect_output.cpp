@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/plain_text.h"
 #include "core/printable.h"
 #include "io/inspect.h"
 
@@ -16,20 +17,6 @@ std::string padded(std::string text, size_t width) {
 
 std::string right(const std::string& text, size_t width) {
   return text.size() < width ? std::string(width - text.size(), ' ') + text : text;
-}
-
-std::string bytes_text(uint64_t n) {
-  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-  if (n < 1024) return std::to_string(n) + " bytes";
-  auto value = static_cast<double>(n);
-  int unit = 0;
-  while (value >= 1024.0 && unit < 4) {
-    value /= 1024.0;
-    ++unit;
-  }
-  char text[32];
-  std::snprintf(text, sizeof text, "%.2f %s", value, kUnits[unit]);
-  return text;
 }
 
 std::string count_text(uint64_t n) {
@@ -97,7 +84,7 @@ std::string inspect_text(const InspectReport& r, bool with_tensors) {
   line("name", r.name.empty() ? "none" : printable(r.name));
   line("architecture", r.architecture.empty() ? "none" : printable(r.architecture));
   line("path", printable(r.path, 4096));
-  line("format", r.format + ", " + plural(r.files.size(), "file") + ", " + bytes_text(r.size_bytes));
+  line("format", r.format + ", " + plural(r.files.size(), "file") + ", " + human_bytes(r.size_bytes));
   line("type", r.type);
   line("parameters", count_text(r.n_parameters) + " in " + plural(r.tensors.size(), "tensor"));
   line("tokenizer", tokenizer_text(r));
@@ -107,7 +94,7 @@ std::string inspect_text(const InspectReport& r, bool with_tensors) {
   if (r.files.size() > 1) {
     out += "\nfiles\n";
     for (const InspectReport::File& file : r.files)
-      out += "  " + printable(file.path, 4096) + ": " + bytes_text(file.size_bytes) + ", " +
+      out += "  " + printable(file.path, 4096) + ": " + human_bytes(file.size_bytes) + ", " +
              plural(file.n_tensors, "tensor") + "\n";
   }
   if (!r.types.empty()) out += "\n" + types_table(r);

@@ -5,13 +5,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
 
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "core/file_io.h"
 #include "core/printable.h"
 
 namespace fathom {
@@ -56,18 +55,8 @@ class PartFile final : public OutputFile {
   }
 
   void write(const void* data, size_t size_bytes) override {
-    constexpr size_t kMaxWriteBytes = size_t{1} << 30;  // Linux moves at most 2 GiB a call
-    const auto* bytes = static_cast<const std::byte*>(data);
-    while (size_bytes > 0) {
-      const ssize_t n = ::pwrite(fd_, bytes, std::min(size_bytes, kMaxWriteBytes), static_cast<off_t>(written_bytes_));
-      if (n < 0) {
-        if (errno == EINTR) continue;
-        fail("write");
-      }
-      bytes += n;
-      size_bytes -= static_cast<size_t>(n);
-      written_bytes_ += static_cast<uint64_t>(n);
-    }
+    if (!write_whole(fd_, written_bytes_, data, size_bytes)) fail("write");
+    written_bytes_ += size_bytes;
   }
   uint64_t written_bytes() const override { return written_bytes_; }
   void flush() override {
@@ -78,6 +67,7 @@ class PartFile final : public OutputFile {
     if (::rename(part_.c_str(), path_.c_str()) != 0) fail("put it in place");
     ::close(fd_);
     fd_ = -1;
+    sync_folder_of(path_);
   }
 
  private:

@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "core/error.h"
+#include "core/plain_text.h"
 #include "core/printable.h"
 
 namespace fathom {
@@ -18,26 +19,14 @@ bool is_token_char(char c) {
 
 bool is_token(std::string_view text) { return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char); }
 
-std::string lower(std::string_view text) {
-  std::string out(text);
-  for (char& c : out) {
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  }
-  return out;
-}
-
-std::string_view trim(std::string_view text) {
-  while (!text.empty() && (text.front() == ' ' || text.front() == '\t')) text.remove_prefix(1);
-  while (!text.empty() && (text.back() == ' ' || text.back() == '\t')) text.remove_suffix(1);
-  return text;
-}
+constexpr std::string_view kBlanks = " \t";
 
 /// Whether a comma-separated header holds the word.
 bool lists(std::string_view value, std::string_view word) {
   const std::string low = lower(value);
   for (std::string_view rest = low; !rest.empty();) {
     const size_t comma = rest.find(',');
-    if (trim(rest.substr(0, comma)) == word) return true;
+    if (trimmed(rest.substr(0, comma), kBlanks) == word) return true;
     rest = comma == std::string_view::npos ? std::string_view() : rest.substr(comma + 1);
   }
   return false;
@@ -81,7 +70,7 @@ HttpHeader read_header(std::string_view line) {
   if (colon == std::string_view::npos || !is_token(line.substr(0, colon))) {
     throw HttpRefusal(400, "header: malformed; expected NAME: VALUE, got " + in_quotes(line.substr(0, 60)));
   }
-  const std::string_view value = trim(line.substr(colon + 1));
+  const std::string_view value = trimmed(line.substr(colon + 1), kBlanks);
   for (const char c : value) {
     if ((static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7f)
       throw HttpRefusal(400, "header " + in_quotes(line.substr(0, colon)) + ": holds control characters");

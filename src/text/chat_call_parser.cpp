@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/error.h"
+#include "core/plain_text.h"
 #include "text/chat_literals.h"
 
 namespace fathom {
@@ -114,11 +115,11 @@ class MarkerCallParser final : public CallParser {
   }
 
   void begin_arguments(State next) {
-    const size_t first = name_.find_first_not_of(" \t\r\n"), last = name_.find_last_not_of(" \t\r\n");
+    const std::string name(trimmed(name_));
     pending_.clear();
     state_ = State::kOutside;
-    if (first == std::string::npos) return;  // nobody could be called
-    start_call(std::string_view(name_).substr(first, last - first + 1));
+    if (name.empty()) return;  // nobody could be called
+    start_call(name);
     state_ = next;
   }
 

@@ -5,6 +5,8 @@
 
 #include "text/chat_call_parser.h"
 
+#include "core/plain_text.h"
+
 namespace fathom {
 namespace {
 
@@ -138,12 +140,10 @@ class DsmlCallParser final : public CallParser {
 
   /// What is not the JSON that it should be is handed on as a text: the tool sees it, and the arguments stay JSON.
   void give_value() {
-    const size_t first = value_.find_first_not_of(" \t\r\n"), last = value_.find_last_not_of(" \t\r\n");
-    const std::string_view trimmed =
-        first == std::string::npos ? std::string_view() : std::string_view(value_).substr(first, last - first + 1);
-    const bool must_be_text = type_ == Type::kText && !trimmed.starts_with('"');
-    if (!trimmed.empty() && !must_be_text && ChatJson::accept(trimmed)) {
-      give_arguments(trimmed);
+    const std::string_view json = trimmed(value_);
+    const bool must_be_text = type_ == Type::kText && !json.starts_with('"');
+    if (!json.empty() && !must_be_text && ChatJson::accept(json)) {
+      give_arguments(json);
     } else {
       give_arguments("\"");
       give_escaped(value_);

@@ -1,15 +1,15 @@
 #include "text/hf_tokenizer.h"
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "core/error.h"
+#include "core/file_io.h"
 #include "core/printable.h"
 #include "text/unicode_classes.h"
 #include "text/utf8.h"
@@ -246,11 +246,9 @@ std::string_view chat_template(const Json& config) {
 }
 
 std::string read_text(const std::filesystem::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::string text{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-  if (!file.is_open() || file.bad())
-    throw Error(ErrorCode::kModel, path.string() + ": cannot read; expected a file of the model folder");
-  return text;
+  std::optional<std::string> text = read_whole(path);
+  if (!text) throw Error(ErrorCode::kModel, path.string() + ": cannot read; expected a file of the model folder");
+  return std::move(*text);
 }
 
 Json read_json(const std::filesystem::path& path) {

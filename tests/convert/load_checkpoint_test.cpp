@@ -27,6 +27,23 @@ TEST_CASE("FP8 becomes BF16 and FP4 MXFP4 in memory") {
   CHECK(c.tensors.at("blk.0.ffn_gate_tid2eid.weight").dtype == DType::kI32);
 }
 
+TEST_CASE("a description has the metadata, tensors and sizes of a load, without their bytes") {
+  const TempFolder folder;
+  made_v3().save(folder.path(), 2);
+  const LoadedCheckpoint loaded = load_checkpoint(folder.path(), 1, std::nullopt),
+                         described = describe_checkpoint(folder.path());
+  CHECK(described.size_bytes == loaded.size_bytes);
+  CHECK(described.copied_bytes == loaded.copied_bytes);
+  CHECK(*described.metadata.text("general.architecture") == "deepseek2");
+  REQUIRE(described.tensors.size() == loaded.tensors.size());
+  for (const auto& [name, tensor] : loaded.tensors) {
+    CAPTURE(name);
+    CHECK(described.tensors.at(name).dtype == tensor.dtype);
+    CHECK(described.tensors.at(name).shape == tensor.shape);
+  }
+  CHECK(described.tensors.at("blk.1.ffn_gate_exps.weight").as<uint16_t>()[0] == 0);
+}
+
 TEST_CASE("what does not fit is refused with both numbers and another way") {
   const TempFolder folder;
   made_v3().save(folder.path());

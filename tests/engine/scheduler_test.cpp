@@ -607,7 +607,7 @@ TEST_CASE("constraints are asked and told, and what they throw fails their reque
 
 TEST_CASE("logits that are no numbers fail their request and leave the others as they were") {
   const auto file = std::make_shared<const GgufModel>(GgufModel::open(FATHOM_FIXTURES "/models/v2/v2-bf16.gguf"));
-  ModelSource source{file->metadata(), file->tensors(), file->path(), file->size_bytes(), file, {}};
+  ModelSource source{file->metadata(), file->tensors(), file->path(), file->size_bytes(), 0, file, {}};
   Tensor& table = source.tensors.at("token_embd.weight");
   REQUIRE(table.dtype == DType::kBF16);
   std::vector<uint16_t> copy(table.as<uint16_t>(), table.as<uint16_t>() + table.dim(0) * table.dim(1));
