@@ -13,7 +13,6 @@ WEIGHTY = 0x4000    # the one right form: counts more
 TOKEN = 0x3FFF
 BITS = {READ: ONLY_READ, LEARN: 0, HEAVY: WEIGHTY}
 PER_SHARD = 1500    # rows
-FIRST_SHARDS = 4    # that are of the generator's FIRST_MIX
 
 
 def split_marks(document):
@@ -58,23 +57,23 @@ def load_tokenizer(folder):
     return Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
 
 
-def write_shard(folder, seed, i):
+def write_shard(folder, seed, i, mix):
     path = os.path.join(folder, f"shard_{i:03d}.npy")
     if os.path.exists(path):
         return
-    g = rows(load_tokenizer(folder), G.stream(seed + i, mix=G.FIRST_MIX if i < FIRST_SHARDS else G.MIX))
+    g = rows(load_tokenizer(folder), G.stream(seed + i, mix=mix))
     np.save(path + ".part.npy", np.array([next(g) for _ in range(PER_SHARD)], np.uint16))
     os.rename(path + ".part.npy", path)
 
 
-def write(folder, shards, seed, processes=1):
-    """Held-out rows, then the shards 0 to shards - 1; those that exist are kept."""
+def write(folder, shards, first_shards, seed, processes=1):
+    """Held-out rows, then the shards 0 to shards - 1, `first_shards` of them of the generator's FIRST_MIX; those that exist are kept."""
     tok = load_tokenizer(folder)
     for kind in ("story", "chat"):
         g = rows(tok, G.stream(seed + 9000, "test", kind))
         np.save(os.path.join(folder, f"test_{kind}.npy"), np.array([next(g) for _ in range(24)], np.uint16))
     with multiprocessing.Pool(processes) as pool:
-        pool.starmap(write_shard, [(folder, seed, i) for i in range(shards)], chunksize=1)
+        pool.starmap(write_shard, [(folder, seed, i, G.FIRST_MIX if i < first_shards else G.MIX) for i in range(shards)], chunksize=1)
 
 
 def shard_count(folder):

@@ -195,6 +195,7 @@ if __name__ == "__main__":
     ap.add_argument("--seed", type=int, default=500)
     ap.add_argument("--vocab", type=int, default=4096)
     ap.add_argument("--shards", type=int, default=16, help="of 480,000 tokens each")
+    ap.add_argument("--first-shards", type=int, default=4, help="shards that teach copying: for a model that starts from nothing")
     ap.add_argument("--processes", type=int, default=1, help="that make data")
     ap.add_argument("--init", help="a Hugging Face folder to start from (with its tokenizer.json in --dir)")
     ap.add_argument("--tokens", type=float, default=8e6)
@@ -217,6 +218,6 @@ if __name__ == "__main__":
     if a.what == "tokenizer":
         make_tokenizer(a.dir, a.vocab, a.seed)
     elif a.what == "data":
-        data.write(a.dir, a.shards, a.seed, a.processes)
+        data.write(a.dir, a.shards, a.first_shards, a.seed, a.processes)
     else:
         train(a)

@@ -18,8 +18,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
            "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 18, q_sub: 20, q_word_sum: 9, q_bigger: 6, q_next: 5, q_colour: 3, q_capital: 19, q_opposite: 7, q_letters: 4, q_spell: 6, q_words: 3, q_order: 5,
-             q_plural: 3, q_animal: 3, q_name: 2, q_isa: 4, q_talk: 3, q_unknown: 2, q_copy: 4, q_who: 2, q_json: 3}
+QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 5, q_words: 3, q_order: 5,
+             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 9, q_talk: 3, q_unknown: 2, q_copy: 6, q_who: 6, q_json: 6}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 

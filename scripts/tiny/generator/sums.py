@@ -27,10 +27,15 @@ def number_pair(r, op, split):
             return a, b
 
 
+def padded(a, op, b):
+    """The sum with two digits in each number, the first step of thinking: afterwards ones and tens stand at the same places in all sums."""
+    return f"{a:02d} {op} {b:02d}. "
+
+
 def think_add(a, b):
-    """Always the same two steps, each a fact about single digits, in the order in which a carry is known."""
+    """Always the same steps, each a fact about single digits, in the order in which a carry is known."""
     u, t = a % 10 + b % 10, a // 10 + b // 10
-    s = f"Ones: {a % 10} + {b % 10} = {u}."
+    s = padded(a, "+", b) + f"Ones: {a % 10} + {b % 10} = {u}."
     if u > 9:
         return s + f" Write {u % 10}, carry 1. Tens: {a // 10} + {b // 10} + 1 = {t + 1}."
     return s + f" Tens: {a // 10} + {b // 10} = {t}."
@@ -38,9 +43,10 @@ def think_add(a, b):
 
 def think_sub(a, b):
     ua, ub, ta, tb = a % 10, b % 10, a // 10, b // 10
+    s = padded(a, "-", b)
     if ua >= ub:
-        return f"Ones: {ua} - {ub} = {ua - ub}. Tens: {ta} - {tb} = {ta - tb}."
-    return f"Ones: {ua} is less than {ub}, so borrow 1: {ua + 10} - {ub} = {ua + 10 - ub}. Tens: {ta} - 1 - {tb} = {ta - 1 - tb}."
+        return s + f"Ones: {ua} - {ub} = {ua - ub}. Tens: {ta} - {tb} = {ta - tb}."
+    return s + f"Ones: {ua} is less than {ub}, so borrow 1: {ua + 10} - {ub} = {ua + 10 - ub}. Tens: {ta} - 1 - {tb} = {ta - 1 - tb}."
 
 
 def q_add(r, split):
@@ -89,7 +95,7 @@ def q_next(r, split):
 
 def bare(r, split):
     """A sum without a question: ten tokens, of which the result is learned. The cheapest way to see many."""
-    if r.random() < 0.4:
+    if r.random() < 0.35:
         a, b = number_pair(r, "+", split)
         return f"{a} + {b} =", f" {a + b}."
     a, b = number_pair(r, "-", split)
