@@ -195,11 +195,12 @@ template <typename Fn> void with_weight_type(DType type, Fn&& fn) {
 #define FATHOM_CASE(name) \
   case DType::name: return fn(TypeTag<DType::name>());
     FATHOM_CASE(kF32)
-    FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0)
-        FATHOM_CASE(kQ5_1) FATHOM_CASE(kQ8_0) FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K)
-            FATHOM_CASE(kQ5_K) FATHOM_CASE(kQ6_K) FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS) FATHOM_CASE(kIQ2_XXS)
-                FATHOM_CASE(kIQ2_XS) FATHOM_CASE(kIQ2_S) FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S)
-                    FATHOM_CASE(kIQ1_M) FATHOM_CASE(kMXFP4) default : FATHOM_CHECK(false, "no weights of that type");
+    FATHOM_CASE(kF16)
+    FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0) FATHOM_CASE(kQ5_1)
+        FATHOM_CASE(kQ8_0) FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K) FATHOM_CASE(kQ5_K)
+            FATHOM_CASE(kQ6_K) FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS) FATHOM_CASE(kIQ2_XXS) FATHOM_CASE(kIQ2_XS)
+                FATHOM_CASE(kIQ2_S) FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S) FATHOM_CASE(kIQ1_M)
+                    FATHOM_CASE(kMXFP4) default : FATHOM_CHECK(false, "no weights of that type");
   }
 }
 
@@ -207,7 +208,8 @@ template <typename Fn> void with_weight_type(DType type, Fn&& fn) {
 template <typename Fn> void with_cache_type(DType type, Fn&& fn) {
   switch (type) {
     FATHOM_CASE(kF32)
-    FATHOM_CASE(kF16) FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
+    FATHOM_CASE(kF16)
+    FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
 #undef FATHOM_CASE
         default : FATHOM_CHECK(false, "no cached rows of that type");
   }

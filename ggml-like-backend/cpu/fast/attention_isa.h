@@ -8,8 +8,8 @@
 
 namespace fathom::cpu::fast {
 
-/// The kernels of an instruction set ("avx512"; all others: AVX2's) for a cache type: on bf16 operands where the cache is no finer
-/// than bf16 and the machine can multiply them, on floats otherwise.
+/// The kernels of an instruction set ("avx512"; all others: AVX2's) for a cache type: on bf16 operands where the cache
+/// is no finer than bf16 and the machine can multiply them, on floats otherwise.
 const AttentionKernels& attention_kernels(std::string_view isa, DType cache);
 /// The ones on floats.
 const AttentionKernels& float_attention_kernels(std::string_view isa);
