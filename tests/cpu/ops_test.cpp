@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "cpu/cpu_backend.h"
 #include "graph/graph.h"
+#include "operation_alone.h"
 #include "ops/add.h"
 #include "ops/concat_rows.h"
 #include "ops/embed_rows.h"
@@ -20,37 +21,9 @@
 #include "ops/take_rows.h"
 
 using namespace fathom;
+using namespace fathom::testing;
 
 namespace {
-
-/// Values and the tensor that views them.
-struct Floats {
-  std::vector<float> v;
-  Tensor t;
-  Floats(Shape shape, uint32_t seed, float deviation = 1.0F)
-      : v(static_cast<size_t>(shape.n_elements())), t(DType::kF32, shape, nullptr) {
-    std::mt19937 rng(seed);
-    std::normal_distribution<float> normal(0.0F, deviation);
-    for (float& x : v) x = normal(rng);
-    t.data = reinterpret_cast<std::byte*>(v.data());
-  }
-};
-
-struct Ints {
-  std::vector<int32_t> v;
-  Tensor t;
-  Ints(Shape shape, std::vector<int32_t> values) : v(std::move(values)), t(DType::kI32, shape, v.data()) {}
-};
-
-std::vector<float> run(Backend& backend, const std::function<Tensor(Graph&)>& build) {
-  Graph g;
-  const Tensor out = build(g);
-  g.keep(out);
-  Executor executor(backend);
-  executor.run(g);
-  const Tensor r = g.resolve(out);
-  return {r.as<float>(), r.as<float>() + r.shape.n_elements()};
-}
 
 void check_close(const std::vector<float>& got, const std::vector<double>& want, double tolerance) {
   REQUIRE(got.size() == want.size());
