@@ -95,8 +95,8 @@ struct AttentionKernels {
   void (*pack_words)(const float* x, float factor, uint32_t* words, int64_t n);
   /// The decoder of a type, by its number in DType, or null.
   DecodeRow (*row_decoder)(uint32_t dtype);
-  /// For rows of q8_0, or null.
-  PackRow pack_q8_0;
+  /// Of a type whose rows go to words straight, by its number in DType, or null.
+  PackRow (*row_packer)(uint32_t dtype);
 };
 
 namespace avx2 {

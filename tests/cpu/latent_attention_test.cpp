@@ -271,21 +271,28 @@ TEST_CASE("a token gets the same bits alone and in a step so large that partial 
   }
 }
 
-TEST_CASE("q8_0 rows go straight to operands with the bits of decoding and rounding") {
+TEST_CASE("rows that go straight to operands get the bits of decoding and rounding") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
-    const cpu::AttentionKernels& kernels = cpu::fast::attention_kernels(isa, DType::kQ8_0);
-    if (kernels.pack_q8_0 == nullptr) continue;
-    std::mt19937 random(6);
-    constexpr int64_t kElements = 576;
-    std::vector<std::byte> row(row_bytes(DType::kQ8_0, kElements));
-    for (std::byte& b : row) b = static_cast<std::byte>(random() >> 8);
-    for (size_t at = 1; at < row.size(); at += 34) row[at] &= std::byte{0xbf};  // finite scales
-    std::vector<float> decoded(kElements);
-    std::vector<uint32_t> expected(kElements / 2), got(kElements / 2, 1);
-    cpu::fast::decode_row(kernels, DType::kQ8_0, row.data(), decoded.data(), kElements);
-    kernels.pack_words(decoded.data(), 1.0F, expected.data(), kElements);
-    kernels.pack_q8_0(row.data(), got.data(), kElements);
-    CHECK(got == expected);
+    for (const DType type : {DType::kF16, DType::kQ8_0}) {
+      const cpu::AttentionKernels& kernels = cpu::fast::attention_kernels(isa, type);
+      const cpu::PackRow pack = kernels.row_packer(static_cast<uint32_t>(type));
+      if (pack == nullptr) continue;
+      for (const int64_t n : {576, 64, 50, 17, 1}) {
+        if (n % dtype_info(type).block_elements != 0) continue;
+        std::mt19937 random(6);
+        std::vector<std::byte> row(row_bytes(type, n));
+        for (std::byte& b : row) b = static_cast<std::byte>(random() >> 8);
+        const size_t step = type == DType::kF16 ? 2 : 34;
+        for (size_t at = 1; at < row.size(); at += step) row[at] &= std::byte{0xbf};  // finite numbers and scales
+        std::vector<float> decoded(static_cast<size_t>(n));
+        std::vector<uint32_t> expected(static_cast<size_t>(n + 1) / 2), got(expected.size(), 1);
+        cpu::fast::decode_row(kernels, type, row.data(), decoded.data(), n);
+        kernels.pack_words(decoded.data(), 1.0F, expected.data(), n);
+        pack(row.data(), got.data(), n);
+        INFO(isa, " ", dtype_name(type), " ", n);
+        CHECK(got == expected);
+      }
+    }
   }
 }
 

@@ -69,10 +69,13 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
   if (i < n) _mm256_maskstore_ps(out + i, mask, _mm256_mul_ps(_mm256_maskload_ps(x + i, mask), scale));
 }
 
+/// Decoded rows are words.
+PackRow no_row_packer(uint32_t) { return nullptr; }
+
 }  // namespace
 
 const AttentionKernels attention_f32 = {Floats8::kLanes, Floats8::kPack, multiply<Floats8>,    softmax<Floats8>,
                                         mix<Floats8>,    fold<Floats8>,  weigh_heads<Floats8>, pack_words,
-                                        row_decoder,     nullptr};
+                                        row_decoder,     no_row_packer};
 
 }  // namespace fathom::cpu::avx2

@@ -12,10 +12,13 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
   if (i < n) _mm512_mask_storeu_ps(words + i, mask, _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, x + i), scale));
 }
 
+/// Decoded rows are words.
+PackRow no_row_packer(uint32_t) { return nullptr; }
+
 }  // namespace
 
 const AttentionKernels attention_f32 = {Floats16::kLanes, Floats16::kPack, multiply<Floats16>,    softmax<Floats16>,
                                         mix<Floats16>,    fold<Floats16>,  weigh_heads<Floats16>, pack_words,
-                                        row_decoder,      nullptr};
+                                        row_decoder,      no_row_packer};
 
 }  // namespace fathom::cpu::avx512

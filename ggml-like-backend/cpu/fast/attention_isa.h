@@ -8,8 +8,9 @@
 
 namespace fathom::cpu::fast {
 
-/// The kernels of an instruction set ("avx512"; all others: AVX2's) for a cache type: on bf16 operands where the cache
-/// is no finer than bf16 and the machine can multiply them, on floats otherwise.
+/// The kernels of an instruction set ("avx512"; all others: AVX2's) for a cache type: on floats for f32 and where the
+/// machine cannot multiply bf16, on bf16 operands otherwise. Rows of f16 are rounded to them: queries and weights are
+/// rounded as well, so that finer rows alone would not make the result finer.
 const AttentionKernels& attention_kernels(std::string_view isa, DType cache);
 /// The ones on floats.
 const AttentionKernels& float_attention_kernels(std::string_view isa);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/quant/blocks.h"
-
 namespace fathom::cpu::fast {
 namespace {
 
@@ -44,6 +42,8 @@ CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, con
       step_(step),
       key_dim_(key_dim),
       value_dim_(value_dim),
+      block_elements_(dtype_info(cache.dtype).block_elements),
+      packer_(kernels.row_packer(static_cast<uint32_t>(cache.dtype))),
       same_type_(operand_type(kernels, cache.dtype)),
       in_place_(same_type_ && key_dim % kernels.pack == 0 && cache.strides_bytes[1] % kCompetingStride != 0) {
   rows_ = own.take<RowPointers>(1);
@@ -62,9 +62,8 @@ void CachedRows::convert(const std::byte* row, int64_t i, int64_t key_offset, in
       const int64_t element = 4 / kernels_.pack;
       words[word_count(kernels_, n) - 1] = 0;
       std::memcpy(words, row + offset * element, static_cast<size_t>(n * element));
-    } else if (kernels_.pack_q8_0 != nullptr && cache_.dtype == DType::kQ8_0 && offset % kSmallBlock == 0 &&
-               n % kSmallBlock == 0) {
-      kernels_.pack_q8_0(row + offset_bytes(offset), words, n);
+    } else if (packer_ != nullptr && offset % block_elements_ == 0 && n % block_elements_ == 0) {
+      packer_(row + offset_bytes(offset), words, n);
     } else {
       decode_span(kernels_, cache_.dtype, row, offset, decoded_, n);
       kernels_.pack_words(decoded_, 1.0F, words, n);
@@ -77,8 +76,7 @@ void CachedRows::convert(const std::byte* row, int64_t i, int64_t key_offset, in
 }
 
 int64_t CachedRows::offset_bytes(int64_t offset) const {
-  const DTypeInfo& info = dtype_info(cache_.dtype);
-  return offset / info.block_elements * info.block_bytes;
+  return offset / block_elements_ * dtype_info(cache_.dtype).block_bytes;
 }
 
 void CachedRows::fetch(const std::byte* row) const {

@@ -92,7 +92,8 @@ class CachedRows {
   const AttentionKernels& kernels_;
   const Tensor& cache_;
   const StepTensors& step_;
-  const int64_t key_dim_, value_dim_;
+  const int64_t key_dim_, value_dim_, block_elements_;
+  const PackRow packer_;  ///< of the cache's type, or null
   const bool same_type_, in_place_;
   RowPointers* rows_;
   float* decoded_;       ///< one row
