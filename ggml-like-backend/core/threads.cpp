@@ -1,10 +1,11 @@
 #include "core/threads.h"
 
-#include <sched.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <optional>
 #include <set>
 #include <string>
 
@@ -33,18 +34,34 @@ void relax() {
 #endif
 }
 
-/// Returns once `value` is no longer `old`.
-void wait_for_change(const std::atomic<uint32_t>& value, uint32_t old) {
+/// The two stages before sleeping: whether `value` is no longer `old`.
+bool changes_soon(const std::atomic<uint32_t>& value, uint32_t old) {
   for (int i = 0; i < kSpins; ++i) {
-    if (value.load(std::memory_order_acquire) != old) return;
+    if (value.load(std::memory_order_acquire) != old) return true;
     if (i >= kQuickSpins) relax();
   }
   const auto start = std::chrono::steady_clock::now();
   while (std::chrono::steady_clock::now() - start < kYieldTime) {
-    if (value.load(std::memory_order_acquire) != old) return;
+    if (value.load(std::memory_order_acquire) != old) return true;
     std::this_thread::yield();
   }
-  value.wait(old, std::memory_order_acquire);
+  return false;
+}
+
+/// `processors` but one; nothing if that would leave none, or it is none of them.
+std::optional<cpu_set_t> without(cpu_set_t processors, int processor) {
+  if (processor < 0 || !CPU_ISSET(static_cast<size_t>(processor), &processors)) return std::nullopt;
+  CPU_CLR(static_cast<size_t>(processor), &processors);
+  return CPU_COUNT(&processors) > 0 ? std::optional(processors) : std::nullopt;
+}
+
+/// Moves the calling thread to another processor that it may use, if there is one.
+void leave_processor(int processor) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  const std::optional<cpu_set_t> others = without(allowed, processor);
+  if (!others || sched_setaffinity(0, sizeof(*others), &*others) != 0) return;
+  sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 
 }  // namespace
@@ -73,6 +90,7 @@ Worker::Piece Worker::take_piece(int64_t n, int64_t unit) {
 ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) {
   FATHOM_CHECK(n_threads >= 1, "a pool needs a thread");
   threads_.reserve(static_cast<size_t>(n_threads - 1));
+  asleep_ = std::make_unique<std::atomic<bool>[]>(static_cast<size_t>(n_threads));
   for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { thread_main(i); });
 }
 
@@ -83,10 +101,23 @@ ThreadPool::~ThreadPool() {
   for (std::thread& t : threads_) t.join();
 }
 
+void ThreadPool::keep_sleepers_away() {
+  bool any = false;
+  for (int i = 1; i < n_threads_; ++i) any = any || asleep_[i].load(std::memory_order_acquire);
+  caller_processor_ = sched_getcpu();
+  if (!any || sched_getaffinity(0, sizeof(allowed_), &allowed_) != 0) return;
+  const std::optional<cpu_set_t> others = without(allowed_, caller_processor_);
+  for (int i = 1; others && i < n_threads_; ++i) {
+    if (asleep_[i].load(std::memory_order_acquire))
+      pthread_setaffinity_np(threads_[static_cast<size_t>(i - 1)].native_handle(), sizeof(*others), &*others);
+  }
+}
+
 void ThreadPool::run(const std::function<void(Worker&)>& fn) {
   job_ = &fn;
   next_item_.store(0, std::memory_order_relaxed);
   if (n_threads_ > 1) {
+    keep_sleepers_away();
     epoch_.fetch_add(1, std::memory_order_release);
     epoch_.notify_all();
   }
@@ -108,17 +139,24 @@ void ThreadPool::arrive_and_wait() {
     next_item_.store(0, std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
-  } else {
-    wait_for_change(generation_, generation);
+  } else if (!changes_soon(generation_, generation)) {
+    generation_.wait(generation, std::memory_order_acquire);
   }
 }
 
 void ThreadPool::thread_main(int index) {
   uint32_t seen = 0;
   for (;;) {
-    wait_for_change(epoch_, seen);
+    if (!changes_soon(epoch_, seen)) {
+      asleep_[index].store(true, std::memory_order_release);
+      epoch_.wait(seen, std::memory_order_acquire);
+      asleep_[index].store(false, std::memory_order_release);
+      // As keep_sleepers_away found it; unset where nobody has run anything yet.
+      if (CPU_COUNT(&allowed_) > 0) sched_setaffinity(0, sizeof(allowed_), &allowed_);
+    }
     ++seen;  // every run waits for all threads at its end, so no epoch is ever missed
     if (stopping_.load(std::memory_order_acquire)) return;
+    if (sched_getcpu() == caller_processor_) leave_processor(caller_processor_);
     Worker worker(*this, index, n_threads_);
     (*job_)(worker);
     arrive_and_wait();

@@ -1,6 +1,8 @@
 // A pool whose threads run one function together, with barriers inside: a whole forward pass is one call.
 #pragma once
 
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -75,13 +77,20 @@ class ThreadPool {
   friend class Worker;
   void arrive_and_wait();
   void thread_main(int index);
+  /// Before sleeping threads are woken: bars them from the caller's processor until they are awake. The kernel often
+  /// leaves two threads on one processor although another is idle, and until it balances its queues 10 to 40 ms later
+  /// they take turns at every barrier. One that is awake moves by itself.
+  void keep_sleepers_away();
 
   const int n_threads_;
   std::vector<std::thread> threads_;
   const std::function<void(Worker&)>* job_ = nullptr;
   std::atomic<bool> stopping_{false};
-  alignas(64) std::atomic<uint32_t> epoch_{0};       ///< one more for every run
-  alignas(64) std::atomic<int> arrived_{0};          ///< at the current barrier
+  int caller_processor_ = -1;                    ///< on which the last run began
+  std::unique_ptr<std::atomic<bool>[]> asleep_;  ///< [n_threads] until a run begins
+  cpu_set_t allowed_{};                          ///< where the process may run, as the last run to wake threads saw it
+  alignas(64) std::atomic<uint32_t> epoch_{0};   ///< one more for every run
+  alignas(64) std::atomic<int> arrived_{0};      ///< at the current barrier
   alignas(64) std::atomic<uint32_t> generation_{0};  ///< barriers passed
   alignas(64) std::atomic<int64_t> next_item_{0};    ///< of Worker::share
 };
