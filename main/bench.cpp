@@ -162,7 +162,7 @@ int run_bench(BenchFlags& f) {
     console.detail("making random weights");
     engine = Engine::from_source(synthetic_model(f.shape), f.engine.engine_options("", f.common));
   }
-  if (!engine->backend_note().empty()) console.warn(engine->backend_note());
+  if (!engine->note().empty()) console.warn(engine->note());
   const double load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   SpeedBounds bounds{machine.read_gb_s, machine.int8_gop_s};
   std::string bounded_by = "machine: " + machine_text(machine);

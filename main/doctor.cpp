@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/file_io.h"
+#include "core/host_memory.h"
 #include "core/threads.h"
 #include "cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
@@ -81,7 +82,7 @@ int run(bool as_json) {
   const std::vector<std::string> isas = cpu_isa_names();
   const int cores = usable_physical_cores();
   const unsigned threads = std::thread::hardware_concurrency();
-  const uint64_t total = memory_field("MemTotal"), available = memory_field("MemAvailable"),
+  const uint64_t total = memory_field("MemTotal"), available = available_memory_bytes().value_or(0),
                  swap_total = memory_field("SwapTotal"), swap_free = memory_field("SwapFree");
   const std::string huge = chosen(first_line("/sys/kernel/mm/transparent_hugepage/enabled"));
   const std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
@@ -104,6 +105,10 @@ int run(bool as_json) {
   else
     findings.push_back({true, "transparent huge pages: " + huge});
   if (available * 10 < total) findings.push_back({false, "less than a tenth of the memory is free"});
+  if (memory_field("MemAvailable") > available + available / 8)
+    findings.push_back({false, "a control group (container) limits this process to " + human_bytes(available) +
+                                   " of the " + human_bytes(memory_field("MemAvailable")) +
+                                   " that the machine has free"});
   if (swap_total > 0 && swap_free < swap_total / 2)
     findings.push_back({false, "more than half of the swap is in use: something else is short of memory"});
   if (!governor.empty() && governor != "performance")

@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "core/host_memory.h"
 #include "core/threads.h"
 #include "cpu/machine.h"
 #include "main/answer.h"

@@ -255,7 +255,7 @@ std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags&
   options.on_load = [&](uint64_t done, uint64_t total) { sending.update(done, total); };
   std::unique_ptr<Engine> engine = Engine::load(options);
   sending.clear();
-  if (!engine->backend_note().empty()) console.warn(engine->backend_note());
+  if (!engine->note().empty()) console.warn(engine->note());
   const ModelInfo& info = engine->info();
   console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " +
                  info.type + "; " + engine->backend_description() + "; context " + std::to_string(engine->context()) +

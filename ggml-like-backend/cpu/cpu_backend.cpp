@@ -129,8 +129,11 @@ constexpr int64_t kAloneMultiplications = 16'000'000;
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int n_threads, const MatmulKernels* kernels)
-      : kernels_(kernels), elements_(kernels ? element_kernels(kernels->isa) : nullptr), pool_(n_threads) {}
+  CpuBackend(int n_threads, const MatmulKernels* kernels, bool reads_ahead)
+      : kernels_(kernels),
+        elements_(kernels ? element_kernels(kernels->isa) : nullptr),
+        reads_ahead_(reads_ahead),
+        pool_(n_threads) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string describe() const override {
@@ -174,8 +177,9 @@ class CpuBackend final : public Backend {
       workspace_ = allocate_heap(total, "workspace of the CPU kernels");
     }
     const auto run_nodes = [&](Worker& worker) {
-      OpContext context{worker, kernels_, elements_, workspace_->data(),
-                        workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
+      OpContext context{
+          worker,       kernels_,           elements_,
+          reads_ahead_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
       for (const Node& node : nodes) {
         run_node(node, context);
         worker.barrier();
@@ -187,6 +191,7 @@ class CpuBackend final : public Backend {
  private:
   const MatmulKernels* kernels_;    ///< null: reference
   const ElementKernels* elements_;  ///< null: reference
+  const bool reads_ahead_;
   ThreadPool pool_;
   std::shared_ptr<Buffer> workspace_;
 };
@@ -216,7 +221,8 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
     throw Error(ErrorCode::kUsage,
                 "--threads: out of range; expected 1 or more, got " + std::to_string(options.n_threads));
   const int n_threads = options.n_threads == 0 ? usable_physical_cores() : options.n_threads;
-  return std::make_unique<CpuBackend>(n_threads, isa == "reference" ? nullptr : matmul_kernels(isa));
+  return std::make_unique<CpuBackend>(n_threads, isa == "reference" ? nullptr : matmul_kernels(isa),
+                                      options.reads_experts_ahead);
 }
 
 }  // namespace fathom

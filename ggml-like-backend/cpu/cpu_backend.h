@@ -10,8 +10,9 @@
 namespace fathom {
 
 struct CpuOptions {
-  int n_threads = 0;         ///< 0: the physical cores this process may use
-  std::string isa = "auto";  ///< "auto", "reference" or a name of cpu_isa_names()
+  int n_threads = 0;                 ///< 0: the physical cores this process may use
+  std::string isa = "auto";          ///< "auto", "reference" or a name of cpu_isa_names()
+  bool reads_experts_ahead = false;  ///< weights are pages of files larger than memory
 };
 
 /// Instruction sets this build has kernels for and this machine can run, best first; "reference" is always the last.

@@ -5,9 +5,9 @@
 
 namespace fathom {
 
-ChosenBackend choose_backend(const EngineOptions& options) {
+ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts) {
   auto cpu = [&](std::string note) {
-    return ChosenBackend{make_cpu_backend({options.n_threads, options.isa}), std::move(note), false};
+    return ChosenBackend{make_cpu_backend({options.n_threads, options.isa, streams_experts}), std::move(note), false};
   };
   if (options.backend == "cpu" || (options.backend == "auto" && options.isa != "auto")) return cpu("");
   const bool is_wanted = options.backend == "cuda";

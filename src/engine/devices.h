@@ -18,7 +18,7 @@ struct ChosenBackend {
 
 /// options.backend and what is there: "cpu"; "cuda" is the device, or the CPU with a note if there is no usable one;
 /// "auto" is the device if there is one and no CPU kernels are asked for, and says nothing. Throws Error{kUsage} for a
-/// device number that does not exist and for "cuda" in a program built without it.
-ChosenBackend choose_backend(const EngineOptions& options);
+/// device number that does not exist and for "cuda" in a program built without it. `streams_experts` as in ModelSource.
+ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts);
 
 }  // namespace fathom

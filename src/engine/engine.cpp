@@ -8,7 +8,7 @@
 
 #include "convert/load_checkpoint.h"
 #include "core/error.h"
-#include "core/file_io.h"
+#include "core/host_memory.h"
 #include "core/plain_text.h"
 #include "deepseek/deepseek.h"
 #include "engine/cache_arrays.h"
@@ -18,6 +18,7 @@
 #include "engine/model_fingerprint.h"
 #include "engine/placement.h"
 #include "engine/step_inputs.h"
+#include "engine/weight_reader.h"
 #include "engine/weight_tap.h"
 #include "graph/graph.h"
 #include "io/gguf.h"
@@ -124,8 +125,6 @@ Graph probe_mtp_graph(const deepseek::Model& model, const CacheLayout& layout, i
 
 DType default_cache_type(const deepseek::Config& config) { return config.has_indexer() ? DType::kF16 : DType::kBF16; }
 
-std::optional<uint64_t> available_memory_bytes() { return meminfo_bytes("MemAvailable"); }
-
 namespace {
 
 /// A step's graph with its addresses, kept for the next step of that shape.
@@ -152,6 +151,14 @@ class InsideStep {
   size_t& depth_;
 };
 
+/// A model and who brings it into memory.
+struct MappedModel {
+  explicit MappedModel(GgufModel m) : model(std::move(m)) {}
+
+  const GgufModel model;
+  std::optional<WeightReader> reader;
+};
+
 /// What one step works on. The graph stays alive after it because its arena holds the logits.
 struct Pass {
   explicit Pass(Backend& backend) : executor(backend) {}
@@ -176,7 +183,7 @@ struct Engine::Impl {
         source(std::move(s)),
         model(read_model(source, o.mtp)),
         backend(std::move(chosen.backend)),
-        backend_note(std::move(chosen.note)),
+        note(std::move(chosen.note)),
         passes{Pass(*backend), Pass(*backend)} {
     if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
   }
@@ -203,7 +210,7 @@ struct Engine::Impl {
   std::optional<Tokenizer> tokenizer;
   deepseek::Model model;
   std::unique_ptr<Backend> backend;
-  std::string backend_note;
+  std::string note;
   std::shared_ptr<Buffer> device_weights;
   std::optional<WeightTap> tap;
   std::optional<DraftPass> drafts;  ///< if there is an MTP block
@@ -353,17 +360,23 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
                         std::move(c.owner), std::move(c.check_intact)},
                        options);
   }
-  auto file = std::make_shared<const GgufModel>(GgufModel::open(options.model_path));
+  auto file = std::make_shared<MappedModel>(GgufModel::open(options.model_path));
+  const GgufModel& model = file->model;
   // Pages that are read from now on come in units of 2 MiB where the file system can: reading weights is a sixth
   // faster.
-  for (const GgufFile& shard : file->files()) shard.file->advise(MappedFile::Access::kHugePages);
-  return from_source({file->metadata(), file->tensors(), file->path(), file->size_bytes(), 0, file,
-                      [f = file.get()] { f->check_intact(); }},
-                     options);
+  for (const GgufFile& shard : model.files()) shard.file->advise(MappedFile::Access::kHugePages);
+  ModelSource source = {
+      model.metadata(), model.tensors(), model.path(), model.size_bytes(), 0, file, [&model] { model.check_intact(); }};
+  if (!options.estimate_only) {
+    ReadingPlan plan = plan_reading(model, available_memory_bytes());
+    source.streams_experts = plan.streams_experts;
+    file->reader.emplace(std::move(plan));
+  }
+  return from_source(std::move(source), options);
 }
 
 std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOptions& options) {
-  ChosenBackend chosen = choose_backend(options);
+  ChosenBackend chosen = choose_backend(options, source.streams_experts);
   if (!chosen.may_fall_back) return on_backend(std::move(source), options, std::move(chosen));
   // The device was not asked for by name: what it cannot take runs on the CPU.
   try {
@@ -373,7 +386,7 @@ std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOpti
       throw;
     EngineOptions on_cpu = options;
     on_cpu.backend = "cpu";
-    ChosenBackend cpu = choose_backend(on_cpu);
+    ChosenBackend cpu = choose_backend(on_cpu, source.streams_experts);
     cpu.note = std::string("runs on the CPU: ") + error.what();
     return on_backend(std::move(source), on_cpu, std::move(cpu));
   }
@@ -383,6 +396,11 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
   auto impl = std::make_unique<Impl>(std::move(source), options, std::move(chosen));
   Impl& m = *impl;
   const deepseek::Config& config = m.model.config;
+  if (m.source.streams_experts && m.backend->shares_host_memory()) {
+    m.note += (m.note.empty() ? "" : "; ") + ("the model's " + mib(m.source.size_bytes) + " are more than the " +
+                                              mib(available_memory_bytes().value_or(0)) +
+                                              " of memory available: experts are read from the disk again and again");
+  }
   m.info = {m.source.path,
             config.architecture,
             config.name,
@@ -456,7 +474,7 @@ std::string Engine::cache_fingerprint() const {
 }
 
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
-const std::string& Engine::backend_note() const { return impl_->backend_note; }
+const std::string& Engine::note() const { return impl_->note; }
 bool Engine::on_device() const { return !impl_->backend->shares_host_memory(); }
 uint64_t Engine::device_bytes() const { return impl_->backend->allocated_bytes(); }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {

@@ -74,6 +74,7 @@ struct ModelSource {
   uint64_t copied_bytes = 0;           ///< ModelInfo's
   std::shared_ptr<const void> owner;   ///< keeps the tensors' memory
   std::function<void()> check_intact;  ///< throws if that memory was lost since; may be empty
+  bool streams_experts = false;        ///< they are pages of files larger than memory (ReadingPlan)
 };
 
 /// What one step reads and computes, for bounds: bytes and operations that no implementation can avoid.
@@ -103,9 +104,6 @@ enum class StepStatus { kDone, kNoPages, kStopped };
 
 /// Called while long work goes on: done of total units (tokens, bytes). May be empty.
 using Progress = std::function<void(uint64_t done, uint64_t total)>;
-
-/// Memory the system could still give, from /proc/meminfo; nothing where that cannot be read.
-std::optional<uint64_t> available_memory_bytes();
 
 struct ChosenBackend;
 
@@ -138,8 +136,8 @@ class Engine {
   /// save_sequence.
   std::string cache_fingerprint() const;
   std::string backend_description() const;
-  /// What its user should know about the choice of the backend ("no device, runs on the CPU"), or nothing.
-  const std::string& backend_note() const;
+  /// What its user should know about where it runs ("no device, runs on the CPU") and where from, or nothing.
+  const std::string& note() const;
   bool on_device() const;         ///< false: all memory is the host's
   uint64_t device_bytes() const;  ///< of a device's memory: weights, cache, activations, workspace
 

@@ -9,6 +9,7 @@
 
 #include "core/buffer.h"
 #include "core/error.h"
+#include "core/host_memory.h"
 #include "core/plain_text.h"
 #include "core/quant/quantize.h"
 #include "core/threads.h"

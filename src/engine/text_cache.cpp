@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/host_memory.h"
 
 namespace fathom {
 namespace {

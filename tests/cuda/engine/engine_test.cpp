@@ -196,6 +196,6 @@ TEST_CASE(
     o.backend = "auto";
     const auto engine = Engine::load(o);
     CHECK_FALSE(engine->on_device());
-    CHECK(engine->backend_note().find("runs on the CPU") != std::string::npos);
+    CHECK(engine->note().find("runs on the CPU") != std::string::npos);
   }
 }
