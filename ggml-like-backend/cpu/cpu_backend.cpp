@@ -177,9 +177,12 @@ class CpuBackend final : public Backend {
       workspace_ = allocate_heap(total, "workspace of the CPU kernels");
     }
     const auto run_nodes = [&](Worker& worker) {
-      OpContext context{
-          worker,       kernels_,           elements_,
-          reads_ahead_, workspace_->data(), workspace_->data() + shared + own * static_cast<size_t>(worker.index())};
+      OpContext context{worker,
+                        kernels_,
+                        elements_,
+                        workspace_->data(),
+                        workspace_->data() + shared + own * static_cast<size_t>(worker.index()),
+                        reads_ahead_};
       for (const Node& node : nodes) {
         run_node(node, context);
         worker.barrier();

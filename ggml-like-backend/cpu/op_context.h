@@ -17,9 +17,10 @@ struct OpContext {
   Worker& worker;
   const MatmulKernels* matmul;     ///< matrix kernels of the chosen instruction set; null for the reference
   const ElementKernels* elements;  ///< row-wise kernels likewise
-  bool reads_ahead;                ///< weights may be on disk: ask for an expert's before it is their turn
   std::byte* shared;  ///< workspace seen by all threads, as large as the operation asked for; 64-byte aligned
   std::byte* own;     ///< workspace of this thread alone, likewise
+  /// Weights may be on disk: an expert's are asked for before it is their turn.
+  bool reads_ahead = false;
 };
 
 /// Bytes of workspace an operation needs for these arguments.
