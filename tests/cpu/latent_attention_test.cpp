@@ -273,7 +273,7 @@ TEST_CASE("a token gets the same bits alone and in a step so large that partial 
 
 TEST_CASE("rows that go straight to operands get the bits of decoding and rounding") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
-    for (const DType type : {DType::kF16, DType::kQ8_0}) {
+    for (const DType type : {DType::kQ8_0}) {
       const cpu::AttentionKernels& kernels = cpu::fast::attention_kernels(isa, type);
       const cpu::PackRow pack = kernels.row_packer(static_cast<uint32_t>(type));
       if (pack == nullptr) continue;

@@ -53,25 +53,7 @@ void pack_words(const float* x, float factor, uint32_t* words, int64_t n) {
   }
 }
 
-// Rows through floats in memory take two and a half times as long.
-
-void pack_f16(const void* src, uint32_t* words, int64_t n) {
-  const auto* p = static_cast<const uint16_t*>(src);
-  auto* out = reinterpret_cast<uint16_t*>(words);
-  int64_t i = 0;
-  for (; i + 32 <= n; i += 32) {
-    const __m512 low = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i)));
-    const __m512 high = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + i + 16)));
-    _mm512_storeu_si512(out + i, reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low)));
-  }
-  for (; i < n; i += 16) {
-    const int64_t rest = n - i < 16 ? n - i : 16;
-    const __m512 x = _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(Pairs16::tail(rest), p + i));
-    _mm256_mask_storeu_epi16(out + i, Pairs16::tail((rest + 1) / 2 * 2),
-                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(x)));
-  }
-}
-
+/// Through floats in memory it takes two and a half times as long.
 void pack_q8_0(const void* src, uint32_t* words, int64_t n) {
   const auto* block = static_cast<const BlockQ8_0*>(src);
   for (int64_t i = 0; i < n; i += kSmallBlock, ++block) {
@@ -84,11 +66,8 @@ void pack_q8_0(const void* src, uint32_t* words, int64_t n) {
 }
 
 PackRow row_packer(uint32_t dtype) {
-  switch (dtype) {
-    case 1: return pack_f16;
-    case 8: return pack_q8_0;
-    default: return nullptr;
-  }
+  constexpr uint32_t kQ8_0 = 8;
+  return dtype == kQ8_0 ? pack_q8_0 : nullptr;
 }
 
 }  // namespace

@@ -13,7 +13,8 @@ const AttentionKernels& float_attention_kernels(std::string_view isa) {
 
 const AttentionKernels& attention_kernels(std::string_view isa, DType cache) {
   static const bool has_bf16 = __builtin_cpu_supports("avx512bf16");
-  return isa == "avx512" && has_bf16 && cache != DType::kF32 ? avx512::attention_bf16 : float_attention_kernels(isa);
+  const bool coarse = cache != DType::kF32 && cache != DType::kF16;
+  return isa == "avx512" && has_bf16 && coarse ? avx512::attention_bf16 : float_attention_kernels(isa);
 }
 
 void decode_row(const AttentionKernels& k, DType dtype, const std::byte* src, float* dst, int64_t n) {
