@@ -35,7 +35,7 @@ class AtomicFile {
   std::filesystem::path path_;
   std::filesystem::path temporary_;
   int fd_;
-  uint64_t written_bytes_ = 0;
+  uint64_t written_bytes_ = 0, sent_bytes_ = 0;
 };
 
 }  // namespace fathom
