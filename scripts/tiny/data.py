@@ -7,12 +7,12 @@ import numpy as np
 import generator as G
 from generator.grammar import HEAVY, LEARN, MARKS, READ
 
-ROW = 321        # tokens of a row: 320 inputs and the next token of each
+ROW = 449        # tokens of a row: 448 inputs and the next token of each
 ONLY_READ = 0x8000  # context: never a target of the loss
 WEIGHTY = 0x4000    # the one right form: counts more
 TOKEN = 0x3FFF
 BITS = {READ: ONLY_READ, LEARN: 0, HEAVY: WEIGHTY}
-PER_SHARD = 1500    # rows
+PER_SHARD = 1000    # rows
 
 
 def split_marks(document):

@@ -1,4 +1,4 @@
-"""An endless, seeded stream of small English documents: stories, chats in the DeepSeek-V3 layouts, and bare sums. Standard library only.
+"""An endless, seeded stream of small English documents: stories, chats in the DeepSeek-V3 layouts with and without tools, and bare sums. Standard library only.
 
 What is held out of training is decided by held_pair, held_numbers and held_words of words.py. Documents of the test split use held-out
 combinations alone; questions without such a rule (capitals, say) are drawn as in training, so there the figure is memory."""
@@ -6,10 +6,12 @@ import random
 
 from .facts import CAPITALS, SPELL
 from .grammar import HEAVY, LEARN, READ, mark, plain
-from .questions import (q_animal, q_capital, q_colour, q_copy, q_isa, q_json, q_letters, q_name, q_opposite, q_order, q_plural, q_spell, q_who, q_words)
+from .questions import (looked_up, q_animal, q_capital, q_colour, q_copy, q_isa, q_json, q_json_more, q_json_read, q_letters, q_name, q_opposite, q_order, q_plural,
+                        q_spell, q_who, q_words, quoted)
 from .stories import begin_of_story, hero_and_thing, q_story, story
 from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
 from .talk import q_talk, q_unknown
+from .tools import ARITHMETIC, choose_tools, exchange, marked_answer, marked_call, without_tool, write_outputs, write_system
 from .words import ADJ_HERO, ADJ_OBJ, KINDS, NAMES, OBJECTS
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -17,9 +19,10 @@ USER, ASSISTANT = "<｜User｜>", "<｜Assistant｜>"
 SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in one short sentence.", "You are a friendly helper.", "Be kind and brief.",
            "You are a helpful assistant. Answer briefly.", "You answer questions.", "You are a story teller."]
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
+SUMS = {q_add, q_sub, q_word_sum}
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
 QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 5, q_words: 3, q_order: 5,
-             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 9, q_talk: 3, q_unknown: 2, q_copy: 6, q_who: 6, q_json: 6}
+             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 9, q_talk: 3, q_unknown: 2, q_copy: 6, q_who: 8, q_json: 8, q_json_more: 6, q_json_read: 4}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -84,14 +87,49 @@ def repetition(r, split="train"):
     return BOS + READ + said + r.choice([".", ";", ",", ":"]) + HEAVY + (" " + said) * r.choice([1, 1, 2]) + LEARN + "." + EOS
 
 
+def quoting(r, split="train"):
+    said, form = quoted(r, split)
+    return BOS + READ + said + r.choice(["\n", ": ", " = "]) + LEARN + form + EOS
+
+
+def looking_up(r, split="train"):
+    said, answers = looked_up(r, split)
+    return BOS + READ + said + LEARN + " " + answers + EOS
+
+
+def tool_turn(r, split, tools):
+    """A question for one of the tools: the call, what it returns, the answer."""
+    x = exchange(r, split, r.choice(tools))
+    return (READ + USER + careless(r, x.question) + ASSISTANT + "</think>" + marked_call(x.calls) + EOS + READ + write_outputs(x.outputs) +
+            LEARN + marked_answer(x) + EOS)
+
+
+def tool_chat(r, split="train"):
+    """Some turns with tools; a few need none of them, or one that is not there."""
+    tools = choose_tools(r)
+    system = r.choice(SYSTEMS) if r.random() < 0.3 else ""
+    text = BOS + READ + write_system(system, tools)
+    others = {q: w for q, w in QUESTIONS.items() if q is not q_unknown and not (q in SUMS and ARITHMETIC & {t.kind for t in tools})}
+    for _ in range(r.randint(1, 6 - len(tools))):
+        x = r.random()
+        if x < 0.74:
+            text += tool_turn(r, split, tools)
+        elif x < 0.82:
+            q, a = without_tool(r, split, tools)
+            text += READ + USER + careless(r, q) + ASSISTANT + "</think>" + LEARN + a + EOS
+        else:
+            text += turn(r.choices(list(others), list(others.values()))[0], r, split, "answer", True)
+    return text
+
+
 def raw_story(r, split="train"):
     return BOS + LEARN + story(r, *hero_and_thing(r, split)) + EOS
 
 
-DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition)
+DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting, looking_up=looking_up, tool_chat=tool_chat)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3)
-FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120)
+MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3, quoting=20, looking_up=14, tool_chat=17)
+FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, tool_chat=4)
 
 
 def stream(seed, split="train", kind=None, mix=MIX):

@@ -2,11 +2,11 @@
 import json
 
 from .facts import (BABIES, CAPITALS, COLOURS, COUNT_SUBJ, COUNT_TAIL, COUNT_VERB, DAYS, GROUPS, HOMES, MONTHS, NUMWORD, OPPOSITES, PLURALS, SOUNDS, SPELL)
-from .grammar import fix, pick
+from .grammar import HEAVY, LEARN, fix, mark, pick
 from .words import ADJ_OBJ, ANIMALS, BOYS, GIRLS, NAMES, OBJECTS, held_words
 
 ORDINAL = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
-CITIES = ["Paris", "London", "Rome", "Berlin", "Oslo", "Madrid", "Tokyo", "Cairo"]
+CITIES = [c for c in list(CAPITALS.values())[:61] if " " not in c]  # Paris to Wellington
 SINGULAR = {"fruits": "fruit", "animals": "animal", "colours": "colour", "trees": "tree", "birds": "bird", "vegetables": "vegetable", "tools": "tool",
             "clothes": "piece of clothing", "instruments": "instrument"}
 
@@ -106,13 +106,17 @@ def q_name(r, split):
 
 
 def q_isa(r, split):
+    """The answer says what the thing is before it says yes or no: the one is known by heart, the other then stands there."""
     g = r.choice(list(SINGULAR))
     w = r.choice(GROUPS[g])
     art = "" if g == "colours" else "a@ "
     if r.random() < 0.5:
-        return fix(f"is {art}{w} a@ {SINGULAR[g]}?"), fix(f"yes, {art}{w} is a@ {SINGULAR[g]}."), fix(f"{art}{w} is a@ {SINGULAR[g]}."), ["yes", SINGULAR[g]]
+        return fix(f"is {art}{w} a@ {SINGULAR[g]}?"), fix(f"{art}{w} is a@ {SINGULAR[g]}, so yes."), fix(f"{art}{w} is a@ {SINGULAR[g]}."), ["yes", *SINGULAR[g].split()]
+    if w in GROUPS["birds"]:
+        g = "birds"  # what is asked for is no animal either: the narrower kind is said
     h = r.choice([x for x in SINGULAR if w not in GROUPS[x] and {x, g} != {"animals", "birds"}])
-    return fix(f"is {art}{w} a@ {SINGULAR[h]}?"), fix(f"no, {art}{w} is not a@ {SINGULAR[h]}. It is a@ {SINGULAR[g]}."), fix(f"{art}{w} is a@ {SINGULAR[g]}."), ["no", SINGULAR[h], SINGULAR[g]]
+    return (fix(f"is {art}{w} a@ {SINGULAR[h]}?"), fix(f"{art}{w} is a@ {SINGULAR[g]}, so no, it is not a@ {SINGULAR[h]}."), fix(f"{art}{w} is a@ {SINGULAR[g]}."),
+            ["no", *SINGULAR[h].split(), *SINGULAR[g].split()])
 
 
 def q_copy(r, split):
@@ -120,22 +124,82 @@ def q_copy(r, split):
     return pick(r, f"[Say|Repeat after me:|Repeat:] {s}"), fix(f"{s}."), f"I repeat: {s}.", s.split()
 
 
+def belongings(r, n):
+    """n names, and a thing for each."""
+    return r.sample(GIRLS + BOYS, n), r.sample(OBJECTS, n)
+
+
 def q_who(r, split):
-    """Who has what, and what somebody has: to look a name or a thing up in what was said."""
+    """Who has what, and what somebody has. The answer begins with what was asked for: from there the other can be looked up."""
     n = r.choice([2, 2, 3])
-    who, what = r.sample(GIRLS + BOYS, n), r.sample(OBJECTS, n)
+    who, what = belongings(r, n)
     said = " ".join(fix(f"{w} has a@ {o}.") for w, o in zip(who, what))
     i = r.randrange(n)
-    if r.random() < 0.5:
-        return f"{said} Who has the {what[i]}?", f"{who[i]} has the {what[i]}.", fix(f"{who[i]} has a@ {what[i]}."), [who[i], what[i]]
+    if r.random() < 0.6:
+        return f"{said} Who has the {what[i]}?", f"The {what[i]} is with {who[i]}.", fix(f"{who[i]} has a@ {what[i]}."), [who[i], what[i]]
     return f"{said} What does {who[i]} have?", fix(f"{who[i]} has a@ {what[i]}."), fix(f"{who[i]} has a@ {what[i]}."), [who[i], what[i]]
 
 
+def looked_up(r, split):
+    """Belongings, and all of them asked for, in another order, with marks on what is to be looked up: (what is read, what is learned)."""
+    n = r.choice([2, 2, 3, 3, 4])
+    who, what = belongings(r, n)
+    said = " ".join(fix(f"{w} has a@ {o}.") for w, o in zip(who, what))
+    found = lambda word: HEAVY + " " + word + LEARN
+    order = r.sample(range(n), n)
+    return said, " ".join(f"The {what[i]} is with{found(who[i])}." if r.random() < 0.7 else f"{who[i]} has {'an' if what[i][0] in 'aeiou' else 'a'}{found(what[i])}." for i in order)
+
+
+def fields(r, n):
+    """Names of values and the values, n of them."""
+    who = r.choice(GIRLS + BOYS)
+    possible = [("name", who), ("age", r.randrange(2, 100)), ("pet", r.choice(ANIMALS)), ("thing", r.choice(OBJECTS)), ("count", r.randrange(2, 100)), ("place", r.choice(CITIES)),
+                ("city", r.choice(CITIES)), ("colour", r.choice(GROUPS["colours"])), ("animal", r.choice(ANIMALS)), ("friend", r.choice(GIRLS + BOYS)), ("number", r.randrange(2, 100))]
+    return r.sample(possible, n)
+
+
+def as_words(pairs):
+    said = [f"{k} {v}" for k, v in pairs]
+    return said[0] if len(said) == 1 else ", ".join(said[:-1]) + " and " + said[-1]
+
+
+def written(pairs):
+    return [x for k, v in pairs for x in (k, str(v))]
+
+
 def q_json(r, split):
-    """A small object out of named values."""
+    """A small object out of two named values."""
     who, n = r.choice(GIRLS + BOYS), r.randrange(2, 100)
-    fields = r.choice([(("name", who), ("age", n)), (("name", who), ("pet", r.choice(ANIMALS))), (("thing", r.choice(OBJECTS)), ("count", n)),
-                       (("name", who), ("place", r.choice(CITIES)))])
-    said = " and ".join(f"{k} {v}" for k, v in fields)
+    pairs = r.choice([(("name", who), ("age", n)), (("name", who), ("pet", r.choice(ANIMALS))), (("thing", r.choice(OBJECTS)), ("count", n)),
+                      (("name", who), ("place", r.choice(CITIES)))])
+    said = " and ".join(f"{k} {v}" for k, v in pairs)
     q = pick(r, f"[Write as JSON: {said}.|Give me JSON with {said}.|Make a JSON object with {said}.]")
-    return q, json.dumps(dict(fields)), f"The keys are {fields[0][0]} and {fields[1][0]}.", [x for k, v in fields for x in (k, str(v))]
+    return q, json.dumps(dict(pairs)), f"The keys are {pairs[0][0]} and {pairs[1][0]}.", written(pairs)
+
+
+def q_json_more(r, split):
+    """Objects of one to four values, and lists."""
+    if r.random() < 0.35:
+        words = r.sample(r.choice([OBJECTS, ANIMALS, GIRLS + BOYS, CITIES, GROUPS["colours"]]), r.choice([2, 3, 3, 4]))
+        said = ", ".join(words[:-1]) + " and " + words[-1]
+        return pick(r, f"[Write {said} as a JSON list.|Make a JSON list of {said}.|Give me a JSON array with {said}.]"), json.dumps(words), f"The list is {said}.", words
+    pairs = fields(r, r.choice([1, 3, 3, 4]))
+    q = pick(r, f"[Write as JSON: {as_words(pairs)}.|Give me JSON with {as_words(pairs)}.|Make a JSON object with {as_words(pairs)}.]")
+    return q, json.dumps(dict(pairs)), "The keys are " + ", ".join(k for k, _ in pairs) + ".", written(pairs)
+
+
+def q_json_read(r, split):
+    """What stands under a key."""
+    pairs = fields(r, r.choice([2, 2, 3]))
+    k, v = r.choice(pairs)
+    q = pick(r, r.choice([f"What is the {k} in {json.dumps(dict(pairs))}?", f"{json.dumps(dict(pairs))} What is the {k}?", f"Read the {k} from {json.dumps(dict(pairs))}."]))
+    return q, f"The {k} is {v}.", f"The key is {k}.", [k, str(v)]
+
+
+def quoted(r, split):
+    """Words, and the same as JSON: (what is read, what is learned, with marks)."""
+    if r.random() < 0.5:
+        words = [r.choice(ANIMALS + OBJECTS + GIRLS + BOYS + CITIES + GROUPS["colours"]) for _ in range(r.choice([2, 3, 4, 5, 6]))]
+        return " ".join(words), mark(json.dumps(words), words)
+    pairs = fields(r, r.choice([2, 3, 4]))
+    return as_words(pairs), mark(json.dumps(dict(pairs)), written(pairs))

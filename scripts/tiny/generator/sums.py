@@ -71,9 +71,10 @@ def q_word_sum(r, split):
     he = "she" if n in GIRLS else "he"
     if add:
         q = pick(r, f"{n} has {a} {t} and [gets|finds|buys] {b} more. How many {t} does {he} have now?")
-        return q, f"{a} + {b} = {a + b}, so {n} has {a + b} {t}.", think_add(a, b), [n, t]
+        return q, f"{a} + {b} = {a + b}, so {n} has {a + b} {t}.", f"{a} + {b}. " + think_add(a, b), [n, t]
+    # The steps begin with the numbers as they were said: they can be copied there, and then padded.
     q = pick(r, f"{n} has {a} {t} and [loses|sells|gives away] {b}. How many {t} does {he} have left?")
-    return q, f"{a} - {b} = {a - b}, so {n} has {a - b} {t} left.", think_sub(a, b), [n, t]
+    return q, f"{a} - {b} = {a - b}, so {n} has {a - b} {t} left.", f"{a} - {b}. " + think_sub(a, b), [n, t]
 
 
 def q_bigger(r, split):
