@@ -97,28 +97,35 @@ def looking_up(r, split="train"):
     return BOS + READ + said + LEARN + " " + answers + EOS
 
 
-def tool_turn(r, split, tools):
-    """A question for one of the tools: the call, what it returns, the answer."""
-    x = exchange(r, split, r.choice(tools))
-    return (READ + USER + careless(r, x.question) + ASSISTANT + "</think>" + marked_call(x.calls) + EOS + READ + write_outputs(x.outputs) +
-            LEARN + marked_answer(x) + EOS)
-
-
-def tool_chat(r, split="train"):
-    """Some turns with tools; a few need none of them, or one that is not there."""
-    tools = choose_tools(r)
+def tool_conversation(r, split="train"):
+    """System text, tools and steps: (user, text), (answer, text with marks), (calls, [(tool, arguments)]), (outputs, [text]). A few questions need
+    none of the tools, or one that is not there."""
+    tools, steps = choose_tools(r), []
     system = r.choice(SYSTEMS) if r.random() < 0.3 else ""
-    text = BOS + READ + write_system(system, tools)
     others = {q: w for q, w in QUESTIONS.items() if q is not q_unknown and not (q in SUMS and ARITHMETIC & {t.kind for t in tools})}
     for _ in range(r.randint(1, 6 - len(tools))):
         x = r.random()
         if x < 0.74:
-            text += tool_turn(r, split, tools)
+            e = exchange(r, split, r.choice(tools))
+            steps += [("user", careless(r, e.question)), ("calls", e.calls), ("outputs", e.outputs), ("answer", LEARN + marked_answer(e))]
         elif x < 0.82:
             q, a = without_tool(r, split, tools)
-            text += READ + USER + careless(r, q) + ASSISTANT + "</think>" + LEARN + a + EOS
+            steps += [("user", careless(r, q)), ("answer", LEARN + a)]
         else:
-            text += turn(r.choices(list(others), list(others.values()))[0], r, split, "answer", True)
+            f = r.choices(list(others), list(others.values()))[0]
+            q, a, _, words = f(r, split)
+            steps += [("user", careless(r, q)), ("answer", marked(f, a, words))]
+    return system, tools, steps
+
+
+def tool_chat(r, split="train"):
+    system, tools, steps = tool_conversation(r, split)
+    text, before = BOS + READ + write_system(system, tools), None
+    for what, x in steps:
+        if before == "user":
+            text += ASSISTANT + "</think>"
+        text += {"user": lambda: READ + USER + x, "calls": lambda: marked_call(x) + EOS, "outputs": lambda: READ + write_outputs(x), "answer": lambda: x + EOS}[what]()
+        before = what
     return text
 
 
@@ -126,7 +133,8 @@ def raw_story(r, split="train"):
     return BOS + LEARN + story(r, *hero_and_thing(r, split)) + EOS
 
 
-DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting, looking_up=looking_up, tool_chat=tool_chat)
+DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting,
+                 looking_up=looking_up, tool_chat=tool_chat)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
 MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3, quoting=20, looking_up=14, tool_chat=17)
 FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, tool_chat=4)

@@ -1,0 +1,59 @@
+"""What the generator of the shipped model's texts writes as a prompt is what the program writes: scripts/tiny/generator against fathom render."""
+import json
+import random
+import sys
+import unittest
+
+from fathom_program import SOURCE, TINY, ProgramTest
+
+sys.path.insert(0, str(SOURCE / "scripts/tiny"))
+import generator as G
+
+
+def as_messages(system, tools, steps):
+    """A conversation of the generator in the form of the OpenAI API."""
+    messages, ids = ([{"role": "system", "content": system}] if system else []), []
+    for what, x in steps:
+        if what == "calls":
+            ids = [f"call_{len(messages)}_{i}" for i in range(len(x))]
+            calls = [{"id": n, "type": "function", "function": {"name": t.name, "arguments": json.dumps(a)}} for n, (t, a) in zip(ids, x)]
+            messages.append({"role": "assistant", "content": "", "tool_calls": calls})
+        elif what == "outputs":
+            messages += [{"role": "tool", "tool_call_id": n, "content": o} for n, o in zip(ids, x)]
+        else:
+            messages.append({"role": "user" if what == "user" else "assistant", "content": G.plain(x)})
+    declared = [{"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.schema()}} for t in tools]
+    return {"messages": messages, "tools": declared}
+
+
+class Prompts(ProgramTest):
+    def render(self, conversation):
+        return self.run_ok("render", "-m", TINY, "--messages", "-", stdin=json.dumps(conversation).encode()).text
+
+    def test_conversations_with_tools_are_written_as_the_program_does(self):
+        seen = set()
+        for seed in range(20):
+            conversation = G.tool_conversation(random.Random(seed))
+            self.assertEqual(self.render(as_messages(*conversation)), G.plain(G.tool_chat(random.Random(seed))) + G.ASSISTANT + "</think>")
+            seen |= {what for what, _ in conversation[2]} | ({"system"} if conversation[0] else set())
+        self.assertEqual(seen, {"user", "calls", "outputs", "answer", "system"})
+
+    def test_a_question_is_opened_and_closed_as_the_program_does(self):
+        question = {"messages": [{"role": "user", "content": "Hello"}]}
+        self.assertEqual(self.render(question), G.BOS + G.USER + "Hello" + G.ASSISTANT + "</think>")
+
+
+class HeldOut(unittest.TestCase):
+    def test_what_is_held_out_is_never_called_in_training(self):
+        def calls(split, seed):
+            for what, x in G.tool_conversation(random.Random(seed), split)[2]:
+                if what == "calls":
+                    yield from ((t.kind, t.name, *a.values()) for t, a in x)
+        train, test = ({c for seed in range(3000) for c in calls(split, seed)} for split in ("train", "test"))
+        self.assertGreater(len(test), 1000)
+        self.assertEqual({c for c in train & test if c[0] != "calculate"}, set())
+        self.assertEqual({c[2] for c in train & test if c[0] == "calculate"}, set())
+
+
+if __name__ == "__main__":
+    unittest.main()
