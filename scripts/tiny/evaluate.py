@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures a model: what ships by asking the program, what was trained with PyTorch.
 
-  evaluate.py answers --model FILE.gguf [--questions 60]     exact answers for each kind of question, and stories (check_stories.py)
+  evaluate.py answers --model FILE.gguf [--questions 60]     exact answers for each kind of question, tools, and stories (check_stories.py)
   evaluate.py weights --model FILE.gguf --hf HF --dir RUN    held-out perplexity, routing, acceptance of the MTP block's drafts
   evaluate.py golden --hf HF --out golden.json               greedy text by transformers, which must also agree with model.py
 
@@ -13,6 +13,7 @@ import random
 
 import generator as G
 from check_stories import check
+from generator.tools import as_messages, choose_tools, exchange, without_tool
 from program import FATHOM, Program
 
 FORMS = {"": "</think>", "plain": "", "thinking": "<think>"}  # V3.1 without thinking, V3, V3.1 with thinking
@@ -37,7 +38,6 @@ def questions(kind, count, seed=77):
 
 def answers(a):
     program = Program(a.model, a.fathom, a.jobs)
-    report = {}
     forms = [f for f in FORMS if f in a.forms.split(",")] if a.forms is not None else list(FORMS)
     for form in forms:
         for kind in THOUGHT if form == "thinking" else [k for k in G.KIND_OF if k not in ("story", "talk", "unknown", "name")]:
@@ -46,10 +46,41 @@ def answers(a):
             texts = [g["text"].split("</think>")[-1].strip() for g in got]
             wrong = [(q, w, g["text"]) for (q, w), t, g in zip(qs, texts, got) if t != w]
             name = f"{kind}, {form}" if form else kind
-            report[name] = (len(qs) - len(wrong), len(qs))
             print(f"{name}: {len(qs) - len(wrong)} of {len(qs)}", *(f"\n    {q} -> {t}" for q, _, t in wrong[:a.show]), flush=True)
+    with_tools(program, a.questions, a.show)
     good, count, _ = check(program, a.stories)
     print(f"stories: {good} of {count}")
+
+
+def called(answer):
+    """[(name, arguments)] of an answer; arguments that are no JSON stay text."""
+    def arguments(text):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+    return [(c["function"]["name"], arguments(c["function"]["arguments"])) for c in answer.get("tool_calls", [])]
+
+
+def with_tools(program, count, show, seed=77):
+    """The calls that held-out questions ask for (names and arguments, as JSON), the answers to what the right calls return, and questions without a call."""
+    r, cases = random.Random(f"{seed}/tools"), {"tool call": [], "tool answer": [], "no call": [], "no such tool": []}
+    for _ in range(count):
+        tools = choose_tools(r)
+        e = exchange(r, "test", r.choice(tools))
+        asked = [("user", e.question)]
+        cases["tool call"].append((tools, asked, [(t.name, a) for t, a in e.calls]))
+        cases["tool answer"].append((tools, asked + [("calls", e.calls), ("outputs", e.outputs)], e.answer))
+        f = G.KIND_OF[r.choice(["capital", "opposite", "colour", "plural", "order", "animal", "copy"])]
+        q, a, _, _ = f(r, "test")
+        cases["no call"].append((tools, [("user", q)], G.plain(a)))
+        q, a = without_tool(r, "test", tools)
+        cases["no such tool"].append((tools, [("user", q)], a))
+    for name, asked in cases.items():
+        got = program.continued([as_messages("", tools, steps) for tools, steps, _ in asked], "--temp", 0, "-n", 100)
+        calls = [called(g) for g in got]
+        wrong = [(steps[0][1], c or g["text"]) for (_, steps, w), c, g in zip(asked, calls, got) if (c != w if name == "tool call" else c or g["text"] != w)]
+        print(f"{name}: {count - len(wrong)} of {count}", *(f"\n    {q} -> {g}" for q, g in wrong[:show]), flush=True)
 
 
 def encoder(folder):
@@ -110,6 +141,11 @@ def golden(a):
             x = torch.tensor([ids])
             worst = max(worst, (reference(x).logits - ours.hidden(x) @ ours.head.t()).abs().max().item())
     print("largest difference of a logit between model.py and transformers:", worst)
+
+    for seed in range(20):  # the chat template writes tools as the generator and the program do
+        chat = as_messages(*G.tool_conversation(random.Random(seed)))
+        if auto.apply_chat_template(chat["messages"], tools=chat["tools"], tokenize=False) != G.plain(G.tool_chat(random.Random(seed))):
+            raise SystemExit(f"the chat template writes conversation {seed} another way")
 
     def prompt(p):
         if isinstance(p, str):

@@ -14,21 +14,30 @@ from safetensors.torch import save_file
 
 import generator as G
 import hf
+from generator.tools import HEAD, TAIL
 
-# V3.1's layout: a question is answered after <think> if thinking is asked for, else after </think>; earlier answers keep no thoughts.
+# V3.1's layout: a question is answered after <think> if thinking is asked for, else after </think>; earlier answers keep no thoughts; tools are
+# told after the system text, and what they return is answered without a turn of its own.
 TEMPLATE = ("{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}"
             "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
-            "{% set ns = namespace(system='', first=true) %}"
+            "{% set ns = namespace(system='', first=true, after='') %}"
             "{%- for message in messages %}{%- if message['role'] == 'system' %}"
             "{% set ns.system = ns.system + ('' if ns.first else '\n\n') + message['content'] %}{% set ns.first = false %}{%- endif %}{%- endfor %}"
             "{{ bos_token }}{{ ns.system }}"
+            "{%- if tools is defined and tools %}{{ ('' if ns.first else '\n\n') + " + repr(HEAD) + " }}"
+            "{%- for tool in tools %}{{ ('' if loop.first else '\n\n') + '### ' + tool['function']['name'] + '\nDescription: ' + tool['function']['description'] + "
+            "'\n\nParameters: ' + (tool['function']['parameters'] | tojson) }}{%- endfor %}{{ " + repr(TAIL) + " }}{%- endif %}"
             "{%- for message in messages %}"
-            "{%- if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{%- endif %}"
+            "{%- if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{% set ns.after = 'user' %}{%- endif %}"
             "{%- if message['role'] == 'assistant' %}"
-            "{% set content = message['content'] %}{% if '</think>' in content %}{% set content = content.split('</think>', 1)[1] %}{% endif %}"
-            "{{ '<｜Assistant｜></think>' + content + '<｜end▁of▁sentence｜>' }}{%- endif %}"
+            "{% set content = message['content'] or '' %}{% if '</think>' in content %}{% set content = content.split('</think>', 1)[1] %}{% endif %}"
+            "{{ ('<｜Assistant｜></think>' if ns.after == 'user' else '') + content }}"
+            "{%- if message['tool_calls'] is defined and message['tool_calls'] %}{{ '<｜tool▁calls▁begin｜>' }}{%- for call in message['tool_calls'] %}"
+            "{{ '<｜tool▁call▁begin｜>' + call['function']['name'] + '<｜tool▁sep｜>' + call['function']['arguments'] + '<｜tool▁call▁end｜>' }}{%- endfor %}"
+            "{{ '<｜tool▁calls▁end｜>' }}{%- endif %}{{ '<｜end▁of▁sentence｜>' }}{% set ns.after = 'answer' %}{%- endif %}"
+            "{%- if message['role'] == 'tool' %}{{ '<｜tool▁output▁begin｜>' + message['content'] + '<｜tool▁output▁end｜>' }}{% set ns.after = 'tool' %}{%- endif %}"
             "{%- endfor %}"
-            "{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% if thinking %}{{ '<think>' }}{% else %}{{ '</think>' }}{% endif %}{% endif %}")
+            "{% if add_generation_prompt and ns.after != 'tool' %}{{ '<｜Assistant｜>' }}{% if thinking %}{{ '<think>' }}{% else %}{{ '</think>' }}{% endif %}{% endif %}")
 
 
 def config(c):

@@ -8,22 +8,7 @@ from fathom_program import SOURCE, TINY, ProgramTest
 
 sys.path.insert(0, str(SOURCE / "scripts/tiny"))
 import generator as G
-
-
-def as_messages(system, tools, steps):
-    """A conversation of the generator in the form of the OpenAI API."""
-    messages, ids = ([{"role": "system", "content": system}] if system else []), []
-    for what, x in steps:
-        if what == "calls":
-            ids = [f"call_{len(messages)}_{i}" for i in range(len(x))]
-            calls = [{"id": n, "type": "function", "function": {"name": t.name, "arguments": json.dumps(a)}} for n, (t, a) in zip(ids, x)]
-            messages.append({"role": "assistant", "content": "", "tool_calls": calls})
-        elif what == "outputs":
-            messages += [{"role": "tool", "tool_call_id": n, "content": o} for n, o in zip(ids, x)]
-        else:
-            messages.append({"role": "user" if what == "user" else "assistant", "content": G.plain(x)})
-    declared = [{"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.schema()}} for t in tools]
-    return {"messages": messages, "tools": declared}
+from generator.tools import as_messages
 
 
 class Prompts(ProgramTest):

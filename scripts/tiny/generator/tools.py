@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from .grammar import HEAVY, LEARN, mark, pick
+from .grammar import HEAVY, LEARN, mark, pick, plain
 from .questions import CITIES
 from .sums import number_pair
 from .words import BOYS, GIRLS, OBJECTS, held_call, held_numbers
@@ -268,3 +268,18 @@ def marked_call(calls):
 
 def marked_answer(x):
     return mark(x.answer, (x.words or []) + re.findall(r"\d+", x.answer))
+
+
+def as_messages(system, tools, steps):
+    """A conversation in the form of the OpenAI API, as `fathom run --messages` and `fathom render --messages` take it. Steps as in tool_conversation."""
+    messages, ids = ([dict(role="system", content=system)] if system else []), []
+    for what, x in steps:
+        if what == "calls":
+            ids = [f"call_{len(messages)}_{i}" for i in range(len(x))]
+            calls = [dict(id=n, type="function", function=dict(name=t.name, arguments=json.dumps(a))) for n, (t, a) in zip(ids, x)]
+            messages.append(dict(role="assistant", content="", tool_calls=calls))
+        elif what == "outputs":
+            messages += [dict(role="tool", tool_call_id=n, content=o) for n, o in zip(ids, x)]
+        else:
+            messages.append(dict(role="user" if what == "user" else "assistant", content=plain(x)))
+    return dict(messages=messages, tools=[dict(type="function", function=dict(name=t.name, description=t.description, parameters=t.schema())) for t in tools])
