@@ -38,7 +38,7 @@ def rows(tok, stream):
     """Packs documents into rows, the largest that fits first; the last one of a row may be cut."""
     pool = []
     while True:
-        if len(pool) < 48:
+        if len(pool) < 96:  # more than the shortest documents fill a row with
             pool += [d for d in encode(tok, [next(stream) for _ in range(256)]) if len(d) <= ROW]
         row = pool.pop(0)
         while len(row) < ROW and pool:

@@ -33,7 +33,7 @@ LAST = ["<think>", "</think>", "<｜fim▁hole｜>", "<｜fim▁begin｜>", "<�
         "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>", "<｜tool▁outputs▁begin｜>", "<｜tool▁outputs▁end｜>", "<｜tool▁output▁begin｜>", "<｜tool▁output▁end｜>", "<｜tool▁sep｜>"]
 
 
-def make_tokenizer(folder, size, seed, documents=60000):
+def make_tokenizer(folder, size, seed, documents):
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, trainers
     from tokenizers import pre_tokenizers as P
     tok = Tokenizer(models.BPE())
@@ -152,8 +152,9 @@ def train(a):
     for s in (signal.SIGTERM, signal.SIGINT):
         signal.signal(s, lambda *_: stop.append(True))
     while (progress := schedule.progress(run.tokens, run.begun)) < 1:
-        if stop:  # asked to end: the same command goes on from here
-            return run.save()
+        if stop:  # asked to end
+            run.save()
+            raise SystemExit("stopped and saved; the same command goes on from here")
         f = schedule.factor(progress, run.step)
         row = torch.from_numpy(next(batches)).to(device)
         with low:
@@ -194,6 +195,7 @@ if __name__ == "__main__":
     ap.add_argument("--dir", required=True, help="folder of the run")
     ap.add_argument("--seed", type=int, default=500)
     ap.add_argument("--vocab", type=int, default=4096)
+    ap.add_argument("--documents", type=int, default=60000, help="that the tokenizer is made of")
     ap.add_argument("--shards", type=int, default=16, help="of 448,000 tokens each")
     ap.add_argument("--first-shards", type=int, default=4, help="shards that teach copying: for a model that starts from nothing")
     ap.add_argument("--processes", type=int, default=1, help="that make data")
@@ -216,7 +218,7 @@ if __name__ == "__main__":
     ap.add_argument("--save-every", type=int, default=180, help="seconds")
     a = ap.parse_args()
     if a.what == "tokenizer":
-        make_tokenizer(a.dir, a.vocab, a.seed)
+        make_tokenizer(a.dir, a.vocab, a.seed, a.documents)
     elif a.what == "data":
         data.write(a.dir, a.shards, a.first_shards, a.seed, a.processes)
     else:
