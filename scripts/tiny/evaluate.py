@@ -59,7 +59,7 @@ def called(answer):
             return json.loads(text)
         except ValueError:
             return text
-    return [(c["function"]["name"], arguments(c["function"]["arguments"])) for c in answer.get("tool_calls", [])]
+    return [(c["name"], arguments(c["arguments"])) for c in answer.get("tool_calls", [])]
 
 
 def with_tools(program, count, show, seed=77):

@@ -21,8 +21,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 SUMS = {q_add, q_sub, q_word_sum}
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 5, q_words: 3, q_order: 5,
-             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 9, q_talk: 3, q_unknown: 2, q_copy: 6, q_who: 8, q_json: 8, q_json_more: 6, q_json_read: 4}
+QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 6, q_words: 4, q_order: 5,
+             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 12, q_talk: 3, q_unknown: 2, q_copy: 8, q_who: 8, q_json: 8, q_json_more: 6, q_json_read: 4}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -103,12 +103,14 @@ def tool_conversation(r, split="train"):
     tools, steps = choose_tools(r), []
     system = r.choice(SYSTEMS) if r.random() < 0.3 else ""
     others = {q: w for q, w in QUESTIONS.items() if q is not q_unknown and not (q in SUMS and ARITHMETIC & {t.kind for t in tools})}
-    for _ in range(r.randint(1, 6 - len(tools))):
+    waiting = []  # each tool is asked for before one is asked for again: a name that was called before is copied from there
+    for _ in range(r.randint(1, 5 - len(tools) // 2)):
         x = r.random()
-        if x < 0.74:
-            e = exchange(r, split, r.choice(tools))
+        if x < 0.78:
+            waiting = waiting or r.sample(tools, len(tools))
+            e = exchange(r, split, waiting.pop())
             steps += [("user", careless(r, e.question)), ("calls", e.calls), ("outputs", e.outputs), ("answer", LEARN + marked_answer(e))]
-        elif x < 0.82:
+        elif x < 0.86:
             q, a = without_tool(r, split, tools)
             steps += [("user", careless(r, q)), ("answer", LEARN + a)]
         else:
@@ -136,7 +138,7 @@ def raw_story(r, split="train"):
 DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting,
                  looking_up=looking_up, tool_chat=tool_chat)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3, quoting=20, looking_up=14, tool_chat=17)
+MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3, quoting=20, looking_up=28, tool_chat=24)
 FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, tool_chat=4)
 
 

@@ -1,6 +1,6 @@
 """Conversations in which tools may be called, in the words of V3.1's format (src/text/chat_literals.cpp; `fathom render` writes the same).
 
-A tool has one of several names, and its parameters too: they must be read where they are declared. An exchange is a question, the arguments
+A tool has one of several names or any at all, and its parameters too: they must be read where they are declared. An exchange is a question, the arguments
 of each call, what each call returns, and the answer made of that; `held_call` decides which tool never meets which value in training."""
 import json
 import re
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .grammar import HEAVY, LEARN, mark, pick, plain
 from .questions import CITIES
 from .sums import number_pair
-from .words import BOYS, GIRLS, OBJECTS, held_call, held_numbers
+from .words import ANIMALS, BOYS, GIRLS, OBJECTS, held_call, held_numbers
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, SEP, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -27,7 +27,7 @@ Where:
 - For multiple tool calls, chain them directly without separators or spaces
 """
 SKIES = ["sunny", "cloudy", "rainy", "windy", "foggy", "clear", "snowy", "stormy", "warm", "cold", "dry", "wet"]
-ROOMS = ["kitchen", "garden", "hall", "school", "cellar", "tower", "library", "stable", "barn", "attic", "market", "castle"]
+ROOMS = ["kitchen", "garden", "hall", "school", "cellar", "tower", "library", "stable", "barn", "attic", "market", "castle", "shop", "cave"]
 MESSAGES = ["dinner is ready", "I am late", "the train is late", "we meet at noon", "the door is open", "happy birthday", "good night", "I am at home",
             "the shop is closed", "call me", "come home", "I found the key", "the cat is here", "see you tomorrow", "thank you", "it is raining"]
 
@@ -117,7 +117,7 @@ def arithmetic(kind):
     def ask(r, split, tool):
         a, b = numbers(r, split, op)
         y = compute(op, a, b)
-        return Exchange(ask_numbers(r, op, word, a, b), [(tool, tool.args(a, b))], [output(r, result=y)], f"{a} {op} {b} = {y}.", None)
+        return Exchange(ask_numbers(r, op, word, a, b), [(tool, tool.args(a, b))], [output(r, result=y)], f"The result is {y}.", None)
     return make, ask
 
 
@@ -131,7 +131,7 @@ def ask_calculator(r, split, tool):
     a, b = numbers(r, split, op)
     y = compute(op, a, b)
     q = ask_numbers(r, op, {"+": "plus", "-": "minus", "*": "times"}[op], a, b)
-    return Exchange(q, [(tool, tool.args(f"{a} {op} {b}"))], [output(r, result=y)], f"{a} {op} {b} = {y}.", None)
+    return Exchange(q, [(tool, tool.args(f"{a} {op} {b}"))], [output(r, result=y)], f"The result is {y}.", None)
 
 
 def make_weather(r):
@@ -236,18 +236,23 @@ def ask_dice(r, split, tool):
 KINDS = {**{k: arithmetic(k) for k in NUMBERS}, "calculate": (make_calculator, ask_calculator), "weather": (make_weather, ask_weather), "time": (make_time, ask_time),
          "remember": (make_remember, ask_remember), "find": (make_find, ask_find), "message": (make_message, ask_message), "timer": (make_timer, ask_timer),
          "light": (make_light, ask_light), "dice": (make_dice, ask_dice)}
+ANY_NAME = OBJECTS + ANIMALS + SKIES + ROOMS
 SHARES = dict(add=4, subtract=3, multiply=5, calculate=5, weather=9, time=6, remember=3, find=4, message=3, timer=2, light=2, dice=2)
 ARITHMETIC = {*NUMBERS, "calculate"}
 
 
 def choose_tools(r):
     """One to three tools that do not compete for a question."""
-    n, kinds = r.choice([1, 1, 1, 2, 2, 3]), []
+    n, kinds = r.choice([1, 1, 1, 2, 2, 3, 3]), []
     while len(kinds) < n:
         k = r.choices(list(SHARES), list(SHARES.values()))[0]
         if k not in kinds and not (kinds and k in ARITHMETIC and "calculate" in {k, *kinds} and ARITHMETIC & set(kinds)):
             kinds.append(k)
-    return [KINDS[k][0](r) for k in kinds]
+    tools = [KINDS[k][0](r) for k in kinds]
+    for t in tools:
+        if r.random() < 0.4:  # a name that only its declaration tells
+            t.name = "_".join(r.sample(ANY_NAME, r.choice([1, 2])))
+    return tools
 
 
 def exchange(r, split, tool):
