@@ -11,7 +11,7 @@ from .questions import (looked_up, q_animal, q_capital, q_colour, q_copy, q_isa,
 from .stories import begin_of_story, hero_and_thing, q_story, story
 from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
 from .talk import q_talk, q_unknown
-from .tools import ARITHMETIC, choose_tools, exchange, marked_answer, marked_call, without_tool, write_outputs, write_system
+from .tools import ARITHMETIC, choose_tools, declarations, exchange, marked_answer, marked_call, without_tool, write_outputs, write_system
 from .words import ADJ_HERO, ADJ_OBJ, KINDS, NAMES, OBJECTS
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -97,6 +97,10 @@ def looking_up(r, split="train"):
     return BOS + READ + said + LEARN + " " + answers + EOS
 
 
+def declaration(r, split="train"):
+    return BOS + READ + declarations(r, split)
+
+
 def tool_conversation(r, split="train"):
     """System text, tools and steps: (user, text), (answer, text with marks), (calls, [(tool, arguments)]), (outputs, [text]). A few questions need
     none of the tools, or one that is not there."""
@@ -136,10 +140,10 @@ def raw_story(r, split="train"):
 
 
 DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting,
-                 looking_up=looking_up, tool_chat=tool_chat)
+                 looking_up=looking_up, declaration=declaration, tool_chat=tool_chat)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=3, quoting=20, looking_up=28, tool_chat=24)
-FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, tool_chat=4)
+MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=12, quoting=20, looking_up=28, declaration=60, tool_chat=24)
+FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, declaration=20, tool_chat=4)
 
 
 def stream(seed, split="train", kind=None, mix=MIX):

@@ -6,7 +6,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from .grammar import HEAVY, LEARN, mark, pick, plain
+from .grammar import HEAVY, LEARN, READ, mark, pick, plain
 from .questions import CITIES
 from .sums import number_pair
 from .words import ANIMALS, BOYS, GIRLS, OBJECTS, held_call, held_numbers
@@ -248,11 +248,29 @@ def choose_tools(r):
         k = r.choices(list(SHARES), list(SHARES.values()))[0]
         if k not in kinds and not (kinds and k in ARITHMETIC and "calculate" in {k, *kinds} and ARITHMETIC & set(kinds)):
             kinds.append(k)
-    tools = [KINDS[k][0](r) for k in kinds]
-    for t in tools:
-        if r.random() < 0.4:  # a name that only its declaration tells
-            t.name = "_".join(r.sample(ANY_NAME, r.choice([1, 2])))
-    return tools
+    return [renamed(r, KINDS[k][0](r), 0.4) for k in kinds]
+
+
+def renamed(r, tool, share):
+    """Some with names that only the declaration tells."""
+    if r.random() < share:
+        tool.name = "_".join(r.sample(ANY_NAME, r.choice([1, 2])))
+    if r.random() < share / 2:
+        tool.parameters = [(n, t) for n, (_, t) in zip(r.sample(ANY_NAME, len(tool.parameters)), tool.parameters)]
+    return tool
+
+
+def declarations(r, split):
+    """Tools told in short, and calls of them, with marks: what is to be read where they are declared, without all that stands around it."""
+    whole = r.random() < 0.4  # one tool with its parameters, or several with none
+    kinds = [r.choices(list(SHARES), list(SHARES.values()))[0]] if whole else r.sample([k for k in SHARES if k != "calculate"], r.choice([1, 2, 3, 4]))
+    tools = [renamed(r, KINDS[k][0](r), 0.7) for k in kinds]
+    text = HEAD + "\n\n".join(f"### {t.name}\nDescription: {t.description}" + (f"\n\nParameters: {json.dumps(t.schema())}" if whole else "") for t in tools)
+    for t in r.sample(tools, len(tools)):
+        e = exchange(r, split, t)
+        call = write_calls(e.calls[:1]) + "<｜end▁of▁sentence｜>" if whole else CALLS + CALL + HEAVY + t.name + LEARN + SEP
+        text += READ + "<｜User｜>" + e.question + "<｜Assistant｜></think>" + (HEAVY if whole else LEARN) + call
+    return text
 
 
 def exchange(r, split, tool):
