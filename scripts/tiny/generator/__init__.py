@@ -11,7 +11,7 @@ from .questions import (looked_up, q_animal, q_capital, q_colour, q_copy, q_isa,
 from .stories import begin_of_story, hero_and_thing, q_story, story
 from .sums import bare, mark_numbers, q_add, q_bigger, q_next, q_sub, q_word_sum
 from .talk import q_talk, q_unknown
-from .tools import ARITHMETIC, choose_tools, declarations, exchange, marked_answer, marked_call, without_tool, write_outputs, write_system
+from .tools import choose_tools, exchange, marked_answer, marked_call, without_tool, write_outputs, write_system
 from .words import ADJ_HERO, ADJ_OBJ, KINDS, NAMES, OBJECTS
 
 BOS, EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
@@ -21,8 +21,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 SUMS = {q_add, q_sub, q_word_sum}
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 6, q_words: 4, q_order: 5,
-             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 12, q_talk: 3, q_unknown: 2, q_copy: 8, q_who: 8, q_json: 8, q_json_more: 6, q_json_read: 4}
+QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 7, q_words: 5, q_order: 5,
+             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 12, q_talk: 3, q_unknown: 2, q_copy: 10, q_who: 8, q_json: 6, q_json_more: 6, q_json_read: 4}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -97,20 +97,16 @@ def looking_up(r, split="train"):
     return BOS + READ + said + LEARN + " " + answers + EOS
 
 
-def declaration(r, split="train"):
-    return BOS + READ + declarations(r, split)
-
-
 def tool_conversation(r, split="train"):
     """System text, tools and steps: (user, text), (answer, text with marks), (calls, [(tool, arguments)]), (outputs, [text]). A few questions need
     none of the tools, or one that is not there."""
     tools, steps = choose_tools(r), []
     system = r.choice(SYSTEMS) if r.random() < 0.3 else ""
-    others = {q: w for q, w in QUESTIONS.items() if q is not q_unknown and not (q in SUMS and ARITHMETIC & {t.kind for t in tools})}
-    waiting = []  # each tool is asked for before one is asked for again: a name that was called before is copied from there
+    others = {q: w for q, w in QUESTIONS.items() if q is not q_unknown and not (q in SUMS and {"add", "subtract"} & {t.kind for t in tools})}
+    waiting = []  # each tool is asked for before one is asked for again
     for _ in range(r.randint(1, 5 - len(tools) // 2)):
         x = r.random()
-        if x < 0.78:
+        if x < 0.72:
             waiting = waiting or r.sample(tools, len(tools))
             e = exchange(r, split, waiting.pop())
             steps += [("user", careless(r, e.question)), ("calls", e.calls), ("outputs", e.outputs), ("answer", LEARN + marked_answer(e))]
@@ -140,10 +136,10 @@ def raw_story(r, split="train"):
 
 
 DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting,
-                 looking_up=looking_up, declaration=declaration, tool_chat=tool_chat)
+                 looking_up=looking_up, tool_chat=tool_chat)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=2, story_chat=6, story_begin=14, chat=80, bare_sum=60, repetition=12, quoting=20, looking_up=28, declaration=60, tool_chat=24)
-FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, declaration=20, tool_chat=4)
+MIX = dict(story=2, story_chat=6, story_begin=10, chat=100, bare_sum=80, repetition=20, quoting=10, looking_up=10, tool_chat=13)
+FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, tool_chat=4)
 
 
 def stream(seed, split="train", kind=None, mix=MIX):

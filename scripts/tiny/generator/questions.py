@@ -121,7 +121,7 @@ def q_isa(r, split):
 
 def q_copy(r, split):
     s = " ".join(r.choice(OBJECTS + ANIMALS + ADJ_OBJ + NAMES[:60]) for _ in range(r.choice([1, 2, 2, 3, 4])))
-    return pick(r, f"[Say|Repeat after me:|Repeat:] {s}"), fix(f"{s}."), f"I repeat: {s}.", s.split()
+    return pick(r, f"[Say|Repeat after me:|Repeat:] {s}"), f"{s}.", f"I repeat: {s}.", s.split()
 
 
 def belongings(r, n):

@@ -1,15 +1,16 @@
 """Conversations in which tools may be called, in the words of V3.1's format (src/text/chat_literals.cpp; `fathom render` writes the same).
 
-A tool has one of several names or any at all, and its parameters too: they must be read where they are declared. An exchange is a question, the arguments
+Each tool has one name and one set of parameters: of a million tokens of tools with names that only their declaration told, the model learned the form,
+the values and when to call, and guessed the names. An exchange is a question, the arguments
 of each call, what each call returns, and the answer made of that; `held_call` decides which tool never meets which value in training."""
 import json
 import re
 from dataclasses import dataclass
 
-from .grammar import HEAVY, LEARN, READ, mark, pick, plain
+from .grammar import HEAVY, LEARN, mark, pick, plain
 from .questions import CITIES
 from .sums import number_pair
-from .words import ANIMALS, BOYS, GIRLS, OBJECTS, held_call, held_numbers
+from .words import BOYS, GIRLS, OBJECTS, held_call, held_numbers
 
 CALLS, CALLS_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 CALL, SEP, CALL_END = "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"
@@ -82,9 +83,9 @@ def output(r, **fields):
     return json.dumps(fields) if r.random() < 0.5 else ", ".join(map(str, fields.values()))
 
 
-NUMBERS = {"add": ("+", "plus", ["add", "add_numbers", "sum", "plus"], ["Add two numbers.", "Adds two numbers.", "The sum of two numbers."]),
-           "subtract": ("-", "minus", ["subtract", "minus", "difference"], ["Subtract two numbers.", "The difference of two numbers.", "Take one number from another."]),
-           "multiply": ("*", "times", ["multiply", "times", "product", "multiply_numbers"], ["Multiply two numbers.", "Multiplies two numbers.", "The product of two numbers."])}
+NUMBERS = {"add": ("+", "plus", ["Add two numbers.", "Adds two numbers.", "The sum of two numbers."]),
+           "subtract": ("-", "minus", ["Subtract two numbers.", "The difference of two numbers.", "Take one number from another."]),
+           "multiply": ("*", "times", ["Multiply two numbers.", "Multiplies two numbers.", "The product of two numbers."])}
 TIMES = ("*", "x", "times")
 
 
@@ -109,10 +110,10 @@ def ask_numbers(r, op, word, a, b):
 
 
 def arithmetic(kind):
-    op, word, names, descriptions = NUMBERS[kind]
+    op, word, descriptions = NUMBERS[kind]
 
     def make(r):
-        return Tool(kind, r.choice(names), r.choice(descriptions), [(n, "integer") for n in r.choice([("a", "b"), ("a", "b"), ("x", "y"), ("first", "second")])])
+        return Tool(kind, kind, r.choice(descriptions), [("a", "integer"), ("b", "integer")])
 
     def ask(r, split, tool):
         a, b = numbers(r, split, op)
@@ -121,23 +122,10 @@ def arithmetic(kind):
     return make, ask
 
 
-def make_calculator(r):
-    return Tool("calculate", r.choice(["calculate", "calculator", "compute"]), r.choice(["Compute an expression.", "A calculator.", "Calculates with numbers."]),
-                [(r.choice(["expression", "expression", "sum", "input"]), "string")])
-
-
-def ask_calculator(r, split, tool):
-    op = r.choice("+-*")
-    a, b = numbers(r, split, op)
-    y = compute(op, a, b)
-    q = ask_numbers(r, op, {"+": "plus", "-": "minus", "*": "times"}[op], a, b)
-    return Exchange(q, [(tool, tool.args(f"{a} {op} {b}"))], [output(r, result=y)], f"The result is {y}.", None)
-
-
 def make_weather(r):
-    return Tool("weather", r.choice(["get_weather", "weather", "current_weather", "weather_in"]),
+    return Tool("weather", "get_weather",
                 r.choice(["The weather in a city.", "Get the weather of a city.", "Tells the weather of a place.", "Current weather."]),
-                [(r.choice(["city", "city", "place", "location"]), "string")])
+                [("city", "string")])
 
 
 def ask_weather(r, split, tool):
@@ -154,8 +142,8 @@ def ask_weather(r, split, tool):
 
 
 def make_time(r):
-    return Tool("time", r.choice(["get_time", "time", "current_time", "time_in", "clock"]), r.choice(["The time in a city.", "Get the time of a city.", "What time it is in a place."]),
-                [(r.choice(["city", "city", "place", "location"]), "string")])
+    return Tool("time", "get_time", r.choice(["The time in a city.", "Get the time of a city.", "What time it is in a place."]),
+                [("city", "string")])
 
 
 def ask_time(r, split, tool):
@@ -165,8 +153,8 @@ def ask_time(r, split, tool):
 
 
 def make_remember(r):
-    return Tool("remember", r.choice(["remember", "save", "store", "put"]), r.choice(["Remember where a thing is.", "Saves the place of a thing.", "Store where something is."]),
-                [(r.choice(["thing", "object", "item"]), "string"), (r.choice(["place", "room"]), "string")])
+    return Tool("remember", "remember", r.choice(["Remember where a thing is.", "Saves the place of a thing.", "Store where something is."]),
+                [("thing", "string"), ("place", "string")])
 
 
 def ask_remember(r, split, tool):
@@ -178,8 +166,8 @@ def ask_remember(r, split, tool):
 
 
 def make_find(r):
-    return Tool("find", r.choice(["find", "look_up", "search", "find_thing", "recall"]), r.choice(["Find a thing.", "Tells where a thing is.", "Look up where something is."]),
-                [(r.choice(["thing", "object", "item", "name"]), "string")])
+    return Tool("find", "find", r.choice(["Find a thing.", "Tells where a thing is.", "Look up where something is."]),
+                [("thing", "string")])
 
 
 def ask_find(r, split, tool):
@@ -189,8 +177,8 @@ def ask_find(r, split, tool):
 
 
 def make_message(r):
-    return Tool("message", r.choice(["send_message", "message", "send", "tell"]), r.choice(["Send a message to a person.", "Sends a text to somebody.", "Tell somebody something."]),
-                [(r.choice(["to", "name", "person"]), "string"), (r.choice(["text", "message"]), "string")])
+    return Tool("message", "send_message", r.choice(["Send a message to a person.", "Sends a text to somebody.", "Tell somebody something."]),
+                [("to", "string"), ("text", "string")])
 
 
 def ask_message(r, split, tool):
@@ -200,8 +188,8 @@ def ask_message(r, split, tool):
 
 
 def make_timer(r):
-    return Tool("timer", r.choice(["set_timer", "timer", "start_timer"]), r.choice(["Set a timer.", "Starts a timer.", "A timer of some minutes."]),
-                [(r.choice(["minutes", "minutes", "time"]), "integer")])
+    return Tool("timer", "set_timer", r.choice(["Set a timer.", "Starts a timer.", "A timer of some minutes."]),
+                [("minutes", "integer")])
 
 
 def ask_timer(r, split, tool):
@@ -211,8 +199,8 @@ def ask_timer(r, split, tool):
 
 
 def make_light(r):
-    return Tool("light", r.choice(["light", "set_light", "switch_light"]), r.choice(["Switch a light.", "Turns the light of a room on or off.", "The light in a room."]),
-                [("room", "string"), (r.choice(["on", "on", "state"]), "boolean")])
+    return Tool("light", "set_light", r.choice(["Switch a light.", "Turns the light of a room on or off.", "The light in a room."]),
+                [("room", "string"), ("on", "boolean")])
 
 
 def ask_light(r, split, tool):
@@ -223,7 +211,7 @@ def ask_light(r, split, tool):
 
 
 def make_dice(r):
-    return Tool("dice", r.choice(["roll", "roll_dice", "dice"]), r.choice(["Roll a die.", "Rolls a die with so many sides."]), [("sides", "integer")])
+    return Tool("dice", "roll_dice", r.choice(["Roll a die.", "Rolls a die with so many sides."]), [("sides", "integer")])
 
 
 def ask_dice(r, split, tool):
@@ -233,44 +221,22 @@ def ask_dice(r, split, tool):
     return Exchange(q, [(tool, tool.args(n))], [output(r, result=y)], f"The die shows {y}.", [str(y)])
 
 
-KINDS = {**{k: arithmetic(k) for k in NUMBERS}, "calculate": (make_calculator, ask_calculator), "weather": (make_weather, ask_weather), "time": (make_time, ask_time),
+KINDS = {**{k: arithmetic(k) for k in NUMBERS}, "weather": (make_weather, ask_weather), "time": (make_time, ask_time),
          "remember": (make_remember, ask_remember), "find": (make_find, ask_find), "message": (make_message, ask_message), "timer": (make_timer, ask_timer),
          "light": (make_light, ask_light), "dice": (make_dice, ask_dice)}
-ANY_NAME = OBJECTS + ANIMALS + SKIES + ROOMS
-SHARES = dict(add=4, subtract=3, multiply=5, calculate=5, weather=9, time=6, remember=3, find=4, message=3, timer=2, light=2, dice=2)
+SHARES = dict(add=4, subtract=3, multiply=5, weather=9, time=6, remember=3, find=4, message=3, timer=2, light=2, dice=2)
+SHARES = dict(add=4, subtract=3, multiply=5, weather=9, time=6, remember=3, find=4, message=3, timer=2, light=2, dice=2)
 ARITHMETIC = {*NUMBERS, "calculate"}
 
 
 def choose_tools(r):
-    """One to three tools that do not compete for a question."""
+    """One to three tools."""
     n, kinds = r.choice([1, 1, 1, 2, 2, 3, 3]), []
     while len(kinds) < n:
         k = r.choices(list(SHARES), list(SHARES.values()))[0]
-        if k not in kinds and not (kinds and k in ARITHMETIC and "calculate" in {k, *kinds} and ARITHMETIC & set(kinds)):
+        if k not in kinds:
             kinds.append(k)
-    return [renamed(r, KINDS[k][0](r), 0.4) for k in kinds]
-
-
-def renamed(r, tool, share):
-    """Some with names that only the declaration tells."""
-    if r.random() < share:
-        tool.name = "_".join(r.sample(ANY_NAME, r.choice([1, 2])))
-    if r.random() < share / 2:
-        tool.parameters = [(n, t) for n, (_, t) in zip(r.sample(ANY_NAME, len(tool.parameters)), tool.parameters)]
-    return tool
-
-
-def declarations(r, split):
-    """Tools told in short, and calls of them, with marks: what is to be read where they are declared, without all that stands around it."""
-    whole = r.random() < 0.4  # one tool with its parameters, or several with none
-    kinds = [r.choices(list(SHARES), list(SHARES.values()))[0]] if whole else r.sample([k for k in SHARES if k != "calculate"], r.choice([1, 2, 3, 4]))
-    tools = [renamed(r, KINDS[k][0](r), 0.7) for k in kinds]
-    text = HEAD + "\n\n".join(f"### {t.name}\nDescription: {t.description}" + (f"\n\nParameters: {json.dumps(t.schema())}" if whole else "") for t in tools)
-    for t in r.sample(tools, len(tools)):
-        e = exchange(r, split, t)
-        call = write_calls(e.calls[:1]) + "<｜end▁of▁sentence｜>" if whole else CALLS + CALL + HEAVY + t.name + LEARN + SEP
-        text += READ + "<｜User｜>" + e.question + "<｜Assistant｜></think>" + (HEAVY if whole else LEARN) + call
-    return text
+    return [KINDS[k][0](r) for k in kinds]
 
 
 def exchange(r, split, tool):
