@@ -6,6 +6,7 @@
 #include "core/host_memory.h"
 #include "core/threads.h"
 #include "cpu/machine.h"
+#include "cuda/cuda_backend.h"
 #include "main/answer.h"
 
 namespace fathom {
@@ -18,22 +19,51 @@ struct Options {
   bool json = false;
 };
 
+/// Bytes in one kind of memory.
+struct Share {
+  uint64_t weights = 0, copied = 0, cache = 0, activations = 0;
+  uint64_t total() const { return weights + cache + activations; }
+  nlohmann::ordered_json json() const {
+    return {{"weights_bytes", weights},
+            {"weights_copied_bytes", copied},
+            {"cache_bytes", cache},
+            {"activation_bytes", activations},
+            {"total_bytes", total()}};
+  }
+};
+
+std::optional<uint64_t> free_device_bytes(int device) {
+  for (const CudaDevice& d : find_cuda_devices(true).devices) {
+    if (d.index == device) return d.free_bytes;
+  }
+  return std::nullopt;
+}
+
 int run(const Options& options) {
   const Console console = options.common.console();
   // Where it would live is counted, not tried: a file is mapped, a folder's headers are read, nothing goes to a device.
-  EngineFlags on_host = options.engine;
-  on_host.backend = "cpu";
-  on_host.estimate_only = true;
-  const std::unique_ptr<Engine> engine = load_engine(options.model, on_host, options.common, console);
-  const uint64_t weights = engine->model_bytes(), copied = engine->info().copied_bytes,
-                 recent = engine->pool().layout().recent_bytes(engine->chunk_tokens()),
-                 cache = engine->pool().capacity_bytes() + recent, activations = engine->planned_activation_bytes();
-  const uint64_t total = weights + cache + activations;
-  const std::optional<uint64_t> available = available_memory_bytes();
-  const bool fits = !available || total <= *available;
+  EngineFlags flags = options.engine;
+  flags.estimate_only = true;
+  const std::unique_ptr<Engine> engine = load_engine(options.model, flags, options.common, console);
+  const bool on_device = engine->on_device();
+  const uint64_t recent = engine->pool().layout().recent_bytes(engine->chunk_tokens()),
+                 cache = engine->pool().capacity_bytes() + recent;
+  Share host, device;
+  if (on_device) {
+    device.weights = engine->device_weight_bytes();
+    device.cache = cache;
+    device.activations = engine->device_bytes() - device.weights - cache;
+  } else {
+    host = {engine->model_bytes(), engine->info().copied_bytes, cache, engine->planned_activation_bytes()};
+  }
+  const Share& used = on_device ? device : host;
+  const std::optional<uint64_t> available = on_device ? free_device_bytes(flags.device) : available_memory_bytes();
+  const bool fits = !available || used.total() <= *available;
   // A decoded token reads its weights and the cache once: memory bandwidth bounds its speed.
   const double read_gb_s =
-      measure_machine(options.common.threads == 0 ? usable_physical_cores() : options.common.threads).read_gb_s;
+      on_device
+          ? measure_cuda_device(flags.device).read_gb_s
+          : measure_machine(options.common.threads == 0 ? usable_physical_cores() : options.common.threads).read_gb_s;
   auto bound = [&](int64_t depth) {
     const StepCost cost = engine->cost(1, 1, depth);
     return read_gb_s * 1e9 / (cost.weight_bytes + cost.cache_bytes);
@@ -41,22 +71,13 @@ int run(const Options& options) {
   const StepCost first = engine->cost(1, 1, 0);
   const int64_t full = engine->context() - 1;
   if (options.json) {
-    const nlohmann::ordered_json nowhere = {{"weights_bytes", 0},
-                                            {"weights_copied_bytes", 0},
-                                            {"cache_bytes", 0},
-                                            {"activation_bytes", 0},
-                                            {"total_bytes", 0}};
     const nlohmann::ordered_json json = {
         {"model", engine->info().path},
         {"ctx", engine->context()},
         {"cache_type", cache_type_name(*engine)},
-        {"host",
-         {{"weights_bytes", weights},
-          {"weights_copied_bytes", copied},
-          {"cache_bytes", cache},
-          {"activation_bytes", activations},
-          {"total_bytes", total}}},
-        {"device", nowhere},
+        {"backend", engine->backend_description()},
+        {"host", host.json()},
+        {"device", device.json()},
         {"available_bytes", available ? nlohmann::ordered_json(*available) : nlohmann::ordered_json(nullptr)},
         {"fits", fits},
         {"predicted",
@@ -67,20 +88,25 @@ int run(const Options& options) {
     write_answer(json.dump() + "\n");
   } else {
     const std::string where =
-        copied == 0 ? "mapped from the file" : human_bytes(copied) + " of it put together, the rest mapped";
-    write_answer(
-        "weights       " + human_bytes(weights) + " in host memory, " + where + "\ncache         " +
-        human_bytes(cache) + " for " + std::to_string(engine->context()) + " tokens as " + cache_type_name(*engine) +
-        (recent == 0 ? std::string()
-                     : ", with " + human_bytes(recent) + " of rows that only a prompt in progress needs (" +
-                           human_bytes(engine->pool().layout().recent_bytes(1)) + " more for each further sequence)") +
-        "\nactivations   " + human_bytes(activations) + " for a chunk of " + std::to_string(engine->chunk_tokens()) +
-        " tokens\ntotal         " + human_bytes(total) + " of " +
-        (available ? human_bytes(*available) + " available" : std::string("memory nobody can tell")) +
-        (fits ? ": it fits\n" : ": it does not fit, weights would come from the disk again and again\n") +
-        "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) +
-        " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) +
-        " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s\n");
+        on_device         ? "on the device; of the host's memory only what reading the file takes"
+        : host.copied > 0 ? "in host memory, " + human_bytes(host.copied) + " of it put together, the rest mapped"
+                          : "in host memory, mapped from the file";
+    const std::string no = on_device ? ": it does not fit; try --backend cpu, a smaller --ctx or a smaller type\n"
+                                     : ": it does not fit, weights would come from the disk again and again\n";
+    write_answer("weights       " + human_bytes(used.weights) + " " + where + "\ncache         " + human_bytes(cache) +
+                 " for " + std::to_string(engine->context()) + " tokens as " + cache_type_name(*engine) +
+                 (recent == 0
+                      ? std::string()
+                      : ", with " + human_bytes(recent) + " of rows that only a prompt in progress needs (" +
+                            human_bytes(engine->pool().layout().recent_bytes(1)) + " more for each further sequence)") +
+                 "\nactivations   " + human_bytes(used.activations) + " for a chunk of " +
+                 std::to_string(engine->chunk_tokens()) + " tokens" + (on_device ? ", with what kernels work in" : "") +
+                 "\ntotal         " + human_bytes(used.total()) + " of " +
+                 (available ? human_bytes(*available) + " available" : std::string("memory nobody can tell")) +
+                 (on_device ? " on " + engine->backend_description() : std::string()) + (fits ? ": it fits\n" : no) +
+                 "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) +
+                 " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) +
+                 " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s\n");
   }
   return fits ? 0 : static_cast<int>(ErrorCode::kNoMemory);
 }

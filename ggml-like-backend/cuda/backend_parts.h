@@ -11,6 +11,9 @@ namespace fathom::cuda {
 /// The backend on a device that the runtime knows by this index. `description`: "cuda sm_90, NVIDIA H100 80GB HBM3".
 std::unique_ptr<Backend> make_backend(int device, std::string description);
 
+/// A backend that takes as much memory as one on a device of memory_bytes would, and has none.
+std::unique_ptr<Backend> make_counting_backend(std::string description, uint64_t memory_bytes);
+
 /// Throws Error{kDevice} telling what was being done unless `error`, a cudaError_t, is zero.
 void check_runtime(int error, const char* doing);
 

@@ -16,6 +16,7 @@
 #include "cuda/backend_parts.h"
 #include "cuda/matmul.h"
 #include "cuda/memory.h"
+#include "cuda/needs.h"
 #include "cuda/node_groups.h"
 #include "cuda/ops.h"
 #include "cuda/weight_layout.h"
@@ -29,16 +30,6 @@ constexpr size_t kStagingBytes = size_t{8} << 20;  // rows on their way into pla
 size_t align_up(size_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
 template <typename... Fns> struct Overload : Fns... { using Fns::operator()...; };
-
-size_t workspace_of(const Node& node) {
-  return std::visit(Overload{[](const LinearArgs& a) { return linear_workspace(a); },
-                             [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
-                             [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); },
-                             [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
-                             [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); },
-                             [](const auto&) { return size_t{0}; }},
-                    node.args);
-}
 
 /// A step recorded once.
 struct Recording {
@@ -114,7 +105,7 @@ class CudaBackend final : public Backend {
   void upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows,
                       int64_t n_columns) override;
 
-  void check_supported(const Node& node) const override;
+  void check_supported(const Node& node) const override { cuda::check_supported(node); }
   void reserve(std::span<const Node> nodes) override;
   void execute(std::span<const Node> nodes) override {
     use_device();
@@ -136,10 +127,10 @@ class CudaBackend final : public Backend {
   cudaStream_t stream_ = nullptr;
   std::shared_ptr<uint64_t> allocated_ = std::make_shared<uint64_t>(0);
   std::optional<Uploader> uploader_;
-  std::shared_ptr<Buffer> tables_;     ///< codebooks, grids of the matrix kernels, counters
-  std::shared_ptr<Buffer> staging_;    ///< kStagingBytes; while weights are loaded
-  std::shared_ptr<Buffer> workspace_;  ///< of the kernels
-  std::shared_ptr<Buffer> rows_;       ///< the last norm's or attention's result in int8
+  std::shared_ptr<Buffer> tables_;               ///< codebooks, grids of the matrix kernels, counters
+  std::shared_ptr<Buffer> staging_;              ///< kStagingBytes; while weights are loaded
+  std::shared_ptr<Buffer> workspace_;            ///< of the kernels
+  std::array<std::shared_ptr<Buffer>, 2> rows_;  ///< the last norms' or attentions' results in int8, in turn
   Codebooks books_{};
   MatmulContext matmul_{};
   std::map<uint64_t, Recording> recordings_;
@@ -187,73 +178,9 @@ void CudaBackend::upload_weights(std::byte* to, const std::byte* from_host, DTyp
   }
 }
 
-void CudaBackend::check_supported(const Node& node) const {
-  auto refuse = [&](const std::string& why) {
-    throw Error(ErrorCode::kModel, "cuda backend: operation " + std::string(op_name(node)) + " has no kernel for " +
-                                       why + "; try --backend cpu");
-  };
-  std::visit(
-      Overload{[](const LinearArgs& a) { check_weights(a); },
-               [&](const GatedFfnArgs& a) {
-                 check_weights(a);
-                 if (a.clamp != kNoClamp) refuse("limited hidden values");
-               },
-               [&](const MoeFfnArgs& a) {
-                 check_weights(a);
-                 if (a.clamp != kNoClamp || a.shared_clamp != kNoClamp) refuse("limited hidden values");
-               },
-               [&](const EmbedRowsArgs& a) {
-                 if (!supports_weights(a.table.dtype))
-                   refuse("weights of type " + std::string(dtype_name(a.table.dtype)));
-                 if (a.copies != 1) refuse("several residual streams");
-               },
-               [&](const LatentAttentionArgs& a) {
-                 if (a.chosen) refuse("chosen rows");
-                 if (a.latent_dim() > kMostLatent)
-                   refuse("latents of " + std::to_string(a.latent_dim()) + " values, at most " +
-                          std::to_string(kMostLatent));
-                 if (attention_shared_bytes(a) > kMostShared)
-                   refuse("queries of " + std::to_string(a.cache.dim(2)) + " values");
-               },
-               [&](const MultiHeadAttentionArgs& a) {
-                 if (a.q.dim(2) > kMostHead)
-                   refuse("heads of " + std::to_string(a.q.dim(2)) + " values, at most " + std::to_string(kMostHead));
-               },
-               [&](const RmsNormArgs& a) {
-                 if (!a.weight) refuse("a norm without weights");
-               },
-               [&](const RotateHeadsArgs& a) {
-                 if (a.inverse) refuse("the inverse rotation");
-               },
-               [&](const StoreLatentArgs& a) {
-                 if (a.norm_weight.dim(0) == a.kv_a.dim(1)) refuse("rows that are key and value at once");
-               },
-               [&](const GroupedLinearArgs&) { refuse("groups"); },
-               [&](const CollapseStreamsArgs&) { refuse("several residual streams"); },
-               [&](const ExpandStreamsArgs&) { refuse("several residual streams"); },
-               [&](const CompressRowsArgs&) { refuse("compressed rows"); },
-               [&](const CompressedAttentionArgs&) { refuse("compressed rows"); },
-               [&](const RouteExpertsArgs& a) {
-                 if (a.table) refuse("experts that the token's id chooses");
-                 if (a.logits.dim(1) > kMostExperts)
-                   refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
-               },
-               [&](const LayerNormArgs&) { refuse("the indexer of sparse attention"); },
-               [&](const StoreRowsArgs&) { refuse("the indexer of sparse attention"); },
-               [&](const IndexRowsArgs&) { refuse("the indexer of sparse attention"); }, [](const auto&) {}},
-      node.args);
-}
-
 void CudaBackend::reserve(std::span<const Node> nodes) {
   staging_.reset();
-  size_t needed = 0, rows = 0;
-  for (const Node& node : nodes) {
-    needed = std::max(needed, workspace_of(node));
-    if (const auto* a = std::get_if<RmsNormArgs>(&node.args))
-      rows = std::max(rows, quantized_rows_bytes(a->out.dim(0), a->out.dim(1)));
-    if (const auto* a = std::get_if<LatentAttentionArgs>(&node.args))
-      rows = std::max(rows, quantized_rows_bytes(a->out.dim(0), a->out.dim(1)));
-  }
+  const Needs needs = needs_of(nodes);
   auto grow = [&](std::shared_ptr<Buffer>& buffer, size_t size_bytes, const char* what) {
     if (buffer && buffer->size_bytes() >= size_bytes) return;
     recordings_.clear();  // their kernels write to the old memory
@@ -261,8 +188,8 @@ void CudaBackend::reserve(std::span<const Node> nodes) {
     buffer.reset();
     buffer = allocate(size_bytes, what);
   };
-  grow(workspace_, needed, "workspace of the CUDA kernels");
-  grow(rows_, rows, "quantized activations");
+  grow(workspace_, needs.workspace_bytes, "workspace of the CUDA kernels");
+  for (std::shared_ptr<Buffer>& buffer : rows_) grow(buffer, needs.rows_bytes, "quantized activations");
   matmul_.workspace = workspace_->data();
 }
 
@@ -271,6 +198,8 @@ void CudaBackend::replay(uint64_t key, std::span<const Node> nodes) {
   auto found = recordings_.find(key);
   if (found == recordings_.end()) {
     reserve(nodes);  // first: it may forget recordings
+    // The first time it just runs: kernels are loaded when they first start, which a recording does not allow.
+    run(nodes);
     found = recordings_.try_emplace(key).first;
     try {
       record(found->second, nodes);
@@ -278,6 +207,7 @@ void CudaBackend::replay(uint64_t key, std::span<const Node> nodes) {
       recordings_.erase(found);
       throw;
     }
+    return;
   }
   check_runtime(cudaGraphLaunch(found->second.exec, stream_), "starting a step");
 }
@@ -300,49 +230,66 @@ void CudaBackend::record(Recording& recording, std::span<const Node> nodes) {
 
 void CudaBackend::run(std::span<const Node> nodes) {
   const OpContext c{stream_, workspace_->data(), books_};
-  QuantizedRows rows;  // in rows_: `rows_of` in int8, as long as that holds the same
+  QuantizedRows rows;  // `rows_of` in int8, as long as that holds the same
   Tensor rows_of;
-  auto options = [&](const Tensor& x, const Tensor& add) {
-    MatmulOptions o;
-    if (rows_of && rows_of.data == x.data && rows_of.shape == x.shape) o.quantized_x = rows;
-    o.add = add;
-    return o;
-  };
+  size_t next_rows = 0;  // where the next such rows go: what is being read may still be read while they are written
+  bool has_groups = false;
   for (size_t i = 0; i < nodes.size();) {
     const NodeGroup group = next_group(nodes, i);
-    const Tensor wanted = wanted_quantized(nodes, i);
+    const size_t last = i + group.n_nodes - 1;
+    // Of a group the last node alone may have such a result.
+    const Tensor wanted = wanted_quantized(nodes, last);
     const QuantizedRows wanted_rows =
-        wanted ? quantized_rows_at(rows_->data(), wanted.dim(0), wanted.dim(1)) : QuantizedRows{};
+        wanted ? quantized_rows_at(rows_[next_rows]->data(), wanted.dim(0), wanted.dim(1)) : QuantizedRows{};
+    auto options = [&](const Tensor& x) {
+      MatmulOptions o;
+      if (rows_of && rows_of.data == x.data && rows_of.shape == x.shape) o.quantized_x = rows;
+      o.add = group.add;
+      if (group.last == NodeGroup::kNorm) {
+        const auto& norm = std::get<RmsNormArgs>(nodes[last].args);
+        o.norm = {norm.weight.as<const float>(), norm.out.as<float>(), norm.eps, wanted_rows};
+      }
+      if (group.last == NodeGroup::kRoute) o.route = route_by_result(std::get<RouteExpertsArgs>(nodes[last].args));
+      return o;
+    };
+    // Results of kWithSum go where the sum was to be.
+    auto summed = [&](auto args) {
+      if (group.kind == NodeGroup::kWithSum) args.out = group.sum;
+      return args;
+    };
     std::visit(Overload{
-                   [&](const RmsNormArgs& a) { wanted ? rms_norm_quantized(a, wanted_rows, c) : rms_norm(a, c); },
+                   [&](const RmsNormArgs& a) { rms_norm_quantized(a, wanted_rows, c); },
                    [&](const LinearArgs& a) {
                      if (group.kind == NodeGroup::kProductsOfOne) {
                        std::array<LinearArgs, kMaxProducts> products;
-                       for (size_t k = 0; k < group.n_nodes; ++k) products[k] = std::get<LinearArgs>(nodes[i + k].args);
-                       linear_group(products.data(), static_cast<int>(group.n_nodes), matmul_,
-                                    options(a.x, {}).quantized_x);
+                       for (size_t k = 0; k < group.n_products; ++k)
+                         products[k] = std::get<LinearArgs>(nodes[i + k].args);
+                       linear_group(products.data(), static_cast<int>(group.n_products), matmul_, options(a.x),
+                                    static_cast<int>(group.finished));
                      } else {
-                       LinearArgs with_sum = a;
-                       if (group.kind == NodeGroup::kWithSum) with_sum.out = group.sum;
-                       linear(with_sum, matmul_, options(a.x, group.add));
+                       linear(summed(a), matmul_, options(a.x));
                      }
                    },
-                   [&](const GatedFfnArgs& a) {
-                     GatedFfnArgs with_sum = a;
-                     if (group.kind == NodeGroup::kWithSum) with_sum.out = group.sum;
-                     gated_ffn(with_sum, matmul_, options(a.x, group.add));
-                   },
+                   [&](const GatedFfnArgs& a) { gated_ffn(summed(a), matmul_, options(a.x)); },
                    [&](const MoeFfnArgs& a) {
-                     MoeFfnArgs with_sum = a;
-                     if (group.kind == NodeGroup::kWithSum) with_sum.out = group.sum;
-                     moe_ffn(with_sum, matmul_, options(a.x, group.add));
+                     MatmulOptions o = options(a.x);
+                     o.has_groups = std::exchange(has_groups, false);
+                     moe_ffn(summed(a), matmul_, o);
                    },
                    [&](const StoreLatentArgs& a) {
-                     if (group.kind == NodeGroup::kStoreAndRotate) {
-                       store_and_rotate(a, std::get<RotateHeadsArgs>(nodes[i + 1].args), c);
+                     if (group.kind == NodeGroup::kStoreRotateAndAttend) {
+                       store_rotate_and_attend(a, std::get<RotateHeadsArgs>(nodes[i + 1].args),
+                                               std::get<LatentAttentionArgs>(nodes[last].args), wanted_rows, c);
+                     } else if (group.kind == NodeGroup::kStoreAndRotate) {
+                       store_and_rotate(a, std::get<RotateHeadsArgs>(nodes[last].args), c);
                      } else {
                        store_latent(a, c);
                      }
+                   },
+                   [&](const RouteExpertsArgs& a) {
+                     const auto* next = i + 1 < nodes.size() ? std::get_if<MoeFfnArgs>(&nodes[i + 1].args) : nullptr;
+                     has_groups = next != nullptr && next->expert_ids.data == a.ids.data && routes_are_few(*next);
+                     has_groups ? route_and_group(a, *next, matmul_) : route_experts(a, c);
                    },
                    [&](const EmbedRowsArgs& a) { embed_rows(a, matmul_); },
                    [&](const TakeRowsArgs& a) { take_rows(a, c); },
@@ -351,17 +298,16 @@ void CudaBackend::run(std::span<const Node> nodes) {
                    [&](const RopeTableArgs& a) { rope_table(a, c); },
                    [&](const RotateHeadsArgs& a) { rotate_heads(a, c); },
                    [&](const StoreKeyValueArgs& a) { store_key_value(a, c); },
-                   [&](const RouteExpertsArgs& a) { route_experts(a, c); },
                    [&](const LatentAttentionArgs& a) { latent_attention(a, wanted_rows, c); },
                    [&](const MultiHeadAttentionArgs& a) { multi_head_attention(a, c); },
                    [](const auto&) { FATHOM_CHECK(false, "an operation that check_supported() refuses"); },
                },
                nodes[i].args);
-    for (size_t k = i; k < i + group.n_nodes; ++k) {
+    for (size_t k = i; k <= last; ++k) {
       if (rows_of && writes_over(nodes[k], rows_of)) rows_of = {};
     }
-    if (wanted) rows_of = wanted, rows = wanted_rows;
-    i += group.n_nodes;
+    if (wanted) rows_of = wanted, rows = wanted_rows, next_rows ^= 1;
+    i = last + 1;
   }
 }
 

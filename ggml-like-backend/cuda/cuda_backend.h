@@ -33,6 +33,10 @@ CudaDevices find_cuda_devices(bool with_free_bytes = false);
 /// One of find_cuda_devices() by index. Throws Error{kDevice} if it cannot be opened or the kernels are not for it.
 std::unique_ptr<Backend> make_cuda_backend(int device);
 
+/// For estimates: a backend that counts the memory a model would take of the device and takes none; it executes
+/// nothing. Throws Error{kDevice} if there is no such device.
+std::unique_ptr<Backend> make_cuda_estimate(int device);
+
 /// What a device can do at best, measured.
 struct CudaFigures {
   double read_gb_s = 0;      ///< its memory, read

@@ -23,6 +23,15 @@ namespace fathom::cuda {
 
 namespace detail {
 
+/// Whether kernels on a device of this major capability wait for their predecessors themselves: from 9.0 on, if their
+/// code was compiled for it. A newer device runs what was compiled for 8.0, without the waits, and must not overlap.
+constexpr bool waits_on(int major) {
+  for (const int arch : {__CUDA_ARCH_LIST__}) {
+    if (major >= 9 && arch / 100 == major) return true;
+  }
+  return false;
+}
+
 template <typename... Params, typename... Args>
 void launch_with(bool overlapped, void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared_bytes, Stream stream,
                  Args... args) {
@@ -30,12 +39,11 @@ void launch_with(bool overlapped, void (*kernel)(Params...), dim3 grid, dim3 blo
     if (e != cudaSuccess)
       throw Error(ErrorCode::kDevice, std::string("cuda: a kernel could not be started: ") + cudaGetErrorString(e));
   };
-  // Kernels overlap from compute capability 9.0 on; before, the attribute is an error.
   static const bool can_overlap = [&] {
     int device = 0, major = 0;
     check(cudaGetDevice(&device));
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
-    return major >= 9;
+    return waits_on(major);
   }();
   if (shared_bytes > 48 * 1024) {
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -107,6 +115,12 @@ FATHOM_DEVICE int4 load_streaming(const int4* p) {
 }
 
 FATHOM_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+/// The block's threads ask for a run of bytes.
+FATHOM_DEVICE void prefetch_block(const void* p, int64_t size_bytes) {
+  for (int64_t at = 128 * static_cast<int64_t>(threadIdx.x); at < size_bytes; at += 128 * blockDim.x)
+    prefetch_l2(static_cast<const char*>(p) + at);
+}
 
 FATHOM_DEVICE void cp_async_16(void* shared, const void* global, bool valid = true) {
   asm volatile(

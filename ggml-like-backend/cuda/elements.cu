@@ -1,8 +1,7 @@
 // Operations that treat each row by itself: row choice, sum, norm, rotation. Every kernel may start before its
 // predecessor has ended, and waits for that end before it touches activations.
-#include "cuda/element.cuh"
+#include "cuda/norm.cuh"
 #include "cuda/ops.h"
-#include "cuda/quantize.cuh"
 #include "cuda/rotate.cuh"
 
 namespace fathom::cuda {
@@ -11,15 +10,6 @@ namespace {
 constexpr int kThreads = 256;
 
 unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
-
-/// Sum over the block in every thread. `scratch` [32]; may be used again after a barrier.
-FATHOM_DEVICE float block_sum(float x, float* scratch) {
-  x = warp_sum(x);
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = x;
-  __syncthreads();
-  const float part = threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : 0.0F;
-  return warp_sum(part);
-}
 
 FATHOM_KERNEL(kThreads, 1) take_rows_kernel(const float* x, const int* rows, float* out, int n) {
   wait_for_previous_kernel();
@@ -44,29 +34,14 @@ FATHOM_KERNEL(kThreads, 1) add_kernel(const float* a, const float* b, float* out
   if (i < n) out[i] = a[i] + b[i];
 }
 
-constexpr int kNormThreads = 1024;
-
-/// A block for each row. With kQuantize also in int8, a warp for each 32 values.
-template <bool kQuantize>
-FATHOM_KERNEL(kNormThreads, 1)
+/// A block for each row.
+FATHOM_KERNEL(kNormShares, 1)
 rms_norm_kernel(const float* x, const float* weight, float* out, int n, float eps, int8_t* q, ActScale* scales) {
-  FATHOM_SHARED(float, scratch, 32);
+  FATHOM_SHARED(float, scratch, kNormShares / 32);
   wait_for_previous_kernel();
   let_next_kernel_start();
-  const int64_t row = blockIdx.x;
-  const int step = static_cast<int>(blockDim.x);
-  x += row * n;
-  float squares = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += step) squares = fmaf(x[i], x[i], squares);
-  const float scale = 1.0F / sqrtf(block_sum(squares, scratch) / static_cast<float>(n) + eps);
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += step) {
-    const float y = x[i] * scale * weight[i];
-    out[row * n + i] = y;
-    if constexpr (kQuantize) {
-      const int64_t block = (row * n + i) / 32;  // the same in all lanes: n and step are multiples of 32
-      quantize_block(y, q + 32 * block, scales + block);
-    }
-  }
+  const int64_t row = blockIdx.x, at = row * n;
+  norm_row(x + at, weight, out + at, n, eps, q == nullptr ? nullptr : q + at, scales + at / 32, scratch);
 }
 
 /// In double: at position 100,000 a float angle would be off by 0.004 radians.
@@ -111,26 +86,14 @@ void add(const AddArgs& a, const OpContext& c) {
                     a.b.as<const float>(), a.out.as<float>(), n);
 }
 
-namespace {
-
-/// As many threads as a row has elements, in whole warps.
-unsigned norm_threads(int n) { return static_cast<unsigned>(std::min(kNormThreads, (n + 31) / 32 * 32)); }
-
-}  // namespace
-
-void rms_norm(const RmsNormArgs& a, const OpContext& c) {
-  const int n = static_cast<int>(a.x.dim(1));
-  launch_overlapped(rms_norm_kernel<false>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream,
-                    a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps,
-                    static_cast<int8_t*>(nullptr), static_cast<ActScale*>(nullptr));
-}
+void rms_norm(const RmsNormArgs& a, const OpContext& c) { rms_norm_quantized(a, {}, c); }
 
 void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c) {
   const int n = static_cast<int>(a.x.dim(1));
-  FATHOM_CHECK(n % 32 == 0 && quantized.k == n, "rows of a multiple of 32");
-  launch_overlapped(rms_norm_kernel<true>, static_cast<unsigned>(a.x.dim(0)), norm_threads(n), 0, c.stream,
-                    a.x.as<const float>(), a.weight.as<const float>(), a.out.as<float>(), n, a.eps, quantized.q,
-                    quantized.scales);
+  FATHOM_CHECK(quantized.q == nullptr || (n % 32 == 0 && quantized.k == n), "rows of a multiple of 32");
+  FATHOM_CHECK(reinterpret_cast<uintptr_t>(a.weight.data) % 16 == 0, "the weights of a norm are aligned");
+  launch_overlapped(rms_norm_kernel, static_cast<unsigned>(a.x.dim(0)), kNormShares, 0, c.stream, a.x.as<const float>(),
+                    a.weight.as<const float>(), a.out.as<float>(), n, a.eps, quantized.q, quantized.scales);
 }
 
 void rope_table(const RopeTableArgs& a, const OpContext& c) {

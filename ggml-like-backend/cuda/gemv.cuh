@@ -4,7 +4,9 @@
 #pragma once
 
 #include "cuda/dot.cuh"
-#include "cuda/quantize.cuh"
+#include "cuda/last_block.cuh"
+#include "cuda/norm.cuh"
+#include "cuda/route.cuh"
 
 namespace fathom::cuda {
 
@@ -14,6 +16,14 @@ constexpr int kColumnsAtOnce = 8;  ///< sums that a lane holds for each row; one
 constexpr int kFfnColumns =
     4;  ///< the same for experts, which have two tokens of 16 on average: more warps fit on an SM instead
 
+// ---- what the last block of a step of one token does ----
+
+/// The norm of a finished row of n.
+FATHOM_DEVICE void norm_result(const float* row, int n, const NormOfResult& norm) {
+  FATHOM_SHARED(float, scratch, kNormShares / 32);
+  norm_row(row, norm.weight, norm.out, n, norm.eps, norm.quantized.q, norm.quantized.scales, scratch);
+}
+
 // ---- linear ----
 
 template <typename Format, int kColumns>
@@ -22,19 +32,21 @@ linear_gemv_kernel(LinearLaunch l, int lanes) {
   let_next_kernel_start();
   const LinearTask& task = l.tasks[blockIdx.y];
   const int lane = static_cast<int>(threadIdx.x % 32), head = static_cast<int>(blockIdx.z);
-  const int warp = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32), pairs = 32 / lanes;
-  if (warp * pairs * kRowPair >= task.w.n_rows) return wait_for_previous_kernel();
-  const int first_row = (warp * pairs + lane / lanes) * kRowPair;
+  const int warp = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32), rows_of_warp = 32 / lanes * kRowPair,
+            rows_of_block = rows_of_warp * static_cast<int>(blockDim.x / 32);
+  if (static_cast<int>(blockIdx.x) * rows_of_block >= task.w.n_rows) return wait_for_previous_kernel();
+  const bool is_idle = warp * rows_of_warp >= task.w.n_rows;  // behind the last row, in the last block
+  const int first_row = warp * rows_of_warp + lane / lanes * kRowPair, n_columns = is_idle ? 0 : l.n_columns;
   const uint8_t* rows[kRowPair];
 #pragma unroll
   for (int r = 0; r < kRowPair; ++r) {
     rows[r] = task.w.data + head * task.w.matrix_bytes + min(first_row + r, task.w.n_rows - 1) * task.w.row_bytes;
   }
-  prefetch_rows<Format>(rows, task.w.k, lane % lanes, lanes);
+  if (!is_idle) prefetch_rows<Format>(rows, task.w.k, lane % lanes, lanes);
   wait_for_previous_kernel();
-  for (int c0 = 0; c0 < l.n_columns; c0 += kColumns) {
+  for (int c0 = 0; c0 < n_columns; c0 += kColumns) {
     float sum[kRowPair][kColumns];
-    const int n = min(kColumns, l.n_columns - c0);
+    const int n = min(kColumns, n_columns - c0);
     dot_rows<Format>(rows, task.w.k, lane % lanes, lanes, l.x, StridedRows{c0 * l.n_heads + head, l.n_heads}, n,
                      l.grids, sum);
     if (lane % lanes != 0) continue;
@@ -49,6 +61,17 @@ linear_gemv_kernel(LinearLaunch l, int lanes) {
       }
     }
   }
+  if constexpr (kColumns == 1) {
+    if (l.counter == nullptr || static_cast<int>(blockIdx.y) != l.finished) return;
+    if (!is_last_block(l.counter, (task.w.n_rows + rows_of_block - 1) / rows_of_block)) return;
+    if (l.norm.out != nullptr) norm_result(task.out, task.w.n_rows, l.norm);
+    if constexpr (Format::kIsFloat) {
+      FATHOM_DYNAMIC_SHARED(shared);
+      if (l.route.ids != nullptr && threadIdx.x < 32)
+        route_token(task.out, l.route.bias, l.route.ids, l.route.weights, reinterpret_cast<float*>(shared),
+                    l.route.sizes);
+    }
+  }
 }
 
 template <typename Format> void launch_linear_gemv(const LinearLaunch& l) {
@@ -61,7 +84,8 @@ template <typename Format> void launch_linear_gemv(const LinearLaunch& l) {
                                                              : 1;  // small blocks where there are few
   const dim3 grid((n_warps + warps - 1) / warps, l.n_tasks, l.n_heads);
   if (l.n_columns == 1) {
-    launch_overlapped(&linear_gemv_kernel<Format, 1>, grid, 32 * warps, 0, l.stream, l, lanes);
+    const size_t shared = l.route.ids != nullptr ? sizeof(float) * static_cast<size_t>(route_floats(l.route.sizes)) : 0;
+    launch_overlapped(&linear_gemv_kernel<Format, 1>, grid, 32 * warps, shared, l.stream, l, lanes);
   } else {
     launch_overlapped(&linear_gemv_kernel<Format, kColumnsAtOnce>, grid, 32 * warps, 0, l.stream, l, lanes);
   }
@@ -86,11 +110,25 @@ struct FfnPart {
   int tile;                      ///< of kTileRows rows
 };
 
+/// blockIdx.y says: whether a block is of the shared experts, and of which tile.
+FATHOM_DEVICE bool is_shared(int n_slots) { return static_cast<int>(blockIdx.y) >= n_slots; }
+FATHOM_DEVICE int shared_tile(int n_slots) {
+  return (static_cast<int>(blockIdx.y) - n_slots) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
+}
+
+/// Asks for a tile of rows of two matrices (the second may be empty) while an earlier kernel still runs.
+FATHOM_DEVICE void prefetch_tile(const WeightRows& a, const WeightRows& b, int tile) {
+  const int first = tile * kTileRows, n = min(kTileRows, a.n_rows - first);
+  if (n <= 0) return;
+  prefetch_block(a.data + first * a.row_bytes, n * a.row_bytes);
+  if (b.data != nullptr) prefetch_block(b.data + first * b.row_bytes, n * b.row_bytes);
+}
+
 /// False if the block has nothing to do.
 FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
   const int y = static_cast<int>(blockIdx.y);
-  if (y >= n_slots) {
-    part = {true, 0, 0, l.n_tokens, (y - n_slots) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x)};
+  if (is_shared(n_slots)) {
+    part = {true, 0, 0, l.n_tokens, shared_tile(n_slots)};
     return true;
   }
   if (l.expert_ids != nullptr) {
@@ -118,8 +156,9 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) gate_up_g
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
   FATHOM_SHARED(float, values, kColumns* kTileRows);
-  let_next_kernel_start();
+  if (is_shared(n_slots)) prefetch_tile(l.shared_weights.gate, l.shared_weights.up, shared_tile(n_slots));
   wait_for_previous_kernel();
+  let_next_kernel_start();  // not before: the next kernel looks at the expert ids to see what it will read
   FfnPart part;
   if (!find_part(l, n_slots, part)) return;
   const FfnWeights& w = part.shared ? l.shared_weights : l.experts;
@@ -195,8 +234,15 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
 
 template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
-  FATHOM_SHARED(int, is_last, 1);
   let_next_kernel_start();
+  if (is_shared(n_slots)) {
+    prefetch_tile(l.shared_weights.down, {}, shared_tile(n_slots));
+  } else if (l.expert_ids != nullptr) {
+    // The kernel before waited for them; were they a step old, other weights would be asked for, and nothing worse.
+    WeightRows down = l.experts.down;
+    down.data += min(max(__ldcg(l.expert_ids + blockIdx.y), 0), l.n_experts - 1) * down.matrix_bytes;
+    prefetch_tile(down, {}, static_cast<int>(blockIdx.x));
+  }
   wait_for_previous_kernel();
   FfnPart part;
   if (!find_part(l, n_slots, part)) return;
@@ -232,19 +278,13 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv
   }
 
   // The last of the networks to finish a tile of rows adds all of them up, in the order of the routes.
-  __threadfence();
-  __syncthreads();
-  if (tid == 0) {
-    const int routed = l.expert_ids != nullptr ? l.n_used : l.n_used > 0 ? *l.groups.n_groups : 0;
-    const int all = routed + (l.has_shared ? 1 : 0);
-    const bool last = atomicAdd(&l.counters[part.tile], 1) == all - 1;
-    if (last) l.counters[part.tile] = 0;
-    is_last[0] = last;
-  }
-  __syncthreads();
-  if (is_last[0] == 0) return;
-  __threadfence();
+  const int routed = l.expert_ids != nullptr ? l.n_used : l.n_used > 0 ? *l.groups.n_groups : 0;
+  if (!is_last_block(&l.counters[part.tile], routed + (l.has_shared ? 1 : 0))) return;
   sum_outputs(l, hidden_size, first_row, kTileRows);
+  if constexpr (kColumns == 1) {
+    if (l.norm.out == nullptr) return;
+    if (is_last_block(l.all_tiles, static_cast<int>(gridDim.x))) norm_result(l.out, hidden_size, l.norm);
+  }
 }
 
 template <typename Format> void launch_down_gemv(const FfnLaunch& l) {

@@ -3,13 +3,14 @@
 #include "cuda/latent_attention_mma.cuh"
 #include "cuda/ops.h"
 #include "cuda/quantize.cuh"
+#include "cuda/store_row.cuh"
 
 namespace fathom::cuda {
 namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTokens = 8;     // that share a decoded weight
-constexpr int kRowsEach = 32;  // output rows of a block of head_rows_kernel
+constexpr int kRowsEach = 32;  // results of a block for each of its tokens
 
 unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
 
@@ -19,19 +20,41 @@ struct HeadWeights {
   int64_t head_bytes, row_bytes;
 };
 
-/// out[t, h, c] = sum_n q[t, h, n] w[h, n, c]: a sum over rows. Block (32 columns, head, 8 tokens); a warp takes every
-/// eighth row.
+/// Blocks of 32 of a head's results and up to kTokens tokens, in this order: of results, head, tokens.
+struct HeadBlock {
+  int part, head, first;
+
+  FATHOM_DEVICE HeadBlock(int block, int n_parts, int n_heads)
+      : part(block % n_parts), head(block / n_parts % n_heads), first(block / n_parts / n_heads * kTokens) {}
+};
+constexpr int head_blocks(int n_results, int n_heads, int n_tokens) {
+  return (n_results + kRowsEach - 1) / kRowsEach * n_heads * ((n_tokens + kTokens - 1) / kTokens);
+}
+
+/// While an earlier kernel still runs: the blocks of a head ask for a part of its n_rows rows each.
+FATHOM_DEVICE void prefetch_head(const HeadWeights& w, int block, int n_parts, int n_heads, int n_rows) {
+  const HeadBlock at(block, n_parts, n_heads);
+  const int each = (n_rows + n_parts - 1) / n_parts, first = at.part * each;
+  if (at.first == 0 && first < n_rows)
+    prefetch_block(w.data + at.head * w.head_bytes + first * w.row_bytes, min(each, n_rows - first) * w.row_bytes);
+}
+
+/// out[t, h, c] = sum_n q[t, h, n] w[h, n, c]: a sum over rows. Blocks of 32 columns; a warp takes every eighth row.
+/// Blocks behind those do the work `beside`, which needs nothing of theirs.
 template <DType kType>
 FATHOM_KERNEL(kThreads, 1)
 absorb_rows_kernel(HeadWeights w, const float* q, int64_t q_token, int64_t q_head, float* out, int n_rows,
-                   int n_columns, int n_tokens, Codebooks books) {
+                   int n_columns, int n_heads, int n_tokens, Codebooks books, RowsAndHeads beside) {
   FATHOM_SHARED(float, sums, kWarps* kTokens * 32);
+  const int block = static_cast<int>(blockIdx.x), n_own = head_blocks(n_columns, n_heads, n_tokens);
+  if (block < n_own) prefetch_head(w, block, (n_columns + 31) / 32, n_heads, n_rows);
   wait_for_previous_kernel();
   let_next_kernel_start();
+  if (block >= n_own) return store_and_rotate_block(beside, block - n_own);
   const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
-  const int group = static_cast<int>(blockIdx.x), first = static_cast<int>(blockIdx.z) * kTokens,
-            n_heads = static_cast<int>(gridDim.y);
-  const int64_t h = blockIdx.y;
+  const HeadBlock at(block, (n_columns + 31) / 32, n_heads);
+  const int group = at.part, first = at.first;
+  const int64_t h = at.head;
   const bool is_there = 32 * group + lane < n_columns;
   float sum[kTokens];
   for (int j = 0; j < kTokens; ++j) sum[j] = 0;
@@ -51,23 +74,30 @@ absorb_rows_kernel(HeadWeights w, const float* q, int64_t q_token, int64_t q_hea
   out[((first + j) * n_heads + h) * n_columns + 32 * group + lane] = y;
 }
 
-/// out[t, h, r] = w[h, r, :] . x[t, h, :]. Block (32 rows, head, 8 tokens). With kMerge x is folded from attention's
-/// pieces, and the result is also written in int8 if there is room for it (whole blocks of 32 rows).
+/// out[t, h, r] = w[h, r, :] . x[t, h, :]. Blocks of 32 rows. With kMerge x is folded from attention's pieces, and the
+/// result is also written in int8 if there is room for it (whole blocks of 32 rows); without, blocks behind its own do
+/// the work `beside`.
 template <DType kType, bool kMerge>
 FATHOM_KERNEL(kThreads, 1)
 head_rows_kernel(HeadWeights w, const float* x, int64_t x_token, int64_t x_head, Partials pieces, const int* positions,
-                 float* out, int n_rows, int n_columns, int n_tokens, QuantizedRows quantized, Codebooks books) {
+                 float* out, int n_rows, int n_columns, int n_heads, int n_tokens, QuantizedRows quantized,
+                 Codebooks books, RowsAndHeads beside) {
   FATHOM_DYNAMIC_SHARED(shared);
   FATHOM_SHARED(float, results, kTokens* kRowsEach);
   float* vectors = reinterpret_cast<float*>(shared);            // [kTokens, n_columns]
   float* totals = vectors + kTokens * n_columns;                // [kTokens], kMerge
   float2* steps = reinterpret_cast<float2*>(totals + kTokens);  // [kTokens, n_pieces], kMerge
+  const int block = static_cast<int>(blockIdx.x), n_own = head_blocks(n_rows, n_heads, n_tokens);
+  if (block < n_own) prefetch_head(w, block, (n_rows + kRowsEach - 1) / kRowsEach, n_heads, n_rows);
   wait_for_previous_kernel();
   let_next_kernel_start();
+  if constexpr (!kMerge) {
+    if (block >= n_own) return store_and_rotate_block(beside, block - n_own);
+  }
+  const HeadBlock at(block, (n_rows + kRowsEach - 1) / kRowsEach, n_heads);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
-  const int first = static_cast<int>(blockIdx.z) * kTokens, n_heads = static_cast<int>(gridDim.y);
-  const int n_here = min(kTokens, n_tokens - first);
-  const int64_t h = blockIdx.y;
+  const int first = at.first, n_here = min(kTokens, n_tokens - first);
+  const int64_t h = at.head;
   if constexpr (kMerge) {
     for (int j = warp; j < n_here; j += kWarps) {
       const int n_used = partials_used(pieces, positions[first + j]);
@@ -80,21 +110,23 @@ head_rows_kernel(HeadWeights w, const float* x, int64_t x_token, int64_t x_head,
     }
     __syncthreads();
   }
-  for (int i = thread; i < n_here * n_columns; i += kThreads) {
-    const int j = i / n_columns, d = i % n_columns;
-    if constexpr (kMerge) {
+  if constexpr (kMerge) {  // two columns a thread: their loads, many pieces ahead, are what this waits for
+    const int pairs = n_columns / 2;
+    for (int i = thread; i < n_here * pairs; i += kThreads) {
+      const int j = i / pairs, d = i % pairs * 2;
       const float* values = pieces.values + ((first + j) * n_heads + h) * pieces.n_pieces * n_columns + d;
-      const float sum = folded_sum(steps + j * pieces.n_pieces, partials_used(pieces, positions[first + j]),
-                                   [&](int s) { return values[static_cast<int64_t>(s) * n_columns]; });
-      vectors[i] = sum / totals[j];
-    } else {
-      vectors[i] = x[(first + j) * x_token + h * x_head + d];
+      const float2 sum =
+          folded_pair(steps + j * pieces.n_pieces, partials_used(pieces, positions[first + j]), values, n_columns);
+      vectors[j * n_columns + d] = sum.x / totals[j];
+      vectors[j * n_columns + d + 1] = sum.y / totals[j];
     }
+  } else {
+    for (int i = thread; i < n_here * n_columns; i += kThreads)
+      vectors[i] = x[(first + i / n_columns) * x_token + h * x_head + i % n_columns];
   }
   __syncthreads();
   const Bytes head = w.data + h * w.head_bytes;
-  for (int r = static_cast<int>(blockIdx.x) * kRowsEach + warp;
-       r < min(n_rows, (static_cast<int>(blockIdx.x) + 1) * kRowsEach); r += kWarps) {
+  for (int r = at.part * kRowsEach + warp; r < min(n_rows, (at.part + 1) * kRowsEach); r += kWarps) {
     float sum[kTokens];
     for (int j = 0; j < kTokens; ++j) sum[j] = 0;
     for (int d = lane; d < n_columns; d += 32) {
@@ -117,8 +149,8 @@ head_rows_kernel(HeadWeights w, const float* x, int64_t x_token, int64_t x_head,
     if (quantized.q == nullptr) return;
     __syncthreads();
     if (warp >= n_here) return;  // a warp for each token
-    const int64_t block = (((first + warp) * n_heads + h) * n_rows) / kRowsEach + blockIdx.x;
-    quantize_block(results[warp * kRowsEach + lane], quantized.q + block * kRowsEach, quantized.scales + block);
+    const int64_t to = (((first + warp) * n_heads + h) * n_rows) / kRowsEach + at.part;
+    quantize_block(results[warp * kRowsEach + lane], quantized.q + to * kRowsEach, quantized.scales + to);
   }
 }
 
@@ -175,7 +207,11 @@ size_t latent_attention_workspace(const LatentAttentionArgs& a) {
   return plan.query_bytes + plan.value_bytes + plan.stat_bytes;
 }
 
-void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantized, const OpContext& c) {
+namespace {
+
+/// `unrotated`: the queries, or what they were before their rotation by `beside`, in the same places.
+void launch_attention(const LatentAttentionArgs& a, const float* unrotated, const RowsAndHeads& beside,
+                      const QuantizedRows& quantized, const OpContext& c) {
   const Plan plan(a);
   const int n_tokens = static_cast<int>(a.q.dim(0)), n_heads = static_cast<int>(a.n_heads()),
             nope = static_cast<int>(a.nope_dim()), rope = static_cast<int>(a.rope_dim());
@@ -186,21 +222,19 @@ void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantiz
   pieces.stats = reinterpret_cast<float2*>(c.workspace + plan.query_bytes + plan.value_bytes);
   const int64_t q_head = nope + rope, q_token = n_heads * q_head;
   const float* q = a.q.as<const float>();
-  const unsigned token_blocks = blocks_for(n_tokens, kTokens);
 
   const Tensor& up_key = a.kv_b ? a.kv_b : a.k_b;
   with_weight_type(up_key.dtype, [&](auto type) {
     constexpr DType kType = decltype(type)::value;
+    const auto grid = static_cast<unsigned>(head_blocks(latent, n_heads, n_tokens) + beside.n_blocks());
     if (a.kv_b) {
-      const dim3 grid(blocks_for(latent, 32), static_cast<unsigned>(n_heads), token_blocks);
       launch_overlapped(absorb_rows_kernel<kType>, grid, kThreads, 0, c.stream, head_weights(a.kv_b, 0, nope + value),
-                        q, q_token, q_head, query, nope, latent, n_tokens, c.books);
+                        unrotated, q_token, q_head, query, nope, latent, n_heads, n_tokens, c.books, beside);
     } else {
-      const dim3 grid(blocks_for(latent, kRowsEach), static_cast<unsigned>(n_heads), token_blocks);
       launch_overlapped(head_rows_kernel<kType, false>, grid, kThreads,
                         sizeof(float) * static_cast<size_t>(kTokens * nope), c.stream, head_weights(a.k_b, 0, latent),
-                        q, q_token, q_head, Partials{}, static_cast<const int*>(nullptr), query, latent, nope, n_tokens,
-                        QuantizedRows{}, c.books);
+                        unrotated, q_token, q_head, Partials{}, static_cast<const int*>(nullptr), query, latent, nope,
+                        n_heads, n_tokens, QuantizedRows{}, c.books, beside);
     }
   });
 
@@ -233,14 +267,25 @@ void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantiz
 
   const Tensor& up_value = a.kv_b ? a.kv_b : a.v_b;
   with_weight_type(up_value.dtype, [&](auto type) {
-    const dim3 values_grid(blocks_for(value, kRowsEach), static_cast<unsigned>(n_heads), token_blocks);
+    const auto values_grid = static_cast<unsigned>(head_blocks(value, n_heads, n_tokens));
     const HeadWeights w = a.kv_b ? head_weights(a.kv_b, nope, nope + value) : head_weights(a.v_b, 0, value);
     const size_t shared = sizeof(float) * static_cast<size_t>(kTokens * (latent + 1 + 2 * pieces.n_pieces));
     launch_overlapped(head_rows_kernel<decltype(type)::value, true>, values_grid, kThreads, shared, c.stream, w,
                       static_cast<const float*>(nullptr), int64_t{0}, int64_t{0}, pieces,
-                      a.step.positions.as<const int>(), a.out.as<float>(), value, latent, n_tokens,
-                      value % kRowsEach == 0 ? quantized : QuantizedRows{}, c.books);
+                      a.step.positions.as<const int>(), a.out.as<float>(), value, latent, n_heads, n_tokens,
+                      value % kRowsEach == 0 ? quantized : QuantizedRows{}, c.books, RowsAndHeads{});
   });
+}
+
+}  // namespace
+
+void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantized, const OpContext& c) {
+  launch_attention(a, a.q.as<const float>(), {}, quantized, c);
+}
+
+void store_rotate_and_attend(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const LatentAttentionArgs& a,
+                             const QuantizedRows& quantized, const OpContext& c) {
+  launch_attention(a, rotate.x.as<const float>(), RowsAndHeads(store, rotate), quantized, c);
 }
 
 }  // namespace fathom::cuda

@@ -176,7 +176,7 @@ void for_networks(const FfnProblem& p, const FfnLaunch& all, const Tensor GatedF
 
 void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& options) {
   if (p.n_tokens() == 0) return;
-  FATHOM_CHECK(p.x.dim(1) <= int64_t{32} * kMatmulCounters,
+  FATHOM_CHECK(p.x.dim(1) <= int64_t{32} * kTileCounters,
                "a counter for every 32 of " + std::to_string(p.x.dim(1)) + " values");
   Workspace workspace(c.workspace);
   const FfnMemory m(p, workspace);
@@ -212,13 +212,18 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
     l.add_stride = floats_between_rows(options.add);
   }
   l.counters = c.counters;
+  l.all_tiles = c.counters + kTileCounters;
+  if (options.norm.out != nullptr) {
+    FATHOM_CHECK(p.n_tokens() == 1 && !p.in_tiles(), "the norm of one token's result");
+    l.norm = options.norm;
+  }
   l.grids = c.grids;
   l.stream = c.stream;
 
   if (p.routed != nullptr && p.n_tokens() == 1) {
     l.expert_ids = p.ids.as<const int32_t>();
     launch_quantize(to_quantize, c.stream);
-  } else if (p.routed != nullptr) {
+  } else if (p.routed != nullptr && !options.has_groups) {
     launch_prepare(p.ids, l.n_experts, m.groups, to_quantize, c.stream);
   } else {
     launch_quantize(to_quantize, c.stream);
@@ -278,6 +283,21 @@ size_t linear_workspace(const LinearArgs& a) {
   return takes_quantized_rows(a.weight.dtype) ? quantized_rows_bytes(a.x.dim(0), a.x.dim(1)) : 0;
 }
 
+namespace {
+
+/// What the last block does; `a` is product `task` of the launch.
+void finish(LinearLaunch& l, int task, const LinearArgs& a, const MatmulContext& c, const MatmulOptions& options) {
+  if (options.norm.out == nullptr && options.route.ids == nullptr) return;
+  FATHOM_CHECK(l.n_columns == 1 && (options.route.ids == nullptr || !takes_quantized_rows(a.weight.dtype)),
+               "one token's result, and the choice of experts from plain weights");
+  l.norm = options.norm;
+  l.route = options.route;
+  l.finished = task;
+  l.counter = c.counters + kTileCounters;
+}
+
+}  // namespace
+
 void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& options) {
   if (a.x.dim(0) == 0) return;
   LinearLaunch l;
@@ -291,15 +311,16 @@ void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& op
     launch_quantize(rows_of(a.x, q), c.stream);
   }
   l.x = act_rows(a.weight.dtype, q, a.x);
+  finish(l, 0, a, c, options);
   run_linear(l, a.weight.dtype);
 }
 
-void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c,
-                  const QuantizedRows& quantized_x) {
+void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c, const MatmulOptions& options,
+                  int finished) {
   FATHOM_CHECK(n_products >= 1 && n_products <= kMaxProducts, "a group of " + std::to_string(n_products) + " products");
   const Tensor& x = products[0].x;
   if (x.dim(0) == 0) return;
-  QuantizedRows q = quantized_x;
+  QuantizedRows q = options.quantized_x;
   bool done[kMaxProducts] = {};
   for (int i = 0; i < n_products; ++i) {
     FATHOM_CHECK(products[i].x.data == x.data && products[i].x.shape == x.shape, "products of one x");
@@ -311,12 +332,13 @@ void linear_group(const LinearArgs* products, int n_products, const MatmulContex
     }
     LinearLaunch l;
     l.n_tasks = 0;
+    l.n_columns = static_cast<int>(x.dim(0));
     for (int j = i; j < n_products; ++j) {
       if (done[j] || products[j].weight.dtype != dtype) continue;
+      if (j == finished) finish(l, l.n_tasks, products[j], c, options);
       l.tasks[l.n_tasks++] = linear_task(products[j], {});
       done[j] = true;
     }
-    l.n_columns = static_cast<int>(x.dim(0));
     l.grids = c.grids;
     l.stream = c.stream;
     l.x = act_rows(dtype, q, x);
@@ -361,6 +383,16 @@ void gated_ffn(const GatedFfnArgs& a, const MatmulContext& c, const MatmulOption
 size_t moe_ffn_workspace(const MoeFfnArgs& a) { return ffn_workspace(problem_of(a)); }
 void moe_ffn(const MoeFfnArgs& a, const MatmulContext& c, const MatmulOptions& options) {
   run_ffn(problem_of(a), c, options);
+}
+
+bool routes_are_few(const MoeFfnArgs& a) {
+  return a.x.dim(0) > 1 && a.x.dim(0) <= kGemvTokens && a.expert_ids.shape.n_elements() <= kFewRoutes;
+}
+
+void route_and_group(const RouteExpertsArgs& a, const MoeFfnArgs& next, const MatmulContext& c) {
+  const FfnProblem p = problem_of(next);
+  Workspace workspace(c.workspace);
+  launch_route_and_group(a, FfnMemory(p, workspace).groups, c.stream);
 }
 
 void decode_weights(const Tensor& weight, const Tensor& out, const MatmulContext& c) {

@@ -20,8 +20,9 @@
 
 namespace fathom::cuda {
 
-constexpr int kGemvTokens = 16;        ///< up to here a step reads weights row by row, beyond in tiles
-constexpr int kMatmulCounters = 4096;  ///< int32 of MatmulContext::counters
+constexpr int kGemvTokens = 16;                     ///< up to here a step reads weights row by row, beyond in tiles
+constexpr int kTileCounters = 4096;                 ///< one for every 32 values of a result
+constexpr int kMatmulCounters = kTileCounters + 1;  ///< int32 of MatmulContext::counters; the last one counts a launch
 
 struct MatmulContext {
   Stream stream = nullptr;
@@ -76,20 +77,47 @@ void quantize_rows(const Tensor& x, const QuantizedRows& out, Stream stream);
 
 // ---- products ----
 
+/// In a step of one token the block that ends last may go on with the whole result, in the arithmetic of the kernel it
+/// saves: one launch less. The norm of it (rms_norm), also in int8 if that has memory.
+struct NormOfResult {
+  const float* weight = nullptr;
+  float* out = nullptr;  ///< null: no norm
+  float eps = 0;
+  QuantizedRows quantized{};
+};
+/// A router's parameters as kernels take them.
+struct RouterSizes {
+  int n_experts, n_used, n_groups, n_groups_used;
+  RouterScore score;
+  bool ranks_by_two, normalizes;
+  float scale;
+};
+/// Or the choice of experts by the result's logits (route_experts); of plain weights only.
+struct RouteByResult {
+  const float* bias = nullptr;
+  int* ids = nullptr;  ///< null: no choice
+  float* weights = nullptr;
+  RouterSizes sizes{};
+};
+
 /// What a caller may already have, or want on top.
 struct MatmulOptions {
   QuantizedRows quantized_x{};  ///< x in int8, made by whoever wrote x; empty: made here in the workspace
   Tensor add{};                 ///< [T, O] f32, added to the result; may be `out` itself. Empty: nothing
+  NormOfResult norm{};          ///< of a step of one token
+  RouteByResult route{};        ///< likewise; of linear
+  bool has_groups = false;      ///< of moe_ffn: group_routes was called with this step's ids
 };
 
 size_t linear_workspace(const LinearArgs& a);
 void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
 
 /// Several products of one x in one launch where types allow, e.g. q_a and kv_a. All x are the same tensor.
-/// n_products is at most kMaxProducts; workspace: the largest of linear_workspace.
+/// n_products is at most kMaxProducts; workspace: the largest of linear_workspace. options.norm and options.route are
+/// of product `finished`.
 constexpr int kMaxProducts = 4;
-void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c,
-                  const QuantizedRows& quantized_x = {});
+void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c, const MatmulOptions& options = {},
+                  int finished = 0);
 
 /// A product for each head: out[t, h, :] = weight[h] x[t, h, :]. x [T, H, I] f32 with any strides of t and h, weight
 /// [H, O, I], out [T, H, O] f32 with any strides of t and h.
@@ -104,6 +132,10 @@ void gated_ffn(const GatedFfnArgs& a, const MatmulContext& c, const MatmulOption
 
 /// Expert ids are read on the device alone; they must lie in [0, E).
 size_t moe_ffn_workspace(const MoeFfnArgs& a);
+/// The choice of experts and, in the same launch, the order of moe_ffn's routes in its workspace: for steps that
+/// routes_are_few() says, the next call on the workspace being moe_ffn with has_groups.
+bool routes_are_few(const MoeFfnArgs& a);
+void route_and_group(const RouteExpertsArgs& a, const MoeFfnArgs& next, const MatmulContext& c);
 void moe_ffn(const MoeFfnArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
 
 }  // namespace fathom::cuda

@@ -42,6 +42,10 @@ struct LinearLaunch {
   int n_heads = 1;
   ActRows x;  ///< column c of head h is row c * n_heads + h
   int n_columns = 0;
+  NormOfResult norm;  ///< of one column: of task `finished`
+  RouteByResult route;
+  int finished = 0;
+  int32_t* counter = nullptr;  ///< of its blocks
   const std::byte* grids = nullptr;
   Stream stream = nullptr;
 };
@@ -86,7 +90,9 @@ struct FfnLaunch {
   float* out = nullptr;                   ///< [T, D]
   const float* add = nullptr;             ///< [T, D] or null
   int64_t out_stride = 0, add_stride = 0, weights_stride = 0;
-  int32_t* counters = nullptr;
+  NormOfResult norm;             ///< of one token
+  int32_t* counters = nullptr;   ///< of the networks that have finished a tile of rows
+  int32_t* all_tiles = nullptr;  ///< of the tiles that are finished
   const std::byte* grids = nullptr;
   Stream stream = nullptr;
 };

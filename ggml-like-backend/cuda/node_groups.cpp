@@ -26,23 +26,63 @@ Tensor summable(const Node& node, Tensor& x) {
 
 }  // namespace
 
+namespace {
+
+bool is_norm_of(const Node& node, const Tensor& result) {
+  const auto* a = std::get_if<RmsNormArgs>(&node.args);
+  return a != nullptr && a->weight && same(a->x, result) && result.dim(0) == 1 && !overlap(a->out, result);
+}
+
+/// Products of one x, and what their last block may do.
+NodeGroup products_of_one(std::span<const Node> nodes, size_t first) {
+  const auto* a = std::get_if<LinearArgs>(&nodes[first].args);
+  if (a == nullptr || overlap(a->out, a->x)) return {};
+  NodeGroup group{.kind = NodeGroup::kProductsOfOne, .n_products = 1};
+  for (; group.n_products < kMaxProducts && first + group.n_products < nodes.size(); ++group.n_products) {
+    const auto* next = std::get_if<LinearArgs>(&nodes[first + group.n_products].args);
+    if (next == nullptr || !same(next->x, a->x) || overlap(next->out, a->x)) break;
+  }
+  group.n_nodes = group.n_products;
+  if (first + group.n_nodes < nodes.size()) {
+    const Node& next = nodes[first + group.n_nodes];
+    for (size_t i = 0; i < group.n_products && group.last == NodeGroup::kNothing; ++i) {
+      const auto& product = std::get<LinearArgs>(nodes[first + i].args);
+      if (is_norm_of(next, product.out)) {
+        const Tensor& out = std::get<RmsNormArgs>(next.args).out;
+        bool is_free = !overlap(out, a->x);  // other products may still read x, and are not yet written
+        for (size_t k = 0; k < group.n_products; ++k)
+          is_free &= !overlap(out, std::get<LinearArgs>(nodes[first + k].args).out);
+        if (is_free) group.last = NodeGroup::kNorm;
+      }
+      const auto* route = std::get_if<RouteExpertsArgs>(&next.args);
+      if (route != nullptr && group.n_products == 1 && same(route->logits, product.out) && product.out.dim(0) == 1 &&
+          !route->table && !takes_quantized_rows(product.weight.dtype) && product.out.dim(1) <= kMostLastExperts)
+        group.last = NodeGroup::kRoute;
+      group.finished = i;
+    }
+    if (group.last != NodeGroup::kNothing) ++group.n_nodes;
+  }
+  return group.n_nodes > 1 ? group : NodeGroup{};
+}
+
+}  // namespace
+
 NodeGroup next_group(std::span<const Node> nodes, size_t first) {
   const Node& node = nodes[first];
-  if (const auto* a = std::get_if<LinearArgs>(&node.args)) {
-    size_t n = 1;
-    for (; n < kMaxProducts && first + n < nodes.size(); ++n) {
-      const auto* next = std::get_if<LinearArgs>(&nodes[first + n].args);
-      if (next == nullptr || !same(next->x, a->x) || overlap(next->out, a->x)) break;
-    }
-    if (n > 1 && !overlap(a->out, a->x)) return {NodeGroup::kProductsOfOne, n, {}, {}};
-  }
+  if (const NodeGroup group = products_of_one(nodes, first); group.kind != NodeGroup::kSingle) return group;
   if (first + 1 == nodes.size()) return {};
   const Node& next = nodes[first + 1];
   if (const auto* store = std::get_if<StoreLatentArgs>(&node.args)) {
     const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
     if (rotate != nullptr && same(rotate->table, store->rope_table) && !overlap(rotate->out, store->kv_a) &&
         !overlap(rotate->out, store->rope_table)) {
-      return {NodeGroup::kStoreAndRotate, 2, {}, {}};
+      const auto* attend =
+          first + 2 < nodes.size() ? std::get_if<LatentAttentionArgs>(&nodes[first + 2].args) : nullptr;
+      if (attend != nullptr && same(attend->q, rotate->out) && !attend->chosen && !overlap(rotate->out, rotate->x) &&
+          rotate->first_dim == attend->nope_dim() && !overlap(attend->out, rotate->x) &&
+          !overlap(attend->out, store->kv_a))
+        return {.kind = NodeGroup::kStoreRotateAndAttend, .n_nodes = 3};
+      return {.kind = NodeGroup::kStoreAndRotate, .n_nodes = 2};
     }
   }
   if (const auto* sum = std::get_if<AddArgs>(&next.args)) {
@@ -53,8 +93,14 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
     const Tensor& other = is_a ? sum->b : sum->a;
     bool reads_sum = false;  // what the kernels still read while they write
     std::visit([&](auto args) { args.inputs([&](const Tensor& t) { reads_sum |= overlap(t, sum->out); }); }, node.args);
-    if (!reads_sum && (same(other, sum->out) || !overlap(other, sum->out)))
-      return {NodeGroup::kWithSum, 2, other, sum->out};
+    if (!reads_sum && (same(other, sum->out) || !overlap(other, sum->out))) {
+      NodeGroup group{.kind = NodeGroup::kWithSum, .n_nodes = 2, .add = other, .sum = sum->out};
+      if (first + 2 < nodes.size() && is_norm_of(nodes[first + 2], sum->out)) {
+        group.last = NodeGroup::kNorm;
+        ++group.n_nodes;
+      }
+      return group;
+    }
   }
   return {};
 }

@@ -9,17 +9,24 @@
 namespace fathom::cuda {
 
 /// Nodes of a group after its first.
-constexpr int kMostGrouped = 3;
+constexpr int kMostGrouped = 4;
 
 struct NodeGroup {
   enum Kind {
     kSingle,
-    kProductsOfOne,   ///< linear nodes with the same x
-    kWithSum,         ///< linear, gated_ffn or moe_ffn, then the add of its result: written to `sum`, on top of `add`
-    kStoreAndRotate,  ///< store_latent, then rotate_heads by the same table
+    kProductsOfOne,         ///< n_products linear nodes with the same x
+    kWithSum,               ///< linear, gated_ffn or moe_ffn, then the add of its result: written to `sum`, on top of
+                            ///< `add`
+    kStoreAndRotate,        ///< store_latent, then rotate_heads by the same table
+    kStoreRotateAndAttend,  ///< the same, then latent_attention of the rotated heads
   } kind = kSingle;
   size_t n_nodes = 1;
   Tensor add{}, sum{};
+  size_t n_products = 0;
+  /// In steps of one token the last node may be what the last block of a product does: the norm or the choice of
+  /// experts of its result, kWithSum's or that of product `finished`.
+  enum Last { kNothing, kNorm, kRoute } last = kNothing;
+  size_t finished = 0;
 };
 
 /// The group that begins at nodes[first]. Groups whose results would lie over what the group still reads are not made.
@@ -28,6 +35,9 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first);
 /// The result of a node whose kernel can also write it in int8 (rms_norm, latent_attention), if a product soon after
 /// takes it so; an empty tensor for all others.
 Tensor wanted_quantized(std::span<const Node> nodes, size_t first);
+
+/// Experts that the last block of a product chooses from: its shared memory stays below 48 KiB.
+constexpr int64_t kMostLastExperts = 2048;
 
 /// Whether the node writes to memory of `t`.
 bool writes_over(const Node& node, const Tensor& t);

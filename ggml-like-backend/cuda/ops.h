@@ -21,7 +21,7 @@ void take_rows(const TakeRowsArgs& a, const OpContext& c);
 void concat_rows(const ConcatRowsArgs& a, const OpContext& c);
 void add(const AddArgs& a, const OpContext& c);
 void rms_norm(const RmsNormArgs& a, const OpContext& c);
-/// The same, and its result in int8 for the products that follow; rows of a multiple of 32.
+/// The same, and its result in int8 for the products that follow, if that has memory; rows then of a multiple of 32.
 void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c);
 void rope_table(const RopeTableArgs& a, const OpContext& c);
 void rotate_heads(const RotateHeadsArgs& a, const OpContext& c);
@@ -30,14 +30,21 @@ void store_latent(const StoreLatentArgs& a, const OpContext& c);
 void store_and_rotate(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const OpContext& c);
 void store_key_value(const StoreKeyValueArgs& a, const OpContext& c);
 void route_experts(const RouteExpertsArgs& a, const OpContext& c);
+/// The same for the last block of the router's product.
+RouteByResult route_by_result(const RouteExpertsArgs& a);
 
 // What the kernels can take; refused at load beyond.
+constexpr int64_t kMostTokens = 65535;  ///< of a step: a grid's second and third dimension
 constexpr int64_t kMostLatent = 512, kMostHead = 256, kMostExperts = 2048;
 constexpr size_t kMostShared = 99 * 1024;  ///< bytes that a block can have on every supported device
 
 size_t attention_shared_bytes(const LatentAttentionArgs& a);
 /// `quantized` may have no memory; else it gets the result in int8 as well, if heads have values in multiples of 32.
 void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantized, const OpContext& c);
+/// store_and_rotate and the attention that follows, one launch less: a.q is rotate.out, and the dimensions that the
+/// rotation leaves alone are those before its first.
+void store_rotate_and_attend(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const LatentAttentionArgs& a,
+                             const QuantizedRows& quantized, const OpContext& c);
 size_t latent_attention_workspace(const LatentAttentionArgs& a);
 void multi_head_attention(const MultiHeadAttentionArgs& a, const OpContext& c);
 size_t multi_head_attention_workspace(const MultiHeadAttentionArgs& a);

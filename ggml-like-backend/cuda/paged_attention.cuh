@@ -264,4 +264,16 @@ template <typename ValueOf> FATHOM_DEVICE float folded_sum(const float2* steps, 
   return sum;
 }
 
+/// Columns d and d + 1 of pieces that are n_columns floats each; `values` points at the first piece's column d.
+FATHOM_DEVICE float2 folded_pair(const float2* steps, int n_used, const float* values, int n_columns) {
+  float2 sum = make_float2(0, 0);
+#pragma unroll 16
+  for (int s = 0; s < n_used; ++s) {
+    const float2 v = *reinterpret_cast<const float2*>(values + static_cast<int64_t>(s) * n_columns);
+    const float2 step = steps[s];
+    sum = make_float2(fmaf(v.x, step.y, sum.x * step.x), fmaf(v.y, step.y, sum.y * step.x));
+  }
+  return sum;
+}
+
 }  // namespace fathom::cuda

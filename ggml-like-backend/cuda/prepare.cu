@@ -1,12 +1,12 @@
 #include "cuda/prepare.h"
 
 #include "cuda/gemv.cuh"
+#include "cuda/rank_routes.cuh"
 
 namespace fathom::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kFewRoutes = 256;  ///< up to here one thread ranks one route against all others
 constexpr int kManyThreads = 1024;
 
 /// Blocks of 32 values by a warp each; blockIdx.x counts blocks of kThreads / 32.
@@ -23,33 +23,6 @@ FATHOM_KERNEL(kThreads, 1) quantize_kernel(RowsToQuantize rows) {
   let_next_kernel_start();
   wait_for_previous_kernel();
   quantize_warp(rows);
-}
-
-/// A step's few routes: the place of a route in the order is the number of routes before it, counted one by one.
-FATHOM_DEVICE void rank_routes(const int32_t* ids, int n, const RouteGroups& groups) {
-  FATHOM_SHARED(int, id_of, kFewRoutes);
-  FATHOM_SHARED(int, leads, kFewRoutes);
-  const int r = static_cast<int>(threadIdx.x), id = r < n ? ids[r] : 0;
-  if (r < n) id_of[r] = id;
-  __syncthreads();
-  int rank = 0, first = 1;
-  for (int j = 0; j < n && r < n; ++j) {
-    rank += id_of[j] < id || (id_of[j] == id && j < r);
-    if (id_of[j] == id && j < r) first = 0;
-  }
-  leads[r] = r < n && first;
-  const int n_groups = __syncthreads_count(leads[r]);
-  int group = 0;
-  for (int j = 0; j < n && r < n; ++j) group += leads[j] != 0 && id_of[j] < id;
-  if (r < n) groups.order[rank] = r;
-  if (leads[r]) {
-    groups.expert[group] = id;
-    groups.first[group] = rank;
-  }
-  if (r == 0) {
-    *groups.n_groups = n_groups;
-    groups.first[n_groups] = n;
-  }
 }
 
 FATHOM_KERNEL(kThreads, 1) prepare_kernel(const int32_t* ids, int n_routes, RouteGroups groups, RowsToQuantize rows) {

@@ -1,7 +1,7 @@
 // What happens to a step's activations before and after the products. Plain host header.
 #pragma once
 
-#include "core/tensor.h"
+#include "core/node.h"
 #include "cuda/matmul_kernels.h"
 
 namespace fathom::cuda {
@@ -21,9 +21,13 @@ size_t route_groups_bytes(int64_t n_routes, int64_t n_experts);
 RouteGroups route_groups_at(std::byte* memory, int64_t n_routes, int64_t n_experts);
 
 constexpr int kMaxExperts = 512;
+constexpr int kFewRoutes = 256;  ///< up to here one thread ranks one route against all others
 /// ids [T, K] I32. rows.n_rows may be 0: nothing to quantize. One launch where there are up to 256 routes.
 void launch_prepare(const Tensor& ids, int n_experts, const RouteGroups& groups, const RowsToQuantize& rows,
                     Stream stream);
+
+/// The choice of experts and the order of the routes in one launch; up to kGemvTokens tokens and kFewRoutes routes.
+void launch_route_and_group(const RouteExpertsArgs& a, const RouteGroups& groups, Stream stream);
 
 /// FfnLaunch::outputs to FfnLaunch::out, for steps whose products did not do it themselves.
 void launch_sum_outputs(const FfnLaunch& l, int hidden_size);

@@ -1,118 +1,66 @@
-// The choice of experts, a warp for each token: scores, best groups, then the best expert as often as experts are used.
-#include <climits>
-
-#include "cuda/element.cuh"
+// The choice of experts, a warp for each token; in steps of few tokens also the order of their routes by expert.
 #include "cuda/ops.h"
+#include "cuda/prepare.h"
+#include "cuda/rank_routes.cuh"
+#include "cuda/route.cuh"
 
 namespace fathom::cuda {
 namespace {
 
-/// Selection scores of what cannot be chosen; below every score and bias.
-constexpr float kExcluded = -3.4e38F;
-
-FATHOM_DEVICE float score_of(RouterScore kind, float z, float largest) {
-  if (kind == RouterScore::kSoftmax) return expf(z - largest);  // not yet divided by the sum
-  if (kind == RouterScore::kSigmoid) return 1.0F / (1.0F + expf(-z));
-  return sqrtf(z > 20.0F ? z : log1pf(expf(z)));
-}
-
-struct RouterSizes {
-  int n_experts, n_used, n_groups, n_groups_used;
-  RouterScore score;
-  bool ranks_by_two, normalizes;
-  float scale;
-};
-
-/// Dynamic shared memory: scores [E], selection scores [E], scores of groups [groups].
+/// Dynamic shared memory: route_floats.
 FATHOM_KERNEL(32, 1)
 route_experts_kernel(const float* logits, const float* bias, int* ids, float* weights, RouterSizes r) {
   FATHOM_DYNAMIC_SHARED(shared);
-  float* scores = reinterpret_cast<float*>(shared);
-  float* selection = scores + r.n_experts;
-  float* group_scores = selection + r.n_experts;
   wait_for_previous_kernel();
   let_next_kernel_start();
   const int64_t t = blockIdx.x;
-  const int lane = static_cast<int>(threadIdx.x);
-  const float* z = logits + t * r.n_experts;
+  route_token(logits + t * r.n_experts, bias, ids + t * r.n_used, weights + t * r.n_used,
+              reinterpret_cast<float*>(shared), r);
+}
 
-  float divisor = 1.0F;
-  float largest = -INFINITY;
-  if (r.score == RouterScore::kSoftmax) {
-    for (int e = lane; e < r.n_experts; e += 32) largest = fmaxf(largest, z[e]);
-    largest = warp_max(largest);
-    float sum = 0;
-    for (int e = lane; e < r.n_experts; e += 32) sum += expf(z[e] - largest);
-    divisor = warp_sum(sum);
-  }
-  for (int e = lane; e < r.n_experts; e += 32) {
-    scores[e] = score_of(r.score, z[e], largest) / divisor;
-    selection[e] = bias != nullptr ? scores[e] + bias[e] : scores[e];
-  }
-  __syncwarp();
+constexpr int kGroupingThreads = 32 * kGemvTokens;
 
-  if (r.n_groups > 1) {
-    const int size = r.n_experts / r.n_groups;
-    for (int g = lane; g < r.n_groups; g += 32) {
-      float best = kExcluded, second = kExcluded;
-      for (int e = g * size; e < (g + 1) * size; ++e) {
-        const float s = selection[e];
-        second = s > best ? best : fmaxf(second, s);
-        best = fmaxf(best, s);
-      }
-      group_scores[g] = r.ranks_by_two && size > 1 ? best + second : best;
-    }
-    __syncwarp();
-    for (int g = lane; g < r.n_groups; g += 32) {
-      int n_better = 0;
-      for (int other = 0; other < r.n_groups; ++other) {
-        if (group_scores[other] > group_scores[g] || (group_scores[other] == group_scores[g] && other < g)) ++n_better;
-      }
-      if (n_better < r.n_groups_used) continue;
-      for (int e = g * size; e < (g + 1) * size; ++e) selection[e] = kExcluded;
-    }
-    __syncwarp();
+/// One block, a warp for each token. Dynamic shared memory: route_floats for each of them.
+FATHOM_KERNEL(kGroupingThreads, 1)
+route_and_group_kernel(const float* logits, const float* bias, int* ids, float* weights, RouterSizes r, int n_tokens,
+                       RouteGroups groups) {
+  FATHOM_DYNAMIC_SHARED(shared);
+  wait_for_previous_kernel();
+  let_next_kernel_start();
+  const int64_t t = threadIdx.x / 32;
+  if (t < n_tokens) {
+    route_token(logits + t * r.n_experts, bias, ids + t * r.n_used, weights + t * r.n_used,
+                reinterpret_cast<float*>(shared) + t * route_floats(r), r);
   }
+  __syncthreads();
+  rank_routes(ids, n_tokens * r.n_used, groups);
+}
 
-  float sum = 0;
-  float* out = weights + t * r.n_used;
-  for (int k = 0; k < r.n_used; ++k) {
-    float best = kExcluded;
-    int best_e = INT_MAX;
-    for (int e = lane; e < r.n_experts; e += 32) {
-      if (selection[e] > best) best = selection[e], best_e = e;  // the first of equals
-    }
-    for (int offset = 16; offset > 0; offset /= 2) {
-      const float other = __shfl_xor_sync(0xffffffffU, best, offset);
-      const int other_e = __shfl_xor_sync(0xffffffffU, best_e, offset);
-      if (other > best || (other == best && other_e < best_e)) best = other, best_e = other_e;
-    }
-    // Scores that are not numbers choose nobody; the request fails at its logits, the kernels after this one need an
-    // expert.
-    const int chosen = min(best_e, r.n_experts - 1);
-    const float weight = scores[chosen];
-    sum += weight;
-    if (lane == 0) {
-      ids[t * r.n_used + k] = chosen;
-      out[k] = weight;
-      selection[chosen] = kExcluded;
-    }
-    __syncwarp();
-  }
-  const float factor = r.scale / (r.normalizes ? sum + 1e-20F : 1.0F);
-  for (int k = lane; k < r.n_used; k += 32) out[k] *= factor;
+size_t shared_bytes(const RouterSizes& r, int64_t n_tokens) {
+  return sizeof(float) * static_cast<size_t>(route_floats(r)) * static_cast<size_t>(n_tokens);
 }
 
 }  // namespace
 
 void route_experts(const RouteExpertsArgs& a, const OpContext& c) {
-  const RouterParams& p = a.params;
-  const RouterSizes r{static_cast<int>(a.logits.dim(1)),        p.n_used,    p.n_groups, p.n_groups_used, p.score,
-                      p.group_rank == GroupRank::kSumOfTwoBest, p.normalize, p.scale};
-  const size_t shared = sizeof(float) * static_cast<size_t>(2 * r.n_experts + r.n_groups);
-  launch_overlapped(route_experts_kernel, static_cast<unsigned>(a.logits.dim(0)), 32, shared, c.stream,
+  const RouterSizes r = router_sizes(a);
+  launch_overlapped(route_experts_kernel, static_cast<unsigned>(a.logits.dim(0)), 32, shared_bytes(r, 1), c.stream,
                     a.logits.as<const float>(), a.bias ? a.bias.as<const float>() : nullptr, a.ids.as<int>(),
                     a.weights.as<float>(), r);
+}
+
+RouteByResult route_by_result(const RouteExpertsArgs& a) {
+  return {a.bias ? a.bias.as<const float>() : nullptr, a.ids.as<int>(), a.weights.as<float>(), router_sizes(a)};
+}
+
+void launch_route_and_group(const RouteExpertsArgs& a, const RouteGroups& groups, Stream stream) {
+  const RouterSizes r = router_sizes(a);
+  const auto n_tokens = static_cast<int>(a.logits.dim(0)), n_routes = n_tokens * r.n_used;
+  FATHOM_CHECK(n_tokens <= kGemvTokens && n_routes <= kFewRoutes, "few routes");
+  const auto threads = static_cast<unsigned>(std::max(32 * n_tokens, (n_routes + 31) / 32 * 32));
+  launch_overlapped(route_and_group_kernel, 1, threads, shared_bytes(r, n_tokens), stream, a.logits.as<const float>(),
+                    a.bias ? a.bias.as<const float>() : nullptr, a.ids.as<int>(), a.weights.as<float>(), r, n_tokens,
+                    groups);
 }
 
 }  // namespace fathom::cuda

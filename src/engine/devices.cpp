@@ -23,7 +23,8 @@ ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts)
                                        ", got " + std::to_string(options.device) + "; try fathom doctor");
   }
   try {
-    return {make_cuda_backend(options.device), "", !is_wanted};
+    return {options.estimate_only ? make_cuda_estimate(options.device) : make_cuda_backend(options.device), "",
+            !is_wanted};
   } catch (const Error& error) {
     if (is_wanted) throw;
     return cpu(std::string("runs on the CPU: ") + error.what());

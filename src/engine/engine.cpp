@@ -477,6 +477,7 @@ std::string Engine::backend_description() const { return impl_->backend->describ
 const std::string& Engine::note() const { return impl_->note; }
 bool Engine::on_device() const { return !impl_->backend->shares_host_memory(); }
 uint64_t Engine::device_bytes() const { return impl_->backend->allocated_bytes(); }
+uint64_t Engine::device_weight_bytes() const { return impl_->device_weights ? impl_->device_weights->size_bytes() : 0; }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {
   return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);
 }

@@ -40,7 +40,8 @@ struct EngineOptions {
   bool mtp = false;                                ///< use the MTP block of files that have one: Engine::draft
   std::optional<ChatGeneration> chat_format{};     ///< nothing: as the file asks for
   std::function<void(uint64_t done, uint64_t total)> on_load{};  ///< bytes of weights sent to a device; may be empty
-  /// Of a checkpoint's folder only headers are read: for estimates, nothing can be evaluated.
+  /// For estimates, nothing can be evaluated: of a checkpoint's folder only headers are read, a device's memory is
+  /// counted and not taken.
   bool estimate_only = false;
 };
 
@@ -138,8 +139,9 @@ class Engine {
   std::string backend_description() const;
   /// What its user should know about where it runs ("no device, runs on the CPU") and where from, or nothing.
   const std::string& note() const;
-  bool on_device() const;         ///< false: all memory is the host's
-  uint64_t device_bytes() const;  ///< of a device's memory: weights, cache, activations, workspace
+  bool on_device() const;                ///< false: all memory is the host's
+  uint64_t device_bytes() const;         ///< of a device's memory: weights, cache, activations, workspace
+  uint64_t device_weight_bytes() const;  ///< of those, weights
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in
   /// the order of parts and tokens. kNoPages: the pool is full, nothing has changed. `go_on` is asked between

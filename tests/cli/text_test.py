@@ -118,7 +118,7 @@ class Machine(ProgramTest):
         self.assertIn("memory", self.run_ok("doctor").text)
 
     def test_fit_counts_what_run_takes(self):
-        j = self.run_ok("fit", "-m", TINY, "--ctx", "1000", "--json").json
+        j = self.run_ok("fit", "-m", TINY, "--ctx", "1000", "--backend", "cpu", "--json").json
         self.assertTrue(j["fits"])
         self.assertEqual(j["host"]["weights_bytes"], os.path.getsize(TINY))
         # 5 layers of 64 + 16 bf16 values, in pages of 64 tokens: 16 of them and the spare one.

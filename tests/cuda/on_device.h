@@ -43,29 +43,31 @@ class OnDevice {
     buffers_.push_back(cuda::allocate_device(n, "a test", counter_));
     return buffers_.back()->data();
   }
+  // All in the order of the tests' own stream, which does not wait for the default one.
+
   /// The tensor's bytes on the device, whatever their strides.
   Tensor put(const Tensor& host) {
     Tensor t = host;
     const size_t n = extent(host);
     t.data = bytes(n);
-    check_cuda(cudaMemcpy(t.data, host.data, n, cudaMemcpyHostToDevice));
+    check_cuda(cudaMemcpyAsync(t.data, host.data, n, cudaMemcpyHostToDevice, c.stream));
     return t;
   }
   /// Of the same shape, full of NaN bytes.
   Tensor poisoned(const Tensor& host) {
     Tensor t = host;
     t.data = bytes(extent(host));
-    check_cuda(cudaMemset(t.data, 0xff, extent(host)));
+    check_cuda(cudaMemsetAsync(t.data, 0xff, extent(host), c.stream));
     return t;
   }
   void workspace(size_t n) {
     c.workspace = bytes(n);
-    if (n > 0) check_cuda(cudaMemset(c.workspace, 0xff, n));
+    if (n > 0) check_cuda(cudaMemsetAsync(c.workspace, 0xff, n, c.stream));
   }
   template <typename T> std::vector<T> fetch(const Tensor& t) {
     std::vector<T> out(extent(t) / sizeof(T));
+    check_cuda(cudaMemcpyAsync(out.data(), t.data, extent(t), cudaMemcpyDeviceToHost, c.stream));
     check_cuda(cudaStreamSynchronize(c.stream));
-    check_cuda(cudaMemcpy(out.data(), t.data, extent(t), cudaMemcpyDeviceToHost));
     return out;
   }
 
@@ -86,7 +88,7 @@ class OnDevice {
   }
   template <typename T, size_t kN> const T* table(const T (&values)[kN]) {
     std::byte* p = bytes(sizeof(values));
-    check_cuda(cudaMemcpy(p, values, sizeof(values), cudaMemcpyHostToDevice));
+    check_cuda(cudaMemcpyAsync(p, values, sizeof(values), cudaMemcpyHostToDevice, c.stream));
     return reinterpret_cast<const T*>(p);
   }
 

@@ -46,21 +46,36 @@ CudaDevices find_cuda_devices(bool with_free_bytes) {
   return found;
 }
 
-std::unique_ptr<Backend> make_cuda_backend(int device) {
-  const CudaDevices found = find_cuda_devices();
+namespace {
+
+CudaDevice device_by_index(int device, bool with_free_bytes) {
+  const CudaDevices found = find_cuda_devices(with_free_bytes);
   for (const CudaDevice& d : found.devices) {
-    if (d.index != device) continue;
-    cuda::check_runtime(cudaSetDevice(device), "opening the device");
-    if (!cuda::kernels_run_here()) {
-      throw Error(ErrorCode::kDevice,
-                  "cuda: the kernels are not for this device; expected sm_" + std::to_string(d.capability) + ", got " +
-                      cuda_architectures() +
-                      "; try building on this machine, or with -DFATHOM_CUDA_ARCHITECTURES=all-supported");
-    }
-    return cuda::make_backend(device, "cuda sm_" + std::to_string(d.capability) + ", " + d.name);
+    if (d.index == device) return d;
   }
   throw Error(ErrorCode::kDevice, "cuda: no device " + std::to_string(device) +
                                       (found.why_none.empty() ? "" : ": " + found.why_none) + "; try fathom doctor");
+}
+
+std::string description_of(const CudaDevice& d) { return "cuda sm_" + std::to_string(d.capability) + ", " + d.name; }
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cuda_estimate(int device) {
+  const CudaDevice d = device_by_index(device, true);
+  return cuda::make_counting_backend(description_of(d), d.free_bytes);
+}
+
+std::unique_ptr<Backend> make_cuda_backend(int device) {
+  const CudaDevice d = device_by_index(device, false);
+  cuda::check_runtime(cudaSetDevice(device), "opening the device");
+  if (!cuda::kernels_run_here()) {
+    throw Error(ErrorCode::kDevice,
+                "cuda: the kernels are not for this device; expected sm_" + std::to_string(d.capability) + ", got " +
+                    cuda_architectures() +
+                    "; try building on this machine, or with -DFATHOM_CUDA_ARCHITECTURES=all-supported");
+  }
+  return cuda::make_backend(device, description_of(d));
 }
 
 }  // namespace fathom

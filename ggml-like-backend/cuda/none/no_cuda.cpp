@@ -14,6 +14,7 @@ CudaDevices find_cuda_devices(bool) { return {{}, kNone}; }
 std::unique_ptr<Backend> make_cuda_backend(int) {
   throw Error(ErrorCode::kDevice, std::string("cuda: no device can be opened: ") + kNone);
 }
+std::unique_ptr<Backend> make_cuda_estimate(int device) { return make_cuda_backend(device); }
 CudaFigures measure_cuda_device(int) {
   throw Error(ErrorCode::kDevice, std::string("cuda: no device can be measured: ") + kNone);
 }

@@ -80,7 +80,7 @@ struct Machine {
   bool must_wait = false;
   Order order = Order::kRising;
   std::mt19937 rng{1};
-  uint64_t switches = 0;
+  uint64_t switches = 0, launches = 0;
 
   Thread& self() { return threads[static_cast<size_t>(current)]; }
 
@@ -198,6 +198,7 @@ Machine& machine() {
 
 void set_order(Order order) { machine().order = order; }
 uint64_t n_switches() { return machine().switches; }
+uint64_t n_launches() { return machine().launches; }
 
 void fail(const std::string& what) {
   const Machine& m = machine();
@@ -220,6 +221,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool must_wait, const 
   }
   if (shared_bytes > kMaxSharedBytes)
     fail(std::to_string(shared_bytes) + " bytes of shared memory; hardware has 227 KiB at most");
+  ++m.launches;
   gridDim = grid;
   blockDim = block;
   m.must_wait = must_wait;

@@ -30,6 +30,8 @@ void set_order(Order order);
 
 /// How often fibers were resumed since the program began; for tests of the emulator.
 uint64_t n_switches();
+/// Kernels that ran.
+uint64_t n_launches();
 
 /// Runs body once for every thread of the grid. must_wait: every thread has to call wait_for_previous_kernel().
 /// Throws Error{kDevice} with the kernel's offence.

@@ -265,6 +265,12 @@ inline int4 load_streaming(const int4* p) { return *p; }
 /// has to exist.
 inline void prefetch_l2(const void* p) { static_cast<void>(*static_cast<const volatile char*>(p)); }
 
+/// The block's threads ask for a run of bytes.
+inline void prefetch_block(const void* p, int64_t size_bytes) {
+  for (int64_t at = 128 * static_cast<int64_t>(threadIdx.x); at < size_bytes; at += 128 * blockDim.x)
+    prefetch_l2(static_cast<const char*>(p) + at);
+}
+
 /// 16 bytes from global to shared memory, both 16-byte aligned, zeros if not valid; there after cp_async_wait and a
 /// barrier. The emulator copies as late as allowed.
 inline void cp_async_16(void* shared, const void* global, bool valid = true) {

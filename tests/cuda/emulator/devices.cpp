@@ -10,6 +10,9 @@ CudaDevices find_cuda_devices(bool) {
   return {{CudaDevice{0, "emulator", 90, 1, uint64_t{1} << 30, uint64_t{1} << 30}}, ""};
 }
 std::unique_ptr<Backend> make_cuda_backend(int device) { return cuda::make_backend(device, "cuda emulator"); }
+std::unique_ptr<Backend> make_cuda_estimate(int) {
+  return cuda::make_counting_backend("cuda emulator", uint64_t{1} << 30);
+}
 CudaFigures measure_cuda_device(int) { throw Error(ErrorCode::kDevice, "cuda: the emulator's speed says nothing"); }
 
 }  // namespace fathom

@@ -176,6 +176,26 @@ TEST_CASE("cuda: a step can be stopped and another run inside it") {
   CHECK(last_logits(*engine) == interrupted);
 }
 
+TEST_CASE("cuda: an estimate counts the bytes that loading takes, and takes none") {
+  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v1/v1-f16.gguf"}) {
+    CAPTURE(file);
+    EngineOptions o;
+    o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
+    o.backend = "cuda";
+    o.n_threads = 2;
+    o.context = 200;
+    const auto loaded = Engine::load(o);
+    o.estimate_only = true;
+    const auto counted = Engine::load(o);
+    CHECK(counted->on_device());
+    CHECK(counted->device_weight_bytes() == loaded->device_weight_bytes());
+    CHECK(counted->pool().capacity_bytes() == loaded->pool().capacity_bytes());
+    // What the backend itself needs for any model, 16 MiB at most, is not counted.
+    CHECK(counted->device_bytes() <= loaded->device_bytes());
+    CHECK(counted->device_bytes() + (uint64_t{16} << 20) >= loaded->device_bytes());
+  }
+}
+
 TEST_CASE(
     "a model that has no kernels on a device is refused in one line, or runs on the CPU if nobody asked for one") {
   for (const auto& [file, why] : {std::pair("v4/v4-mxfp4.gguf", "DeepSeek V4 is computed on the CPU alone"),

@@ -1,0 +1,66 @@
+// Root-mean-square norm of a row by a block of any number of warps, the same bits whatever that number is: the row
+// belongs to kNormShares shares, of which a thread takes one or several; a share has four neighbours of every
+// 4 * kNormShares.
+#pragma once
+
+#include "cuda/element.cuh"
+#include "cuda/quantize.cuh"
+
+namespace fathom::cuda {
+
+constexpr int kNormShares = 256;
+
+namespace detail {
+
+/// Elements i .. i + 3 of a row of n, zeros behind it. Other blocks of this launch may have written them.
+FATHOM_DEVICE float4 load_four(const float* x, int i, int n) {
+  if (n % 4 == 0) return __ldcg(reinterpret_cast<const float4*>(x + i));
+  auto at = [&](int j) { return j < n ? __ldcg(x + j) : 0.0F; };
+  return make_float4(at(i), at(i + 1), at(i + 2), at(i + 3));
+}
+
+}  // namespace detail
+
+/// out = x / sqrt(mean(x^2) + eps) * weight, and the same in int8 unless q is null (n then is a multiple of 32). x, out
+/// and weight are 16-byte aligned if n is a multiple of 4. All threads of the block; `scratch` [kNormShares / 32] can
+/// be used again afterwards.
+FATHOM_DEVICE void norm_row(const float* x, const float* weight, float* out, int n, float eps, int8_t* q,
+                            ActScale* scales, float* scratch) {
+  const int step = static_cast<int>(blockDim.x), lane = static_cast<int>(threadIdx.x % 32);
+  for (int share = static_cast<int>(threadIdx.x); share < kNormShares; share += step) {
+    float squares = 0;
+#pragma unroll 8
+    for (int i = 4 * share; i < n; i += 4 * kNormShares) {
+      const float4 v = detail::load_four(x, i, n);
+      squares = fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, squares))));
+    }
+    squares = warp_sum(squares);
+    if (lane == 0) scratch[share / 32] = squares;
+  }
+  __syncthreads();
+  const float total = warp_sum(lane < kNormShares / 32 ? scratch[lane] : 0.0F);
+  const float scale = 1.0F / sqrtf(total / static_cast<float>(n) + eps);
+  for (int share = static_cast<int>(threadIdx.x); share < kNormShares; share += step) {
+    // Whole warps: eight lanes make a block of 32 in int8.
+#pragma unroll 4
+    for (int first = 4 * (share - lane); first < n; first += 4 * kNormShares) {
+      const int i = first + 4 * lane;
+      const float4 v = i < n ? detail::load_four(x, i, n) : make_float4(0, 0, 0, 0);
+      float4 y = make_float4(0, 0, 0, 0);
+      if (n % 4 != 0) {
+        if (i < n) out[i] = v.x * scale * weight[i];
+        if (i + 1 < n) out[i + 1] = v.y * scale * weight[i + 1];
+        if (i + 2 < n) out[i + 2] = v.z * scale * weight[i + 2];
+        if (i + 3 < n) out[i + 3] = v.w * scale * weight[i + 3];
+      } else if (i < n) {
+        const float4 w = __ldg(reinterpret_cast<const float4*>(weight + i));
+        y = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
+        *reinterpret_cast<float4*>(out + i) = y;
+      }
+      if (q != nullptr) quantize_fours(y, i < n, q + i / 32 * 32, scales + i / 32);
+    }
+  }
+  __syncthreads();
+}
+
+}  // namespace fathom::cuda
