@@ -122,6 +122,8 @@ bench() {
 step "the machine" 60 $fathom bench --machine
 sed -n 's/^cuda 0: /  /p' "$logs/the_machine.log"
 result "  device memory, links" "$(sed -n 's/^cuda 0: [^,]*, //p' "$logs/the_machine.log" | cut -c1-110)"
+step "what fits" 60 $fathom fit -m models/tiny/tiny-q8_0.gguf --backend cuda
+result "  fit" "$(sed -n 's/^total *//p' "$logs/what_fits.log" | cut -c1-110)"
 bench "v2-lite q4_k_m" 150 6 --shape v2-lite --type q4_k_m -n 64 -b 1,4,16 -d 0
 if [ "${1:-}" != --quick ]; then
   bench "v2-lite q4_k_m at 32K" 150 6 --shape v2-lite --type q4_k_m -n 32 -b 1 -d 32768

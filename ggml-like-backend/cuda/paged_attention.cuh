@@ -103,7 +103,7 @@ constexpr size_t attend_shared_bytes(int n_heads, int key_dim, int width) {
 /// Block (piece, group of kHeads heads, token), with kFold (0, group, token) for all pieces. A thread owns kValues
 /// values of each head.
 template <DType kType, int kHeads, int kValues, bool kFold>
-FATHOM_KERNEL(kAttendThreads, 3)
+FATHOM_KERNEL(kAttendThreads, kFold ? 2 : 3)
 attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes sizes, Partials out) {
   FATHOM_DYNAMIC_SHARED(shared);
   const int key_dim = query.n_first + query.n_second;

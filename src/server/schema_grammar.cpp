@@ -1,6 +1,7 @@
 #include "server/schema_grammar.h"
 
 #include <algorithm>
+#include <functional>
 #include <map>
 #include <set>
 #include <vector>

@@ -1,5 +1,6 @@
 // The operations that treat each row by itself, the way into the cache, and the router, against the CPU's reference.
 #include <limits>
+#include <tuple>
 
 #include "core/float_convert.h"
 #include "core/quant/dequantize.h"

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <tuple>
 #include <vector>
 
 using namespace fathom;
@@ -67,4 +68,70 @@ TEST_CASE("cuda: a norm is made in int8 where a product wants it before it is ov
   CHECK(!cuda::wanted_quantized(unwanted, 0));
   CHECK(!cuda::wanted_quantized(lost, 0));
   CHECK(!cuda::wanted_quantized(wanted, 1));
+}
+
+TEST_CASE("cuda: the norm of one token's result joins what makes the result, of more tokens it stays apart") {
+  for (const int64_t rows : {1, 2}) {
+    CAPTURE(rows);
+    const auto kind = rows == 1 ? NodeGroup::kNorm : NodeGroup::kNothing;
+    const Tensor x = at(0x1000, 64, rows), weight = at(0x8000, 64);
+    const LinearArgs product{x, matrix(DType::kQ8_0, 64, 64), at(0x2000, 64, rows)},
+        other{x, matrix(DType::kQ8_0, 32, 64), at(0x3000, 32, rows)};
+    const AddArgs sum{at(0x4000, 64, rows), product.out, at(0x5000, 64, rows)};
+    const std::vector<Node> summed = {{product}, {sum}, {RmsNormArgs{sum.out, weight, at(0x6000, 64, rows), 1e-6F}}};
+    CHECK(cuda::next_group(summed, 0).last == kind);
+    CHECK(cuda::next_group(summed, 0).n_nodes == (rows == 1 ? 3 : 2));
+    const std::vector<Node> grouped = {
+        {other}, {product}, {RmsNormArgs{product.out, weight, at(0x6000, 64, rows), 1e-6F}}};
+    const NodeGroup group = cuda::next_group(grouped, 0);
+    CHECK(group.last == kind);
+    CHECK(group.n_products == 2);
+    if (rows == 1) CHECK(group.finished == 1);
+  }
+  // Over the group's x, which the other product may still read; over what is normed.
+  const Tensor x = at(0x1000, 64);
+  const LinearArgs product{x, matrix(DType::kQ8_0, 64, 64), at(0x2000, 64)};
+  for (const Tensor& out : {x, product.out}) {
+    const std::vector<Node> nodes = {{product}, {RmsNormArgs{product.out, at(0x8000, 64), out, 1e-6F}}};
+    CHECK(cuda::next_group(nodes, 0).last == NodeGroup::kNothing);
+  }
+}
+
+TEST_CASE("cuda: the choice of one token's experts joins a router of plain weights") {
+  for (const auto& [type, rows, kind] : {std::tuple{DType::kF32, int64_t{1}, NodeGroup::kRoute},
+                                         {DType::kQ8_0, int64_t{1}, NodeGroup::kNothing},
+                                         {DType::kF32, int64_t{2}, NodeGroup::kNothing}}) {
+    CAPTURE(dtype_name(type));
+    CAPTURE(rows);
+    const LinearArgs router{at(0x1000, 64, rows), matrix(type, 8, 64), at(0x2000, 8, rows)};
+    RouteExpertsArgs route{router.out, {}, at(0x3000, 2, rows), at(0x4000, 2, rows), {2}};
+    const std::vector<Node> nodes = {{router}, {route}};
+    CHECK(cuda::next_group(nodes, 0).last == kind);
+    route.table = at(0x5000, 2);
+    const std::vector<Node> by_id = {{router}, {route}};
+    CHECK(cuda::next_group(by_id, 0).last == NodeGroup::kNothing);
+  }
+}
+
+TEST_CASE("cuda: cache row, rotation and attention run together if attention reads what is rotated") {
+  const int64_t heads = 2, nope = 32, rope = 64, latent = 64;
+  auto tensor = [](uintptr_t address, Shape shape) {
+    return Tensor(DType::kF32, shape, reinterpret_cast<void*>(address));
+  };
+  const Tensor table = tensor(0x9000, {1, rope / 2, 2}), cache = tensor(0x100000, {1, 64, latent + rope});
+  const StoreLatentArgs store{at(0x1000, latent + rope), tensor(0x2000, {latent}), table, {}, cache};
+  RotateHeadsArgs rotate{tensor(0x3000, {1, heads, nope + rope}), table, tensor(0x5000, {1, heads, nope + rope})};
+  rotate.first_dim = nope;
+  LatentAttentionArgs attend;
+  attend.q = rotate.out, attend.cache = cache, attend.out = tensor(0x7000, {1, heads * 32});
+  attend.kv_b = matrix(DType::kF32, heads * (nope + 32), latent);
+  const std::vector<Node> nodes = {{store}, {rotate}, {attend}};
+  CHECK(cuda::next_group(nodes, 0).kind == NodeGroup::kStoreRotateAndAttend);
+  LatentAttentionArgs others = attend;
+  others.q = rotate.x;
+  const std::vector<Node> not_rotated = {{store}, {rotate}, {others}};
+  CHECK(cuda::next_group(not_rotated, 0).kind == NodeGroup::kStoreAndRotate);
+  rotate.first_dim = 0;
+  const std::vector<Node> all_rotated = {{store}, {rotate}, {attend}};
+  CHECK(cuda::next_group(all_rotated, 0).kind == NodeGroup::kStoreAndRotate);
 }

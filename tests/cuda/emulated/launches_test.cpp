@@ -1,4 +1,6 @@
 // How many kernels a layer of a decode step takes: what ggml-like-backend/cuda/README.md says.
+#include <tuple>
+
 #include "emulator/block.h"
 #include "layer_nodes.h"
 

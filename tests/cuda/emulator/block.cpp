@@ -23,7 +23,7 @@ namespace {
 constexpr size_t kGuardBytes = 64;
 constexpr std::byte kGuard{0xa7};
 constexpr int kMaxThreads = 1024;
-constexpr size_t kMaxSharedBytes = 227 * 1024;
+constexpr size_t kMaxSharedBytes = 99 * 1024;  // what a block can have on every supported device
 
 std::string text_of(Site site) {
   const std::string path = site.file_name();
@@ -220,7 +220,7 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, bool must_wait, const 
          " blocks");
   }
   if (shared_bytes > kMaxSharedBytes)
-    fail(std::to_string(shared_bytes) + " bytes of shared memory; hardware has 227 KiB at most");
+    fail(std::to_string(shared_bytes) + " bytes of shared memory; some devices have 99 KiB at most");
   ++m.launches;
   gridDim = grid;
   blockDim = block;
