@@ -83,6 +83,31 @@ using DecodeRow = void (*)(const void* src, float* dst, int64_t n);
 /// The same to words, bit for bit what decoding and pack_words with a factor of 1 give.
 using PackRow = void (*)(const void* src, uint32_t* words, int64_t n);
 
+/// Rows of a slice of a q8_0 cache as int8 operands, in a thread's own memory.
+struct IntegerSlice {
+  uint8_t* keys;  ///< [rows][key_dim] codes plus 128
+  float* scales;  ///< [rows][scale_stride], one for 32 elements
+  int64_t scale_stride;
+  uint32_t* values;            ///< [rows / 4][value_dim] words: codes of four rows in a column
+  float* ratios;               ///< [rows][lanes] for mix to work with
+  int64_t key_dim, value_dim;  ///< multiples of 64; the value is the beginning of the key
+};
+
+/// Words that a lane's query has for 32 elements: 8 of codes, the scale (a float), -128 times the codes' sum.
+constexpr int kQueryBlockWords = 10;
+
+/// Absorbed attention over q8_0 rows by products of integers; a slice has at most 128 rows, its buffers are for so
+/// many. Relative errors: queries 0.4 %, weights 1/255 of the slice's largest, of either sign.
+struct IntegerAttention {
+  /// Meanwhile the rows at `ahead`, as many, are fetched into the second-level cache; null: none.
+  void (*pack)(const std::byte* const* rows, const std::byte* const* ahead, int64_t n_rows, const IntegerSlice& slice);
+  /// scores [n_rows, up to a multiple of 8][lanes] of queries [key_dim / 32][kQueryBlockWords][lanes].
+  void (*scores)(const IntegerSlice& slice, const uint32_t* queries, int64_t n_rows, float* scores);
+  /// Lane i at out + i * out_stride: the sum over rows of p[row][lane] * value, p in 0..1; all lanes see all rows.
+  void (*mix)(const IntegerSlice& slice, const float* p, int64_t n_rows, int64_t n_lanes, float* out,
+              int64_t out_stride);
+};
+
 struct AttentionKernels {
   int lanes;
   int pack;
@@ -97,13 +122,19 @@ struct AttentionKernels {
   DecodeRow (*row_decoder)(uint32_t dtype);
   /// Of a type whose rows go to words straight, by its number in DType, or null.
   PackRow (*row_packer)(uint32_t dtype);
+  /// In place of multiply and mix, or null. pack_words makes queries for them, and softmax's weights are floats.
+  const IntegerAttention* integers;
 };
 
 namespace avx2 {
 extern const AttentionKernels attention_f32;
 DecodeRow row_decoder(uint32_t dtype);
 }  // namespace avx2
+namespace avx_vnni {
+extern const AttentionKernels attention_int8;
+}
 namespace avx512 {
+extern const AttentionKernels attention_int8;
 extern const AttentionKernels attention_f32;
 extern const AttentionKernels attention_bf16;  ///< needs AVX512_BF16
 DecodeRow row_decoder(uint32_t dtype);

@@ -15,8 +15,8 @@ using namespace testing;
 struct Dims {
   int64_t heads, nope, rope, value, latent;
 };
-constexpr Dims kLite{16, 128, 64, 128, 512}, kSmall{4, 32, 16, 32, 64}, kOdd{3, 24, 8, 20, 32},
-    kOdder{5, 17, 6, 11, 37};
+constexpr Dims kLite{16, 128, 64, 128, 512}, kWide{32, 128, 64, 128, 512}, kSmall{4, 32, 16, 32, 64},
+    kOdd{3, 24, 8, 20, 32}, kOdder{5, 17, 6, 11, 37};
 
 enum class Dialect { kTogether, kApart };
 
@@ -232,7 +232,9 @@ TEST_CASE("fast latent attention equals the oracle at V2-Lite's dimensions and a
         for (const AttentionForm form : kBothForms) {
           INFO(isa, " weights ", dtype_name(c.weights), " cache ", dtype_name(c.cache), " form ",
                static_cast<int>(form), " heads ", c.dims.heads);
-          CHECK(relative_rms(p.fast(isa, form), expected) < fast_limit(isa, c.cache, c.weights));
+          const bool integers = form == AttentionForm::kAbsorbed && c.cache == DType::kQ8_0 && isa != "avx2";
+          CHECK(relative_rms(p.fast(isa, form), expected) <
+                fast_limit(isa, c.cache, c.weights) + (integers ? 0.013 : 0.0));
         }
       }
     }
@@ -247,26 +249,47 @@ TEST_CASE("fast latent attention gives the same bits on any number of threads") 
       for (const int n_threads : {2, 3, 8}) CHECK(p.fast(isa, form, n_threads) == one);
     }
     // Three groups of slices: one thread takes them whole, several take slices.
-    Problem deep(kLite, {{2500, 1}}, Dialect::kTogether, DType::kQ4_K, DType::kBF16);
-    const std::vector<float> one = deep.fast(isa, AttentionForm::kAbsorbed, 1);
-    for (const int n_threads : {2, 5}) CHECK(deep.fast(isa, AttentionForm::kAbsorbed, n_threads) == one);
+    for (const DType cache : {DType::kBF16, DType::kQ8_0}) {
+      Problem deep(kLite, {{2500, 1}, {300, 5}}, Dialect::kTogether, DType::kQ4_K, cache);
+      const std::vector<float> one = deep.fast(isa, AttentionForm::kAbsorbed, 1);
+      for (const int n_threads : {2, 5}) CHECK(deep.fast(isa, AttentionForm::kAbsorbed, n_threads) == one);
+    }
   }
 }
 
 TEST_CASE("a token gets the same bits alone and in a step so large that partial results are kept in several waves") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
     constexpr int64_t kNew = 330;
-    Problem p(kLite, {{4500, kNew}}, Dialect::kTogether, DType::kQ8_0, DType::kBF16);
-    const std::vector<float> together = p.fast(isa, AttentionForm::kAbsorbed);
-    for (const int64_t t : {int64_t{0}, int64_t{200}, kNew - 1}) {
-      LatentAttentionArgs a = p.args;
-      a.q = a.q.slice(t, 1), a.out = a.out.slice(t, 1), a.form = AttentionForm::kAbsorbed;
-      a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
-      a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
-      const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-      const std::vector<float> alone = run_attention(a, cpu::fast::latent_attention,
-                                                     cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
-      CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1)));
+    for (const DType cache : {DType::kBF16, DType::kQ8_0}) {
+      Problem p(kLite, {{4500, kNew}}, Dialect::kTogether, DType::kQ8_0, cache);
+      const std::vector<float> together = p.fast(isa, AttentionForm::kAbsorbed);
+      for (const int64_t t : {int64_t{0}, int64_t{200}, kNew - 1}) {
+        LatentAttentionArgs a = p.args;
+        a.q = a.q.slice(t, 1), a.out = a.out.slice(t, 1), a.form = AttentionForm::kAbsorbed;
+        a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
+        a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
+        const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
+        const std::vector<float> alone = run_attention(
+            a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
+        CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1)));
+      }
+    }
+  }
+}
+
+/// Queries are rounded to int8 in blocks of 32: by 0.5 %, which moves scores of deviation s, and with them weights, by
+/// 0.005 s; weights to 255ths of a slice's largest. Measured: 0.0013, 0.009 and 0.015 at deviations 0.1, 2 and 8.
+TEST_CASE("products of integers over q8_0 pages stay near the oracle, whether weights are even or one outweighs all") {
+  for (const std::string& isa : cpu::matmul_isa_names()) {
+    for (const auto& [dims, scale] : {std::pair{kLite, 0.1F}, {kLite, 2.0F}, {kLite, 8.0F}, {kWide, 2.0F}}) {
+      Problem p(dims, {{1100, 1}, {0, 1}, {3, 2}, {254, 4}}, Dialect::kTogether, DType::kF32, DType::kQ8_0);
+      p.args.scale = scale / std::sqrt(static_cast<float>(dims.nope + dims.rope));
+      const bool integers = cpu::fast::absorbed_attention_kernels(isa, DType::kQ8_0, dims.heads, 576, 512).integers;
+      CHECK(integers == (isa == "avx512" || isa == "avx_vnni"));
+      INFO(isa, " heads ", dims.heads, " scale ", scale);
+      const double limit =
+          integers ? 0.001 + 0.006 * std::min(scale, 3.0F) : fast_limit(isa, DType::kQ8_0, DType::kF32);
+      CHECK(relative_rms(p.fast(isa, AttentionForm::kAbsorbed), p.oracle()) < limit);
     }
   }
 }
@@ -324,8 +347,8 @@ TEST_CASE("fast latent attention over chosen rows equals the oracle over these r
 TEST_CASE("a token that may have all its rows gets the same bits with a choice and without") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
     for (const AttentionForm form : kBothForms) {
-      for (const Dims d : {kLite, kOdd}) {
-        Problem p(d, {{300, 1}, {0, 37}, {1520, 5}, {64, 240}}, Dialect::kApart, DType::kBF16, DType::kBF16);
+      for (const auto& [d, cache] : {std::pair{kLite, DType::kBF16}, {kLite, DType::kQ8_0}, {kOdd, DType::kBF16}}) {
+        Problem p(d, {{300, 1}, {0, 37}, {1520, 5}, {64, 240}}, Dialect::kApart, DType::kBF16, cache);
         const std::vector<float> dense = p.fast(isa, form);
         p.choose(1525);  // all rows of every token
         CHECK(p.fast(isa, form) == dense);
@@ -345,8 +368,8 @@ TEST_CASE("a token that may have all its rows gets the same bits with a choice a
 
 TEST_CASE("a token that chooses gets the same bits alone, beside others and on any number of threads") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
-    for (const Dims d : {kLite, kOdd}) {
-      Problem p(d, {{300, 1}, {0, 37}, {1520, 5}, {64, 240}}, Dialect::kApart, DType::kBF16, DType::kBF16);
+    for (const auto& [d, cache] : {std::pair{kLite, DType::kBF16}, {kLite, DType::kQ8_0}, {kOdd, DType::kBF16}}) {
+      Problem p(d, {{300, 1}, {0, 37}, {1520, 5}, {64, 240}}, Dialect::kApart, DType::kBF16, cache);
       p.choose(192);
       const std::vector<float> together = p.fast(isa, AttentionForm::kAbsorbed, 1);
       for (const int n_threads : {2, 5}) CHECK(p.fast(isa, AttentionForm::kAbsorbed, n_threads) == together);
@@ -397,8 +420,10 @@ TEST_CASE("rows of every type decode as dequantize_row does, from any block of a
 
 TEST_CASE("a sequence gets the same bits alone and beside others") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
-    for (const AttentionForm form : kBothForms) {
-      Problem p(kLite, {{300, 1}, {0, 37}, {520, 5}, {64, 200}}, Dialect::kApart, DType::kQ8_0, DType::kBF16);
+    for (const auto& [form, cache] : {std::pair{AttentionForm::kExpanded, DType::kBF16},
+                                      {AttentionForm::kAbsorbed, DType::kBF16},
+                                      {AttentionForm::kAbsorbed, DType::kQ8_0}}) {
+      Problem p(kLite, {{300, 1}, {0, 37}, {520, 5}, {64, 200}}, Dialect::kApart, DType::kQ8_0, cache);
       const std::vector<float> together = p.fast(isa, form);
       const LatentAttentionArgs all = p.args;
       int64_t first = 0;

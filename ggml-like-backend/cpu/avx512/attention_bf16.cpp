@@ -72,8 +72,8 @@ PackRow row_packer(uint32_t dtype) {
 
 }  // namespace
 
-const AttentionKernels attention_bf16 = {Pairs16::kLanes, Pairs16::kPack, multiply<Pairs16>,    softmax<Pairs16>,
-                                         mix<Pairs16>,    fold<Pairs16>,  weigh_heads<Pairs16>, pack_words,
-                                         row_decoder,     row_packer};
+const AttentionKernels attention_bf16 = {
+    Pairs16::kLanes,      Pairs16::kPack, multiply<Pairs16>, softmax<Pairs16>, mix<Pairs16>, fold<Pairs16>,
+    weigh_heads<Pairs16>, pack_words,     row_decoder,       row_packer,       nullptr};
 
 }  // namespace fathom::cpu::avx512

@@ -17,8 +17,8 @@ PackRow no_row_packer(uint32_t) { return nullptr; }
 
 }  // namespace
 
-const AttentionKernels attention_f32 = {Floats16::kLanes, Floats16::kPack, multiply<Floats16>,    softmax<Floats16>,
-                                        mix<Floats16>,    fold<Floats16>,  weigh_heads<Floats16>, pack_words,
-                                        row_decoder,      no_row_packer};
+const AttentionKernels attention_f32 = {
+    Floats16::kLanes,      Floats16::kPack, multiply<Floats16>, softmax<Floats16>, mix<Floats16>, fold<Floats16>,
+    weigh_heads<Floats16>, pack_words,      row_decoder,        no_row_packer,     nullptr};
 
 }  // namespace fathom::cpu::avx512

@@ -17,6 +17,17 @@ const AttentionKernels& attention_kernels(std::string_view isa, DType cache) {
   return isa == "avx512" && has_bf16 && coarse ? avx512::attention_bf16 : float_attention_kernels(isa);
 }
 
+const AttentionKernels& absorbed_attention_kernels(std::string_view isa, DType cache, int64_t n_heads, int64_t key_dim,
+                                                   int64_t value_dim) {
+  const AttentionKernels* integers = isa == "avx512"     ? &avx512::attention_int8
+                                     : isa == "avx_vnni" ? &avx_vnni::attention_int8
+                                                         : nullptr;
+  constexpr int64_t kChunk = 64;
+  const bool fits = integers != nullptr && cache == DType::kQ8_0 && n_heads % integers->lanes == 0 &&
+                    key_dim % kChunk == 0 && value_dim % kChunk == 0;
+  return fits ? *integers : attention_kernels(isa, cache);
+}
+
 void decode_row(const AttentionKernels& k, DType dtype, const std::byte* src, float* dst, int64_t n) {
   if (const DecodeRow decode = k.row_decoder(static_cast<uint32_t>(dtype))) {
     decode(src, dst, n);

@@ -13,6 +13,11 @@ namespace fathom::cpu::fast {
 /// of rows hangs on small differences: on bf16 operands logits of the fixture v32 are off by 0.11 in place of 0.001
 /// (90th percentile).
 const AttentionKernels& attention_kernels(std::string_view isa, DType cache);
+/// For the absorbed form: on int8 where the cache is q8_0, the instruction set multiplies bytes, the dimensions are
+/// whole chunks and the query rows of a token whole blocks (so that all that share one see the same rows: how weights
+/// are rounded depends on them); attention_kernels otherwise.
+const AttentionKernels& absorbed_attention_kernels(std::string_view isa, DType cache, int64_t n_heads, int64_t key_dim,
+                                                   int64_t value_dim);
 /// The ones on floats.
 const AttentionKernels& float_attention_kernels(std::string_view isa);
 

@@ -75,7 +75,7 @@ class Absorbed {
            std::byte* own_base)
       : a_(a),
         d_(a),
-        kernels_(attention_kernels(matmul.isa, a.cache.dtype)),
+        kernels_(absorbed_attention_kernels(matmul.isa, a.cache.dtype, d_.heads, d_.row(), d_.latent)),
         shared_(shared_base),
         own_(own_base),
         n_blocks_(count_blocks(a, kernels_.lanes)),
@@ -84,7 +84,7 @@ class Absorbed {
         latents_(shared_.take<float>(n_blocks_ > 0 ? a.q.dim(0) * d_.heads * d_.latent : 0)),
         part_(own_.take<float>(LatentProjections::kTokens * projections_.part_stride())),
         query_(own_.take<float>(d_.row())),
-        words_(own_.take<uint32_t>(d_.row())) {}
+        words_(own_.take<uint32_t>(std::max(d_.row(), word_count(kernels_, d_.row())))) {}
 
   Workspace workspace() const { return {shared_.used(), own_.used()}; }
 
@@ -161,7 +161,7 @@ class Absorbed {
           if (last) std::copy_n(a_.q.row_as<float>(t) + h * d_.query() + d_.nope, d_.rope, query_ + columns);
           kernels_.pack_words(query_, a_.scale, words_, n);
           spread_words(words_, word_count(kernels_, n), row % lanes, lanes,
-                       attention_.queries(block + row / lanes) + begin / kernels_.pack * lanes);
+                       attention_.queries(block + row / lanes) + word_count(kernels_, begin) * lanes);
         }
       });
     });

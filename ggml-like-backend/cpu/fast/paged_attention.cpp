@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/quant/blocks.h"
+
 namespace fathom::cpu::fast {
 namespace {
 
@@ -48,7 +50,7 @@ CachedRows::CachedRows(const AttentionKernels& kernels, const Tensor& cache, con
       in_place_(same_type_ && key_dim % kernels.pack == 0 && cache.strides_bytes[1] % kCompetingStride != 0) {
   rows_ = own.take<RowPointers>(1);
   zeros_ = own.take<std::byte>(4 * (value_dim + kSpanSlack));
-  const bool converts = !in_place_ || has_choice;
+  const bool converts = (!in_place_ || has_choice) && kernels.integers == nullptr;
   decoded_ = own.take<float>(converts ? std::max(key_dim, value_dim) + kSpanSlack : 0);
   key_words_ = own.take<uint32_t>(converts ? kSliceRows * word_count(kernels, key_dim) : 0);
   value_words_ = own.take<uint32_t>(converts ? kSliceRows * word_count(kernels, value_dim) : 0);
@@ -125,6 +127,63 @@ void CachedRows::announce(int64_t sequence, int64_t first, int64_t key_offset, i
   rows_->values_ahead = value_offset == key_offset ? nullptr : row + offset_bytes(value_offset);
 }
 
+IntegerRows::IntegerRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
+                         int64_t value_dim, Carver& own)
+    : kernels_(kernels), cache_(cache), step_(step) {
+  const int64_t n = kernels.integers != nullptr ? kSliceRows : 0;
+  // Scales are read a vector at a time from a multiple of one on.
+  const int64_t scale_stride = (key_dim / kSmallBlock + kMaxLanes - 1) / kMaxLanes * kMaxLanes;
+  slice_ = {own.take<uint8_t>(n * key_dim),
+            own.take<float>(n * scale_stride),
+            scale_stride,
+            own.take<uint32_t>(n / 4 * value_dim),
+            own.take<float>(n * kernels.lanes),
+            key_dim,
+            value_dim};
+  addresses_ = own.take<const std::byte*>(2 * n);
+}
+
+bool IntegerRows::find(int64_t sequence, int64_t first, int64_t n, const std::byte** addresses) const {
+  const int64_t page_tokens = cache_.dim(1), stride = cache_.strides_bytes[1];
+  for (int64_t i = 0; i < n;) {
+    const int64_t page = (first + i) / page_tokens;
+    if (page >= step_.page_table.dim(1) || step_.page_table.row_as<int32_t>(sequence)[page] < 0) return false;
+    const std::byte* row = cached_row(cache_, step_, sequence, first + i);
+    const int64_t page_end = std::min(n, i + page_tokens - (first + i) % page_tokens);
+    for (; i < page_end; ++i, row += stride) addresses[i] = row;
+  }
+  return true;
+}
+
+const IntegerSlice& IntegerRows::load(int64_t sequence, int64_t first, int64_t n, const int32_t* chosen) {
+  const int64_t wanted[3] = {sequence, first, n};
+  if (std::equal(wanted, wanted + 3, loaded_) && chosen == loaded_choice_) return slice_;
+  std::copy_n(wanted, 3, loaded_), loaded_choice_ = chosen;
+  if (chosen != nullptr) {
+    for (int64_t i = 0; i < n; ++i) addresses_[i] = cached_row(cache_, step_, sequence, chosen[first + i]);
+    kernels_.integers->pack(addresses_, nullptr, n, slice_);
+    return slice_;
+  }
+  const std::byte** ahead = addresses_ + kSliceRows;
+  find(sequence, first, n, addresses_);
+  const bool has_next = find(sequence, first + kSliceRows, n, ahead);
+  kernels_.integers->pack(addresses_, has_next ? ahead : nullptr, n, slice_);
+  return slice_;
+}
+
+namespace {
+
+/// attend_slice by products of integers.
+void attend_integer_slice(const AttentionKernels& k, const QueryBlock& block, const IntegerSlice& rows, int64_t n,
+                          const SliceScratch& scratch, const PartialResult& result) {
+  k.integers->scores(rows, block.queries, n, scratch.scores);
+  std::fill_n(scratch.visible, k.lanes, static_cast<int32_t>(n));
+  k.softmax({scratch.scores, n, scratch.visible, scratch.p, result.max, result.sum});
+  k.integers->mix(rows, reinterpret_cast<const float*>(scratch.p), n, block.n_lanes, result.out, result.out_stride);
+}
+
+}  // namespace
+
 void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
                   int64_t key_dim, int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
   multiply_rows(k, rows, n, block.queries, 1, word_count(k, key_dim), scratch.scores);
@@ -155,6 +214,7 @@ PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& ca
           shared.take<float>(wave_groups_ * partials_a_group_ * n_blocks * PartialResult::floats(kernels, value_dim))),
       partial_(own.take<float>(PartialResult::floats(kernels, value_dim))),
       rows_(kernels, cache, step, key_dim, value_dim, own, static_cast<bool>(chosen)),
+      integer_rows_(kernels, cache, step, key_dim, value_dim, own),
       scratch_(kernels, own) {}
 
 void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t first, int64_t last, float* results) {
@@ -165,13 +225,19 @@ void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t 
       const int64_t row = slice * kSliceRows, n_rows = std::min(kSliceRows, block.n_visible - row);
       if (n_rows <= 0) continue;
       const PartialResult result(kernels_, value_dim_, results + i * PartialResult::floats(kernels_, value_dim_));
-      const RowPointers& rows =
-          rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset, block.chosen);
-      const QueryBlock& next = blocks[i + 1 < n ? i + 1 : 0];
-      const bool rows_again = i + 1 < n && same_rows(block, next);
-      if (!rows_again && next.chosen == nullptr)
-        rows_.announce(next.sequence, i + 1 < n ? row : row + kSliceRows, next.key_offset, next.value_offset);
-      attend_slice(kernels_, block, rows, row, n_rows, key_dim_, value_dim_, scratch_, slice == first ? result : part);
+      const PartialResult& to = slice == first ? result : part;
+      if (kernels_.integers != nullptr) {
+        attend_integer_slice(kernels_, block, integer_rows_.load(block.sequence, row, n_rows, block.chosen), n_rows,
+                             scratch_, to);
+      } else {
+        const RowPointers& rows =
+            rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset, block.chosen);
+        const QueryBlock& next = blocks[i + 1 < n ? i + 1 : 0];
+        const bool rows_again = i + 1 < n && same_rows(block, next);
+        if (!rows_again && next.chosen == nullptr)
+          rows_.announce(next.sequence, i + 1 < n ? row : row + kSliceRows, next.key_offset, next.value_offset);
+        attend_slice(kernels_, block, rows, row, n_rows, key_dim_, value_dim_, scratch_, to);
+      }
       if (slice == first) continue;
       kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out,
                      part.out_stride, value_dim_, block.n_lanes, false, false});

@@ -45,7 +45,9 @@ struct RowPointers {
 };
 
 /// Words of a key row of n elements.
-inline int64_t word_count(const AttentionKernels& k, int64_t n) { return (n + k.pack - 1) / k.pack; }
+inline int64_t word_count(const AttentionKernels& k, int64_t n) {
+  return k.integers != nullptr ? n / 32 * kQueryBlockWords : (n + k.pack - 1) / k.pack;
+}
 
 /// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it. Meanwhile
 /// the next such rows are fetched, after the last ones the next slice's.
@@ -101,6 +103,27 @@ class CachedRows {
   uint32_t* value_words_;
   std::byte* zeros_;
   int64_t loaded_[5] = {-1, -1, -1, -1, -1};  ///< what rows_ holds
+  const int32_t* loaded_choice_ = nullptr;
+};
+
+/// The same for products of integers. One for each thread.
+class IntegerRows {
+ public:
+  IntegerRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
+              int64_t value_dim, Carver& own);
+  /// As CachedRows::load; meanwhile the sequence's next slice is fetched, unless rows are chosen.
+  const IntegerSlice& load(int64_t sequence, int64_t first, int64_t n, const int32_t* chosen);
+
+ private:
+  /// Addresses of n rows; false if the sequence has no page for some of them.
+  bool find(int64_t sequence, int64_t first, int64_t n, const std::byte** addresses) const;
+
+  const AttentionKernels& kernels_;
+  const Tensor& cache_;
+  const StepTensors& step_;
+  IntegerSlice slice_;
+  const std::byte** addresses_;  ///< [2][kSliceRows]: of the slice's rows and of the next one's
+  int64_t loaded_[3] = {-1, -1, -1};
   const int32_t* loaded_choice_ = nullptr;
 };
 
@@ -163,6 +186,7 @@ class PagedAttention {
   float* partials_;  ///< [wave_groups][partials_a_group][blocks]
   float* partial_;   ///< one slice of a thread
   CachedRows rows_;
+  IntegerRows integer_rows_;
   SliceScratch scratch_;
 };
 
