@@ -50,7 +50,7 @@ constexpr int64_t kDefaultChunkTokens = 512;
 constexpr int64_t kDefaultContextLimit = 32768;
 
 /// bf16; f16 for a model with an indexer, whose scores lie close together: rounded to bf16 one in some hundred chosen
-/// rows is another (same size, 8 times the resolution; on a CPU attention rounds the rows to bf16 as it reads them).
+/// rows is another (same size, 8 times the resolution; the attention kernels for f16 take twice as long).
 DType default_cache_type(const deepseek::Config& config);
 
 /// What the file is, for reports.
