@@ -1,7 +1,7 @@
 // Latent attention on int8: kernels over a vector type S, compiled once for each instruction set that includes this.
 // Everything that attention_tiles.h asks of S, and
 //   kColumns (of a chunk: 4 * kLanes), kScoreRows, kMixLanes (of a tile), I (vector of 32-bit integers); load_int,
-//   store_int, set_int, int_zero, to_floats; dot_bytes(acc, unsigned, signed): four products a lane; word_at(p): the
+//   store_int, int_zero, to_floats; dot_bytes(acc, unsigned, signed): four products a lane; word_at(p): the
 //   word at p for all lanes; from_half(bits): its value; load_codes(block): the bytes of a chunk from q8_0 blocks;
 //   flip(codes): plus 128; transpose(rows, words): bytes of four rows to kColumns words, one for each column;
 //   second_bytes(a, b, c, d): a word of the second bytes of four words.
