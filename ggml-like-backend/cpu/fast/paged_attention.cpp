@@ -161,7 +161,8 @@ const IntegerSlice& IntegerRows::load(int64_t sequence, int64_t first, int64_t n
   std::copy_n(wanted, 3, loaded_), loaded_choice_ = chosen;
   if (chosen != nullptr) {
     for (int64_t i = 0; i < n; ++i) addresses_[i] = cached_row(cache_, step_, sequence, chosen[first + i]);
-    kernels_.integers->pack(addresses_, nullptr, n, slice_);
+    std::fill_n(addresses_ + n, kRowsAhead, addresses_[n - 1]);
+    kernels_.integers->pack(addresses_, addresses_ + kRowsAhead, n, slice_);
     return slice_;
   }
   const std::byte** ahead = addresses_ + kSliceRows;

@@ -111,7 +111,7 @@ class IntegerRows {
  public:
   IntegerRows(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step, int64_t key_dim,
               int64_t value_dim, Carver& own);
-  /// As CachedRows::load; meanwhile the sequence's next slice is fetched, unless rows are chosen.
+  /// As CachedRows::load. Meanwhile the sequence's next slice is fetched; of chosen rows the next few.
   const IntegerSlice& load(int64_t sequence, int64_t first, int64_t n, const int32_t* chosen);
 
  private:
