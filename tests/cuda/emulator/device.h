@@ -236,7 +236,7 @@ void launch_overlapped(void (*kernel)(Params...), dim3 grid, dim3 block, size_t 
   });
 }
 /// Every thread of an overlapped kernel calls it before it reads or writes what earlier kernels wrote or read; before
-/// it, only weights may be read.
+/// it, only weights may be read, and what merely decides which of them are asked for early.
 inline void wait_for_previous_kernel() { emulator::note_wait(); }
 /// From here on the next overlapped kernel may be started; what it may not see yet is up to its wait.
 inline void let_next_kernel_start() {}
