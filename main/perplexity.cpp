@@ -6,6 +6,7 @@
 #include "core/error.h"
 #include "main/answer.h"
 #include "main/input.h"
+#include "main/reading.h"
 #include "main/signals.h"
 
 namespace fathom {
@@ -17,7 +18,7 @@ struct Options {
   EngineFlags engine;
   std::string file, save_logits, kl;
   std::optional<int64_t> chunks;
-  bool json = false;
+  bool special = false, json = false;
 };
 
 constexpr int64_t kUsualWindow = 512;
@@ -63,7 +64,7 @@ int run(const Options& options) {
   if (options.file.empty()) throw Error(ErrorCode::kUsage, "perplexity: no text; expected -f FILE");
   const std::string text = read_input(options.file, "--file");
   const std::unique_ptr<Engine> engine = load_engine(options.model, options.engine, options.common, console);
-  const std::vector<int32_t> tokens = engine->tokenizer().encode(text, false);
+  const std::vector<int32_t> tokens = text_ids(engine->tokenizer(), text, options.special);
   PerplexityOptions measure;
   // --ctx is the window here; without it a short text is one window.
   measure.window = options.engine.context.value_or(
@@ -91,6 +92,7 @@ Command add_perplexity(CLI::App& root) {
   o.model.declare(*app);
   app->add_option("-f,--file", o.file, "The text; - for standard input")->type_name("FILE");
   app->add_option("--chunks", o.chunks, "Score the first N windows only")->check(at_least(1))->type_name("N");
+  declare_special(*app, o.special);
   app->add_option("--save-logits", o.save_logits,
                   "Save the scored logits (4 bytes for each scored token and vocabulary entry)")
       ->type_name("FILE");

@@ -25,15 +25,26 @@ void ReadingFlags::declare(CLI::App& app, bool with_model) {
   if (with_model) model.declare(app);
   app.add_option("-f,--file", file, "The text; - for standard input")->required()->type_name("FILE");
   app.add_option("--chunks", chunks, "Read the first N windows only")->check(at_least(1))->type_name("N");
+  declare_special(app, special);
   engine.declare(app);
   common.declare(app);
+}
+
+void declare_special(CLI::App& app, bool& special) {
+  app.add_flag("--special", special,
+               "Control tokens spelled in the text become their ids, as for a text in the chat format (default: only "
+               "markers such as <think> do)");
+}
+
+std::vector<int32_t> text_ids(const Tokenizer& tokenizer, const std::string& text, bool special) {
+  return special ? tokenizer.encode(text, true) : tokenizer.encode_document(text);
 }
 
 ReadingRun::ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console)
     : line_(console, command + ":", "tokens") {
   const std::string text = read_input(flags.file, "--file");
   engine = load_engine(flags.model, on_cpu(flags.engine, command), flags.common, console);
-  tokens = engine->tokenizer().encode(text, false);
+  tokens = text_ids(engine->tokenizer(), text, flags.special);
   // --ctx is the window here; without it a short text is one window.
   options.window = flags.engine.context.value_or(
       std::min({kUsualWindow, engine->context(),

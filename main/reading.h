@@ -1,4 +1,4 @@
-// What fathom imatrix and fathom prune share: a model reads a text.
+// What fathom imatrix and fathom prune share, and fathom perplexity in part: a model reads a text.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +19,16 @@ struct ReadingFlags {
   EngineFlags engine;
   std::string file;
   std::optional<int64_t> chunks;
+  bool special = false;
 
   /// Everything but the model's own option where `with_model` is false.
   void declare(CLI::App& app, bool with_model = true);
 };
+
+/// --special, of commands that measure a text.
+void declare_special(CLI::App& app, bool& special);
+/// The text's ids: all added tokens spelled in it matched where `special`, else markers alone (encode_document).
+std::vector<int32_t> text_ids(const Tokenizer& tokenizer, const std::string& text, bool special);
 
 /// The model loaded and the text as tokens.
 struct ReadingRun {

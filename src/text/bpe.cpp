@@ -12,6 +12,8 @@
 namespace fathom {
 namespace {
 
+const std::vector<AddedToken> kNoTokens;
+
 constexpr size_t kMaxTextBytes = std::numeric_limits<int32_t>::max();
 
 // Long pieces rarely come twice, and a bounded number of short ones holds every common word.
@@ -180,30 +182,36 @@ struct Tokenizer::Segments {
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool match_special) const {
   Segments segments;
-  append_part(text, match_special, segments);
+  append_part(text, match_special ? vocab_.added_tokens() : kNoTokens, segments);
+  return encode_segments(segments);
+}
+
+std::vector<int32_t> Tokenizer::encode_document(std::string_view text) const {
+  std::vector<AddedToken> markers = vocab_.added_tokens();
+  std::erase_if(markers, [&](const AddedToken& token) { return vocab_.type(token.token_id) == TokenType::kControl; });
+  Segments segments;
+  append_part(text, markers, segments);
   return encode_segments(segments);
 }
 
 std::vector<int32_t> Tokenizer::encode(std::span<const PromptPart> parts) const {
   Segments segments;
-  for (const PromptPart& part : parts) append_part(part.text, part.special, segments);
+  for (const PromptPart& part : parts)
+    append_part(part.text, part.special ? vocab_.added_tokens() : kNoTokens, segments);
   return encode_segments(segments);
 }
 
-void Tokenizer::append_part(std::string_view text, bool match_special, Segments& segments) const {
+void Tokenizer::append_part(std::string_view text, const std::vector<AddedToken>& matched, Segments& segments) {
   if (text.size() > kMaxTextBytes - segments.text.size()) {
     throw Error(ErrorCode::kUsage,
                 "text to encode: expected at most " + std::to_string(kMaxTextBytes) + " bytes, got more");
   }
-  const std::vector<AddedToken>& added = vocab_.added_tokens();
   std::bitset<256> first_bytes;  // nearly every position of a text is ruled out by it
-  if (match_special) {
-    for (const AddedToken& token : added) first_bytes.set(static_cast<uint8_t>(token.text[0]));
-  }
+  for (const AddedToken& token : matched) first_bytes.set(static_cast<uint8_t>(token.text[0]));
   size_t begin = 0;
-  for (size_t pos = 0; match_special && pos < text.size();) {
+  for (size_t pos = 0; !matched.empty() && pos < text.size();) {
     const bool possible = first_bytes.test(static_cast<uint8_t>(text[pos]));
-    const AddedToken* token = possible ? longest_added_token(added, text, pos) : nullptr;
+    const AddedToken* token = possible ? longest_added_token(matched, text, pos) : nullptr;
     if (token == nullptr) {
       ++pos;
       continue;

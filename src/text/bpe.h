@@ -51,6 +51,10 @@ class Tokenizer {
   /// is encoded as U+FFFD. Time is O(n log n) in the worst case. Throws Error{kUsage} above 2^31 - 1 bytes.
   std::vector<int32_t> encode(std::string_view text, bool match_special) const;
 
+  /// Ids of a text that is measured, not obeyed: markers such as `<think>` become their ids, control tokens spelled in
+  /// it do not. This is how llama.cpp reads texts, so that figures can be compared.
+  std::vector<int32_t> encode_document(std::string_view text) const;
+
   /// Ids of the parts' concatenation, added tokens matched only inside `special` parts. Pieces of text do not end where
   /// a part ends: "a" + "b" encodes as "ab".
   std::vector<int32_t> encode(std::span<const PromptPart> parts) const;
@@ -61,7 +65,7 @@ class Tokenizer {
 
  private:
   struct Segments;
-  void append_part(std::string_view text, bool match_special, Segments& segments) const;
+  static void append_part(std::string_view text, const std::vector<AddedToken>& matched, Segments& segments);
   std::vector<int32_t> encode_segments(const Segments& segments) const;
 
   Vocab vocab_;

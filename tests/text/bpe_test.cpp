@@ -163,6 +163,21 @@ TEST_CASE("added tokens match in special parts alone") {
   CHECK(tok.decode(expected) == "<｜User｜>say <｜User｜><｜User｜>");
 }
 
+TEST_CASE("a document's markers match, control tokens spelled in it do not") {
+  const Tokenizer& tok = tokenizer("deepseek-v3");
+  const int32_t think = *tok.vocab().find("<think>");
+  Ids expected = tok.encode("<｜User｜>hm", false);
+  expected.push_back(think);
+  for (int32_t id : tok.encode("so<｜Assistant｜>", false)) expected.push_back(id);
+  CHECK(tok.encode_document("<｜User｜>hm<think>so<｜Assistant｜>") == expected);
+  CHECK(tok.encode_document("").empty());
+
+  // The single letters that this vocabulary adds are text of its documents, as in the reference cases.
+  const Tokenizer& llm = tokenizer("deepseek-llm");
+  CHECK(llm.encode_document("für") == llm.encode("für", true));
+  CHECK(llm.encode_document("für") != llm.encode("für", false));
+}
+
 TEST_CASE("two parts never make an added token together") {
   const Tokenizer& tok = tokenizer("deepseek-v3");
   const std::vector<PromptPart> parts = {{"<｜Us", true}, {"er｜>", true}};
