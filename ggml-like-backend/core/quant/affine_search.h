@@ -103,9 +103,8 @@ template <int kTrials> struct AffineTrials {
   }
 
   int best() const {
-    int b = 0;
-    for (int t = 1; t < kTrials; ++t) b = error[t] < error[b] ? t : b;
-    return b;
+    static_assert(kTrials <= 64);
+    return place_of_least(error, kTrials);
   }
 
   AffineFit fit(int t, AffineFit plain) const {
@@ -129,46 +128,59 @@ inline void solve(AffineFit* fit, Shift allowed) {
   fit->scale = fit->wqq > 0 ? most_of(0.0f, fit->wxq / fit->wqq) : 0;
 }
 
-/// The best scale and shift found for a run: ranges that clip up to `clip` steps at either end, each settled by least
-/// squares, the best of them once more with its own rounding.
-template <int kTop, int kCount, int kTries>
-inline AffineFit search_affine(const float* x, const float* w, Shift allowed, float clip) {
-  V8 lows = load8(x), highs = lows;
-  for (int i = 8; i < kCount; i += 8) {
-    lows = least(lows, load8(x + i));
-    highs = most(highs, load8(x + i));
-  }
-  float low = lows[0], high = highs[0];
-  for (int j = 1; j < 8; ++j) low = least_of(low, lows[j]), high = most_of(high, highs[j]);
-  if (allowed == Shift::kNotNegative) low = least_of(low, 0.0f);
-  const float plain_scale = (high - low) / kTop;
-  const AffineFit plain = plain_sums<kCount>(x, w);
-  if (plain_scale < 1e-15f) {
-    AffineFit fit = plain;
-    fit_affine<kTop, kCount>(x, w, most_of(plain_scale, 0.0f), -low, &fit);
-    solve(&fit, allowed);
-    return fit;
-  }
-  AffineTrials<kTries * kTries> trials;
-  for (int i = 0; i < kTries; ++i) {
-    for (int j = 0; j < kTries; ++j) {
-      // Clipped steps at the low and the high end; negative ones widen the range.
-      const float cut_low = (clip + 0.5f) * static_cast<float>(i) / (kTries - 1) - 0.5f;
-      const float cut_high = (clip + 0.5f) * static_cast<float>(j) / (kTries - 1) - 0.5f;
-      trials.scale[i * kTries + j] = (high - low) / (kTop + cut_low + cut_high);
-      trials.shift[i * kTries + j] = -low - cut_low * trials.scale[i * kTries + j];
+/// Ranges that clip from half a step less than none to kClip steps at either end, kTries for each.
+template <int kTop, int kTries, float kClip> struct TrialRanges {
+  static constexpr int kTrials = kTries * kTries;
+  alignas(64) float step[trial_room(kTrials)] = {};     ///< in units of the run's width
+  alignas(64) float cut_low[trial_room(kTrials)] = {};  ///< steps clipped at the low end
+  constexpr TrialRanges() {
+    for (int t = 0; t < trial_room(kTrials); ++t) {
+      const int trial = t < kTrials ? t : kTrials - 1;
+      cut_low[t] = cut(trial / kTries);
+      step[t] = 1 / (kTop + cut_low[t] + cut(trial % kTries));
     }
+  }
+  static constexpr float cut(int i) { return (kClip + 0.5f) * static_cast<float>(i) / (kTries - 1) - 0.5f; }
+};
+
+/// The best of kTries * kTries ranges for a run, each moved to the optimum for its codes. `range` is the run's, `plain`
+/// its plain sums.
+template <int kTop, int kCount, int kTries, float kClip>
+inline AffineFit best_affine_trial(const float* x, const float* w, Range range, const AffineFit& plain, Shift allowed) {
+  static constexpr TrialRanges<kTop, kTries, kClip> kRanges;
+  AffineTrials<kRanges.kTrials> trials;
+  const VT width = splat<VT>(range.high - range.low), low = splat<VT>(range.low);
+  for (int t = 0; t < kRanges.kTrials; t += kTrialLanes) {
+    const VT scale = width * load<VT>(kRanges.step + t);
+    store(trials.scale + t, scale);
+    store(trials.shift + t, -low - load<VT>(kRanges.cut_low + t) * scale);
   }
   trials.template sum<kTop, kCount>(x, w);
   trials.solve(plain, allowed);
   trials.judge(plain);
+  return trials.fit(trials.best(), plain);
+}
+
+/// The best scale and shift found for a run: the best trial or, if better, the plain range, and then least squares with
+/// codes chosen anew until they settle.
+template <int kTop, int kCount, int kTries, float kClip>
+inline AffineFit search_affine(const float* x, const float* w, Shift allowed) {
+  Range range = range_of(x, kCount);
+  if (allowed == Shift::kNotNegative) range.low = least_of(range.low, 0.0f);
+  const float plain_scale = (range.high - range.low) / kTop;
+  const AffineFit plain = plain_sums<kCount>(x, w);
   AffineFit best = plain;
-  fit_affine<kTop, kCount>(x, w, plain_scale, -low, &best);
+  fit_affine<kTop, kCount>(x, w, most_of(plain_scale, 0.0f), -range.low, &best);
+  if (plain_scale < 1e-15f) {
+    solve(&best, allowed);
+    return best;
+  }
   float best_error = best.error_at(best.scale, best.shift);
-  const int t = trials.best();
-  if (trials.error[t] < best_error) {
-    best_error = trials.error[t];
-    best = trials.fit(t, plain);
+  const AffineFit trial = best_affine_trial<kTop, kCount, kTries, kClip>(x, w, range, plain, allowed);
+  const float trial_error = trial.error_at(trial.scale, trial.shift);
+  if (trial_error < best_error) {
+    best_error = trial_error;
+    best = trial;
   }
   for (int round = 0; round < 3 && best.scale > 0; ++round) {
     AffineFit fit = plain;
@@ -182,16 +194,23 @@ inline AffineFit search_affine(const float* x, const float* w, Shift allowed, fl
   return best;
 }
 
-/// Squared error summed directly, with q chosen for this scale and shift.
-template <int kTop, int kCount> inline float affine_error(const float* x, const float* w, float scale, float shift) {
-  V8 sum = splat8(0);
+/// Chooses q for this scale and shift: the squared error, summed directly, and in `fit`, which has the plain sums, the
+/// sums of q.
+template <int kTop, int kCount>
+inline float pass_affine(const float* x, const float* w, float scale, float shift, AffineFit* fit) {
+  V8 sum = splat8(0), sq = sum, sqq = sum, sxq = sum;
   const V8 inverse = splat8(scale != 0 ? 1 / scale : 0);
   for (int i = 0; i < kCount; i += 8) {
-    const V8 xi = load8(x + i);
+    const V8 xi = load8(x + i), wi = load8(w + i);
     const V8 q = round_clamped((xi + splat8(shift)) * inverse, 0, kTop);
-    const V8 e = xi - (splat8(scale) * q - splat8(shift));
-    sum += load8(w + i) * e * e;
+    const V8 e = xi - (splat8(scale) * q - splat8(shift)), wq = wi * q;
+    sum += wi * e * e;
+    sq += wq;
+    sqq += wq * q;
+    sxq += wq * xi;
   }
+  fit->scale = scale, fit->shift = shift;
+  fit->wq = sum8(sq), fit->wqq = sum8(sqq), fit->wxq = sum8(sxq);
   return sum8(sum);
 }
 

@@ -1,4 +1,4 @@
-#include <cmath>
+#include <bit>
 #include <cstdio>
 #include <string>
 
@@ -30,9 +30,10 @@ BlockScale::BlockScale(float largest_magnitude) {
   // Far below the smallest half, 2^-24, even with the longest ladder of levels (2^12) on top.
   is_zero_ = largest_magnitude < 0x1p-60f;
   if (is_zero_) return;
-  const int exponent = std::ilogb(largest_magnitude);
-  up_ = std::ldexp(1.0f, exponent);
-  down_ = std::ldexp(1.0f, -exponent);
+  // The power of two alone, and its inverse, which of 2^127 is subnormal.
+  const uint32_t exponent = std::bit_cast<uint32_t>(largest_magnitude) >> 23;
+  up_ = std::bit_cast<float>(exponent << 23);
+  down_ = exponent < 254 ? std::bit_cast<float>((254 - exponent) << 23) : 0x1p-127f;
 }
 
 HalfFactor BlockScale::to_half(float factor) const {

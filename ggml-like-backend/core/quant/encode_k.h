@@ -16,13 +16,13 @@ template <int kTop, int kCount, int kMax> struct AffineRuns {
   int m[kRuns] = {};
   uint8_t codes[kSuperBlock] = {};
 
-  template <int kTries, int kFactorTries> void search(const float* x, const float* w, float clip) {
+  template <int kTries, int kFactorTries, float kClip> void search(const float* x, const float* w) {
     float scaled[kSuperBlock];
     const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
     if (scale.is_zero()) return;
     AffineFit fits[kRuns];
     for (int b = 0; b < kRuns; ++b) {
-      fits[b] = search_affine<kTop, kCount, kTries>(scaled + b * kCount, w + b * kCount, Shift::kNotNegative, clip);
+      fits[b] = search_affine<kTop, kCount, kTries, kClip>(scaled + b * kCount, w + b * kCount, Shift::kNotNegative);
     }
     float factor = 0, min_factor = 0;
     search_factors<kFactorTries>(fits, &factor, &min_factor);
@@ -159,7 +159,7 @@ inline void pack_pairs(const uint8_t* codes, uint8_t* qs) {
 
 inline void encode(const float* x, const float* w, BlockQ2_K* out) {
   AffineRuns<3, 16, 15> runs;
-  runs.search<5, 8>(x, w, 1.0f);
+  runs.search<5, 8, 1.0f>(x, w);
   for (int b = 0; b < 16; ++b) out->scales[b] = static_cast<uint8_t>(runs.k[b] | runs.m[b] << 4);
   pack_pairs(runs.codes, out->qs);
   out->d = runs.d.bits;
@@ -168,7 +168,7 @@ inline void encode(const float* x, const float* w, BlockQ2_K* out) {
 
 inline void encode(const float* x, const float* w, BlockQ4_K* out) {
   AffineRuns<15, 32, 63> runs;
-  runs.search<6, 6>(x, w, 1.5f);
+  runs.search<6, 6, 1.5f>(x, w);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
   pack_scale_min(runs.k, runs.m, out->scales);
@@ -177,7 +177,7 @@ inline void encode(const float* x, const float* w, BlockQ4_K* out) {
 
 inline void encode(const float* x, const float* w, BlockQ5_K* out) {
   AffineRuns<31, 32, 63> runs;
-  runs.search<5, 8>(x, w, 1.5f);
+  runs.search<5, 8, 1.5f>(x, w);
   out->d = runs.d.bits;
   out->dmin = runs.dmin.bits;
   pack_scale_min(runs.k, runs.m, out->scales);
@@ -194,7 +194,7 @@ inline void encode(const float* x, const float* w, BlockQ3_K* out) {
   float scaled[kSuperBlock];
   const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
   ScaledRuns<IntegerLevels<-4, 3>, 16, -32, 31> runs;
-  runs.search<16>(scale, scaled, w, 0.6f, 1.15f);
+  runs.search<16, 0.6f, 1.15f>(scale, scaled, w);
   pack_pairs(runs.codes, out->qs);
   for (int l = 0; l < 32; ++l) {
     int byte = 0;
@@ -214,7 +214,7 @@ inline void encode(const float* x, const float* w, BlockQ6_K* out) {
   float scaled[kSuperBlock];
   const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
   ScaledRuns<IntegerLevels<-32, 31>, 16, -128, 127> runs;
-  runs.search<11>(scale, scaled, w, 0.94f, 1.04f);
+  runs.search<11, 0.94f, 1.04f>(scale, scaled, w);
   for (int i = 0; i < kSuperBlock; ++i) {
     const int half = i / 128, k = i % 128 / 32, l = i % 32;
     out->ql[half * 64 + (k & 1) * 32 + l] |= static_cast<uint8_t>((runs.codes[i] & 15) << (k < 2 ? 0 : 4));
@@ -229,7 +229,7 @@ inline void encode(const float* x, const float* w, BlockIQ4_XS* out) {
   float scaled[kSuperBlock];
   const BlockScale scale = scaled_block<kSuperBlock>(x, scaled);
   ScaledRuns<IQ4Levels, 32, -32, 31> runs;
-  runs.search<13>(scale, scaled, w, 0.7f, 1.2f);
+  runs.search<13, 0.7f, 1.2f>(scale, scaled, w);
   for (int ib = 0; ib < 8; ++ib) {
     const int ls = runs.k[ib] + 32;
     out->scales_l[ib / 2] |= static_cast<uint8_t>((ls & 15) << (4 * (ib & 1)));

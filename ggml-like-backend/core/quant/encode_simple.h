@@ -9,40 +9,35 @@ namespace fathom::quant::FATHOM_ISA {
 
 constexpr int kN = kSmallBlock;
 
-/// Chooses d and the codes of a block with y = d * level: the better, after rounding d to half, of the plain choice
-/// (the largest magnitude at the end of the levels) and the searched one. The plain one keeps values that already lie
-/// on a grid.
-template <typename Levels, int kSteps>
-inline HalfFactor encode_levels(const float* x, const float* w, float plain_end, float from, float to, uint8_t* codes) {
+/// Chooses d and the codes of a block with y = d * level. The best trial's scale is rounded to half, then the one that
+/// least squares takes for its codes; the better of the two stays. Without trials (kSteps = 0) the largest magnitude
+/// goes to the end of the levels. Trials include that choice, f = 1, so that values which already lie on a grid stay.
+template <typename Levels, int kSteps, float kFrom = 1.0f, float kTo = 1.0f>
+inline HalfFactor encode_levels(const float* x, const float* w, uint8_t* codes) {
   float scaled[kN];
   const BlockScale scale = scaled_block<kN>(x, scaled);
   HalfFactor best;
   if (!scale.is_zero()) {
-    float extreme = largest_magnitude(scaled, kN);
-    if (plain_end < 0) {  // levels that reach further down than up: the sign counts
-      for (int i = kN - 1; i >= 0; --i) extreme = magnitude(scaled[i]) == magnitude(extreme) ? scaled[i] : extreme;
-    }
-    best = scale.to_half(extreme / plain_end);
-    float best_error = level_error<Levels, kN>(scaled, w, best.value);
     float next = 0;
     if constexpr (kSteps > 0) {
-      next = search_scale<Levels, kN, kSteps>(scaled, w, from, to).scale();
+      next = best_trial<Levels, kN, kSteps, kFrom, kTo>(scaled, w).scale();
     } else {
-      next = fit_levels<Levels, kN>(scaled, w, 1 / best.value).scale();
+      next = largest_magnitude(scaled, kN) / Levels::kHighest;
     }
-    for (int round = 0; round < 2 && best_error > 0; ++round) {
+    float best_error = __builtin_inff();
+    for (int round = 0; round < 2; ++round) {
       const HalfFactor d = scale.to_half(next);
-      if (d.bits == best.bits) break;
-      const float error = level_error<Levels, kN>(scaled, w, d.value);
-      if (error < best_error) {
-        best_error = error;
+      if (round > 0 && d.bits == best.bits) break;
+      const LevelPass pass = pass_levels<Levels, kN>(scaled, w, d.value);
+      if (pass.error < best_error) {
+        best_error = pass.error;
         best = d;
       }
-      if (d.value == 0 || round == 1) break;
-      next = fit_levels<Levels, kN>(scaled, w, 1 / d.value).scale();
+      if (d.value == 0 || pass.error == 0) break;
+      next = pass.fit.scale();
     }
     if constexpr (!Levels::kHasZero) {  // even the smallest half may be too large a scale
-      if (best_error > level_error<Levels, kN>(scaled, w, 0)) best = {};
+      if (best_error > pass_levels<Levels, kN>(scaled, w, 0).error) best = {};
     }
   }
   level_codes<Levels, kN>(scaled, best.value, codes);
@@ -53,35 +48,38 @@ struct AffineBlock {
   uint16_t d = 0, m = 0;
 };
 
-/// The same for y = d * q + m.
-template <int kTop> inline AffineBlock encode_affine(const float* x, const float* w, float clip, uint8_t* codes) {
-  constexpr int kTries = 6;
+/// The same for y = d * q + m. Trials include the plain range.
+template <int kTop, int kTries, float kClip>
+inline AffineBlock encode_affine(const float* x, const float* w, uint8_t* codes) {
   float scaled[kN];
   const BlockScale scale = scaled_block<kN>(x, scaled);
   if (scale.is_zero()) {
     __builtin_memset(codes, 0, kN);
     return {};
   }
-  float low = scaled[0], high = scaled[0];
-  for (const float v : scaled) low = least_of(low, v), high = most_of(high, v);
-  HalfFactor d = scale.to_half((high - low) / kTop);
-  HalfFactor m = scale.to_half(low);
+  const Range range = range_of(scaled, kN);
   const AffineFit plain = plain_sums<kN>(scaled, w);
-  float best_error = affine_error<kTop, kN>(scaled, w, d.value, -m.value);
-  AffineFit fit = search_affine<kTop, kN, kTries>(scaled, w, Shift::kAny, clip);
-  for (int round = 0; round < 2 && best_error > 0; ++round) {
+  AffineFit fit = plain;
+  if (range.high - range.low > 1e-14f) {
+    fit = best_affine_trial<kTop, kN, kTries, kClip>(scaled, w, range, plain, Shift::kAny);
+  } else {
+    fit.shift = -range.low;
+  }
+  HalfFactor d, m;
+  float best_error = __builtin_inff();
+  for (int round = 0; round < 2; ++round) {
     const HalfFactor new_d = scale.to_half(fit.scale);
     // The rounding of d is made up for by m, that of m by the choice of q.
     const float shift = new_d.value != 0 ? (new_d.value * fit.wq - fit.wx) / fit.w : fit.shift;
     const HalfFactor new_m = scale.to_half(-shift);
-    const float error = affine_error<kTop, kN>(scaled, w, new_d.value, -new_m.value);
+    if (round > 0 && new_d.bits == d.bits && new_m.bits == m.bits) break;
+    const float error = pass_affine<kTop, kN>(scaled, w, new_d.value, -new_m.value, &fit);
     if (error < best_error) {
       best_error = error;
       d = new_d;
       m = new_m;
     }
-    fit = plain;
-    fit_affine<kTop, kN>(scaled, w, new_d.value, -new_m.value, &fit);
+    if (error == 0) break;
     solve(&fit, Shift::kAny);
   }
   affine_codes<kTop, kN>(scaled, d.value, -m.value, codes);
@@ -110,32 +108,32 @@ inline V8 nearest_e2m1(V8 t) {
 
 inline void encode(const float* x, const float* w, BlockQ4_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-8, 7>, 8>(x, w, -8, 0.75f, 1.15f, codes).bits;
+  out->d = encode_levels<IntegerLevels<-8, 7>, 8, 0.75f, 1.1875f>(x, w, codes).bits;
   pack_nibbles(codes, out->qs);
 }
 
 inline void encode(const float* x, const float* w, BlockQ5_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-16, 15>, 8>(x, w, -16, 0.85f, 1.1f, codes).bits;
+  out->d = encode_levels<IntegerLevels<-16, 15>, 8, 0.875f, 1.09375f>(x, w, codes).bits;
   out->qh = fifth_bits(codes);
   pack_nibbles(codes, out->qs);
 }
 
 inline void encode(const float* x, const float* w, BlockQ8_0* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IntegerLevels<-127, 127>, 0>(x, w, 127, 1, 1, codes).bits;
+  out->d = encode_levels<IntegerLevels<-127, 127>, 0>(x, w, codes).bits;
   for (int i = 0; i < kN; ++i) out->qs[i] = static_cast<int8_t>(codes[i] - 127);
 }
 
 inline void encode(const float* x, const float* w, BlockIQ4_NL* out) {
   uint8_t codes[kN];
-  out->d = encode_levels<IQ4Levels, 13>(x, w, -127, 0.7f, 1.2f, codes).bits;
+  out->d = encode_levels<IQ4Levels, 16, 0.71875f, 1.1875f>(x, w, codes).bits;
   pack_nibbles(codes, out->qs);
 }
 
 inline void encode(const float* x, const float* w, BlockQ4_1* out) {
   uint8_t codes[kN];
-  const AffineBlock b = encode_affine<15>(x, w, 1.5f, codes);
+  const AffineBlock b = encode_affine<15, 4, 1.0f>(x, w, codes);
   out->d = b.d;
   out->m = b.m;
   pack_nibbles(codes, out->qs);
@@ -143,7 +141,7 @@ inline void encode(const float* x, const float* w, BlockQ4_1* out) {
 
 inline void encode(const float* x, const float* w, BlockQ5_1* out) {
   uint8_t codes[kN];
-  const AffineBlock b = encode_affine<31>(x, w, 1.5f, codes);
+  const AffineBlock b = encode_affine<31, 4, 1.0f>(x, w, codes);
   out->d = b.d;
   out->m = b.m;
   out->qh = fifth_bits(codes);

@@ -31,10 +31,16 @@ template <typename V> inline V load(const float* p) {
   return v;
 }
 template <typename V> inline void store(float* p, V v) { __builtin_memcpy(p, &v, sizeof(v)); }
-template <typename V> inline V splat(float f) { return V{} + f; }
+/// (f - 0 is f, which the compiler knows; 0 + f would turn -0 into 0 and cost an addition.)
+template <typename V> inline V splat(float f) { return f - V{}; }
 inline V8 load8(const float* p) { return load<V8>(p); }
 inline V8 splat8(float f) { return splat<V8>(f); }
-inline float sum8(V8 v) { return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7])); }
+/// ((v0 + v4) + (v1 + v5)) + ((v2 + v6) + (v3 + v7))
+inline float sum8(V8 v) {
+  v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+  v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+  return v[0] + v[2];
+}
 
 /// Per lane; neither may be NaN.
 template <typename V> inline V least(V a, V b) {
@@ -77,8 +83,9 @@ inline float round_clamped(float v, float low, float high) {
 
 /// Eight whole numbers 0..255 as bytes.
 inline void store_bytes(uint8_t* p, V8 v) {
+  using Integers = int32_t __attribute__((vector_size(32)));  // straight to bytes would go one by one
   using Bytes = uint8_t __attribute__((vector_size(8)));
-  const auto bytes = __builtin_convertvector(v, Bytes);
+  const auto bytes = __builtin_convertvector(__builtin_convertvector(v, Integers), Bytes);
   __builtin_memcpy(p, &bytes, 8);
 }
 
@@ -88,16 +95,63 @@ template <typename T> inline T least_of(T a, T b) { return b < a ? b : a; }
 template <typename T> inline T most_of(T a, T b) { return a < b ? b : a; }
 inline float magnitude(float v) { return __builtin_fabsf(v); }
 
-/// Largest magnitude of n floats, n a multiple of 8.
-inline float largest_magnitude(const float* x, int n) {
-  V8 largest = splat8(0);
-  for (int i = 0; i < n; i += 8) {
+/// Least and largest of the eight lanes.
+inline float least8(V8 v) {
+  v = least(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = least(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+  return least_of(v[0], v[1]);
+}
+inline float most8(V8 v) {
+  v = most(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
+  v = most(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
+  return most_of(v[0], v[1]);
+}
+
+/// Least and largest of n floats, n a multiple of 8, at least 8.
+struct Range {
+  float low, high;
+};
+inline Range range_of(const float* x, int n) {
+  V8 low = load8(x), high = low;
+  for (int i = 8; i < n; i += 8) {
     const V8 v = load8(x + i);
-    largest = most(largest, most(v, -v));
+    low = least(low, v);
+    high = most(high, v);
   }
-  float out = 0;
-  for (int j = 0; j < 8; ++j) out = most_of(out, largest[j]);
-  return out;
+  return {least8(low), most8(high)};
+}
+
+/// The element of largest magnitude, of equals the first.
+inline float extreme_of(const float* x, int n) {
+  const Range range = range_of(x, n);
+  if (range.high > -range.low) return range.high;
+  if (range.high < -range.low) return range.low;
+  int i = 0;
+  while (magnitude(x[i]) != range.high) ++i;
+  return x[i];
+}
+
+inline float largest_magnitude(const float* x, int n) {
+  const Range range = range_of(x, n);
+  return most_of(range.high, -range.low);
+}
+
+/// Place of the least and of the largest of n values, of nearly equal ones the first; n at most 64. Without their last
+/// bits, floats order as integers do, so that a value and its place are compared in one.
+inline int32_t ordered_bits(float v) {
+  int32_t bits;
+  __builtin_memcpy(&bits, &v, 4);
+  return (bits < 0 ? bits ^ 0x7fffffff : bits) & ~63;
+}
+inline int place_of_least(const float* values, int n) {
+  int32_t best = 0x7fffffff;
+  for (int t = 0; t < n; ++t) best = least_of(best, ordered_bits(values[t]) | t);
+  return best & 63;
+}
+inline int place_of_largest(const float* values, int n) {
+  int32_t best = -0x7fffffff - 1;
+  for (int t = 0; t < n; ++t) best = most_of(best, ordered_bits(values[t]) | (63 - t));
+  return 63 - (best & 63);
 }
 
 }  // namespace fathom::quant::FATHOM_ISA

@@ -66,39 +66,51 @@ template <typename Levels, int kCount> inline ScaleFit fit_levels(const float* x
   return {sum8(xv), sum8(vv)};
 }
 
-/// The best scale (of either sign) for a run. Tries scales that put the largest magnitude at kSteps places around
-/// either end of the levels, from `from` to `to` times the end, then lets least squares settle.
-template <typename Levels, int kCount, int kSteps>
-inline ScaleFit search_scale(const float* x, const float* w, float from, float to) {
-  const float largest = largest_magnitude(x, kCount);
-  ScaleFit best;
-  if (largest < 1e-15f) return best;
-  float extreme = 0;
-  for (int i = kCount - 1; i >= 0; --i) extreme = magnitude(x[i]) == largest ? x[i] : extreme;  // the first of equals
-  alignas(64) float inverse[trial_room(2 * kSteps)], xv[trial_room(2 * kSteps)], vv[trial_room(2 * kSteps)];
-  for (int step = 0; step < kSteps; ++step) {
-    const float f = from + (to - from) * static_cast<float>(step) / static_cast<float>(kSteps - 1);
-    inverse[2 * step] = f * Levels::kLowest / extreme;
-    inverse[2 * step + 1] = f * Levels::kHighest / extreme;
+/// Where trials put the largest magnitude: at kSteps places around either end of the levels, from kFrom to kTo times
+/// the end.
+template <typename Levels, int kSteps, float kFrom, float kTo> struct TrialPlaces {
+  static constexpr int kTrials = 2 * kSteps;
+  alignas(64) float at[trial_room(kTrials)] = {};
+  constexpr TrialPlaces() {
+    for (int t = 0; t < trial_room(kTrials); ++t) {
+      const int trial = t < kTrials ? t : kTrials - 1;
+      const float f = kFrom + (kTo - kFrom) * static_cast<float>(trial / 2) / static_cast<float>(kSteps - 1);
+      at[t] = f * (trial % 2 == 0 ? Levels::kLowest : Levels::kHighest);
+    }
   }
-  for (int t = 2 * kSteps; t < whole_lanes(2 * kSteps); ++t) inverse[t] = inverse[2 * kSteps - 1];
-  for (int t = 0; t < 2 * kSteps; t += kTrialLanes) {
-    const VT inv = load<VT>(inverse + t);
-    VT sum_xv = splat<VT>(0), sum_vv = splat<VT>(0);
+};
+
+/// The best of trial scales (of either sign) for a run.
+template <typename Levels, int kCount, int kSteps, float kFrom, float kTo>
+inline ScaleFit best_trial(const float* x, const float* w) {
+  static constexpr TrialPlaces<Levels, kSteps, kFrom, kTo> kPlaces;
+  constexpr int kTrials = kPlaces.kTrials;
+  const float extreme = extreme_of(x, kCount);
+  if (magnitude(extreme) < 1e-15f) return {};
+  alignas(64) float xv[trial_room(kTrials)], vv[trial_room(kTrials)], gain[trial_room(kTrials)];
+  const VT unit = splat<VT>(1 / extreme), zero = splat<VT>(0);
+  for (int t = 0; t < kTrials; t += kTrialLanes) {
+    const VT inverse = load<VT>(kPlaces.at + t) * unit;
+    VT sum_xv = zero, sum_vv = zero;
     for (int i = 0; i < kCount; ++i) {
       const VT xi = splat<VT>(x[i]);
-      const VT v = Levels::nearest(xi * inv);
+      const VT v = Levels::nearest(xi * inverse);
       const VT wv = splat<VT>(w[i]) * v;
       sum_xv += wv * xi;
       sum_vv += wv * v;
     }
     store(xv + t, sum_xv);
     store(vv + t, sum_vv);
+    store(gain + t, sum_vv > zero ? sum_xv * sum_xv / sum_vv : zero);
   }
-  for (int t = 0; t < 2 * kSteps; ++t) {
-    // best.gain() < gain, without dividing
-    if (xv[t] * xv[t] * (best.vv > 0 ? best.vv : 1) > best.xv * best.xv * vv[t]) best = {xv[t], vv[t]};
-  }
+  const int t = place_of_largest(gain, kTrials);
+  return {xv[t], vv[t]};
+}
+
+/// The best scale for a run: the best trial, and then least squares until they settle.
+template <typename Levels, int kCount, int kSteps, float kFrom, float kTo>
+inline ScaleFit search_scale(const float* x, const float* w) {
+  ScaleFit best = best_trial<Levels, kCount, kSteps, kFrom, kTo>(x, w);
   for (int round = 0; round < 3 && best.scale() != 0; ++round) {
     const ScaleFit fit = fit_levels<Levels, kCount>(x, w, 1 / best.scale());
     if (!(fit.gain() > best.gain())) break;
@@ -107,16 +119,24 @@ inline ScaleFit search_scale(const float* x, const float* w, float from, float t
   return best;
 }
 
-/// Weighted squared error of kCount elements at their nearest levels, summed directly: exact where the data is.
-template <typename Levels, int kCount> inline float level_error(const float* x, const float* w, float scale) {
-  V8 sum = splat8(0);
-  const float inverse = scale != 0 ? 1 / scale : 0;
+/// kCount elements at their nearest levels: the weighted squared error, summed directly (exact where the data is), and
+/// the sums for the next scale.
+struct LevelPass {
+  float error;
+  ScaleFit fit;
+};
+template <typename Levels, int kCount> inline LevelPass pass_levels(const float* x, const float* w, float scale) {
+  V8 error = splat8(0), xv = splat8(0), vv = splat8(0);
+  const V8 inverse = splat8(scale != 0 ? 1 / scale : 0);
   for (int i = 0; i < kCount; i += 8) {
-    const V8 xi = load8(x + i);
-    const V8 e = xi - splat8(scale) * Levels::nearest(xi * splat8(inverse));
-    sum += load8(w + i) * e * e;
+    const V8 xi = load8(x + i), wi = load8(w + i);
+    const V8 v = Levels::nearest(xi * inverse);
+    const V8 e = xi - splat8(scale) * v, wv = wi * v;
+    error += wi * e * e;
+    xv += wv * xi;
+    vv += wv * v;
   }
-  return sum8(sum);
+  return {sum8(error), {sum8(xv), sum8(vv)}};
 }
 
 /// Writes the stored codes of kCount elements.
@@ -187,11 +207,11 @@ template <typename Levels, int kCount, int kLow, int kHigh> struct ScaledRuns {
   int k[kRuns] = {};
   uint8_t codes[kSuperBlock];
 
-  /// x in the units of `scale`. kSteps and the two numbers go to search_scale.
-  template <int kSteps> void search(const BlockScale& scale, const float* x, const float* w, float from, float to) {
+  /// x in the units of `scale`. The parameters go to search_scale.
+  template <int kSteps, float kFrom, float kTo> void search(const BlockScale& scale, const float* x, const float* w) {
     ScaleFit fits[kRuns];
     for (int b = 0; b < kRuns; ++b)
-      fits[b] = search_scale<Levels, kCount, kSteps>(x + b * kCount, w + b * kCount, from, to);
+      fits[b] = search_scale<Levels, kCount, kSteps, kFrom, kTo>(x + b * kCount, w + b * kCount);
     float factor = search_block_factor < kRuns, kLow, kHigh, 1, kHigh >= 100 ? 4 : 16 > (fits);
     // With d fixed, each run takes the best integer near its own optimum; then d follows, and once more.
     for (int round = 0; round < 3; ++round) {
