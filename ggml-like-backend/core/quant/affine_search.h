@@ -82,20 +82,25 @@ template <int kTrials> struct AffineTrials {
     }
   }
 
-  /// Moves every pair to the optimum for its q; where that would need a negative scale or a forbidden shift, to the
-  /// nearest allowed pair.
+  /// Moves every pair to the optimum for its q. Where that would need a negative scale or a forbidden shift, a pair of
+  /// any shift stays, and others go to the nearest allowed pair.
   void solve(const AffineFit& plain, Shift allowed) {
     const VT zero = splat<VT>(0);
-    const float w = plain.w, wx = plain.wx;
+    const float w = plain.w, wx = plain.wx, w_inverse = 1 / w;
     for (int t = 0; t < kTrials; t += kTrialLanes) {
       const VT q = load<VT>(wq + t), qq = load<VT>(wqq + t), xq = load<VT>(wxq + t);
       const VT det = qq * w - q * q;
       const auto is_regular = det > 1e-6f * qq * w;
       const VT s = is_regular ? (xq * w - wx * q) / det : load<VT>(scale + t);
-      const VT m = (s * q - wx) / w;
+      const VT m = (s * q - wx) * w_inverse;
       // All q alike: the shift alone.
       auto is_good = is_regular ? s > zero : (allowed == Shift::kAny || wx <= 0 ? zero == zero : zero != zero);
       if (allowed == Shift::kNotNegative) is_good = is_good & (m >= zero);
+      if (allowed == Shift::kAny) {
+        store(scale + t, is_good ? s : load<VT>(scale + t));
+        store(shift + t, is_good ? m : load<VT>(shift + t));
+        continue;
+      }
       const VT through_zero = qq > zero ? most(zero, xq / qq) : zero;
       store(scale + t, is_good ? s : through_zero);
       store(shift + t, is_good ? m : zero);

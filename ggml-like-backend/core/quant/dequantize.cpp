@@ -1,11 +1,11 @@
 #include "core/quant/dequantize.h"
 
-#include <bit>
 #include <cstring>
 #include <string>
 
 #include "core/error.h"
 #include "core/float_convert.h"
+#include "core/quant/encode.h"
 #include "core/quant/fp8.h"
 #include "core/quant/iq.h"
 #include "core/quant/k_quants.h"
@@ -18,14 +18,6 @@ namespace {
 template <typename Block> void decode_blocks(const void* src, float* dst, int64_t n, int block_elements) {
   const auto* blocks = static_cast<const Block*>(src);
   for (int64_t i = 0; i < n / block_elements; ++i) quant::decode(blocks[i], dst + i * block_elements);
-}
-
-/// f16_to_f32 without branches, so that the compiler makes vectors of it.
-float f16_straight(uint16_t h) {
-  const uint32_t rest = static_cast<uint32_t>(h & 0x7fffu) << 13;
-  const float finite = std::bit_cast<float>(rest) * 0x1p112f;  // the difference of the exponents' biases
-  const uint32_t magnitude = rest >= 0x7c00u << 13 ? rest | 0x7f800000u : std::bit_cast<uint32_t>(finite);
-  return std::bit_cast<float>(magnitude | static_cast<uint32_t>(h & 0x8000u) << 16);
 }
 
 template <typename Element, typename Convert>
@@ -49,7 +41,7 @@ void dequantize_row(DType dtype, const void* src, float* dst, int64_t n) {
   switch (dtype) {
     case DType::kF32: std::memcpy(dst, src, static_cast<size_t>(n) * sizeof(float)); return;
     case DType::kF64: return convert_elements<double>(src, dst, n, [](double v) { return static_cast<float>(v); });
-    case DType::kF16: return convert_elements<uint16_t>(src, dst, n, f16_straight);
+    case DType::kF16: return quant::usable_encoders().sets[0]->widen_halves(src, dst, n);
     case DType::kBF16: return convert_elements<uint16_t>(src, dst, n, bf16_to_f32);
     case DType::kF8_E4M3: return convert_elements<uint8_t>(src, dst, n, f8_e4m3_to_f32);
     case DType::kQ4_0: return decode_blocks<BlockQ4_0>(src, dst, n, block);

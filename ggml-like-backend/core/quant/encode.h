@@ -21,6 +21,8 @@ struct Encoders {
   EncodeBlock by_type[kTypeIds];  ///< by GGUF type id, null where it has no blocks
   /// Largest magnitude of n floats; infinity where one is infinite, NaN where one is not a number.
   float (*largest)(const float* x, int64_t n);
+  /// n halves, at any address, as floats.
+  void (*widen_halves)(const void* halves, float* out, int64_t n);
 };
 
 namespace portable {
@@ -54,6 +56,7 @@ class BlockScale {
   /// No half-precision factor could reach the values.
   bool is_zero() const { return is_zero_; }
   float down() const { return down_; }  ///< x times this is scaled
+  float up() const { return up_; }      ///< and back
 
   /// The half nearest to `factor` (given in scaled units), but never zero unless factor is. Throws Error{kModel} if it
   /// exceeds the largest half.

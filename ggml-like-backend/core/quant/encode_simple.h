@@ -2,6 +2,7 @@
 #pragma once
 
 #include "core/quant/affine_search.h"
+#include "core/quant/block_tools.h"
 #include "core/quant/encode.h"
 #include "core/quant/scale_search.h"
 
@@ -26,7 +27,7 @@ inline HalfFactor encode_levels(const float* x, const float* w, uint8_t* codes) 
     }
     float best_error = __builtin_inff();
     for (int round = 0; round < 2; ++round) {
-      const HalfFactor d = scale.to_half(next);
+      const HalfFactor d = to_half(scale, next);
       if (round > 0 && d.bits == best.bits) break;
       const LevelPass pass = pass_levels<Levels, kN>(scaled, w, d.value);
       if (pass.error < best_error) {
@@ -68,10 +69,10 @@ inline AffineBlock encode_affine(const float* x, const float* w, uint8_t* codes)
   HalfFactor d, m;
   float best_error = __builtin_inff();
   for (int round = 0; round < 2; ++round) {
-    const HalfFactor new_d = scale.to_half(fit.scale);
+    const HalfFactor new_d = to_half(scale, fit.scale);
     // The rounding of d is made up for by m, that of m by the choice of q.
     const float shift = new_d.value != 0 ? (new_d.value * fit.wq - fit.wx) / fit.w : fit.shift;
-    const HalfFactor new_m = scale.to_half(-shift);
+    const HalfFactor new_m = to_half(scale, -shift);
     if (round > 0 && new_d.bits == d.bits && new_m.bits == m.bits) break;
     const float error = pass_affine<kTop, kN>(scaled, w, new_d.value, -new_m.value, &fit);
     if (error < best_error) {
@@ -80,7 +81,7 @@ inline AffineBlock encode_affine(const float* x, const float* w, uint8_t* codes)
       m = new_m;
     }
     if (error == 0) break;
-    solve(&fit, Shift::kAny);
+    if (round == 0) solve(&fit, Shift::kAny);
   }
   affine_codes<kTop, kN>(scaled, d.value, -m.value, codes);
   return {d.bits, m.bits};

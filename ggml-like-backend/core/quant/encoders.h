@@ -29,10 +29,28 @@ inline float largest_of_row(const float* x, int64_t n) {
   return out + difference;
 }
 
+/// f16_to_f32 without branches, in vectors.
+inline void widen_halves(const void* halves, float* out, int64_t n) {
+  const auto* bytes = static_cast<const uint8_t*>(halves);
+  for (int64_t i = 0; i < n; ++i) {
+    uint16_t h;
+    __builtin_memcpy(&h, bytes + 2 * i, 2);
+    const uint32_t rest = static_cast<uint32_t>(h & 0x7fffu) << 13;
+    float finite;
+    __builtin_memcpy(&finite, &rest, 4);
+    finite *= 0x1p112f;  // the difference of the exponents' biases
+    uint32_t bits;
+    __builtin_memcpy(&bits, &finite, 4);
+    bits = (rest >= 0x7c00u << 13 ? rest | 0x7f800000u : bits) | static_cast<uint32_t>(h & 0x8000u) << 16;
+    __builtin_memcpy(out + i, &bits, 4);
+  }
+}
+
 constexpr Encoders make_encoders(const char* isa) {
   Encoders e{};
   e.isa = isa;
   e.largest = largest_of_row;
+  e.widen_halves = widen_halves;
   // GGUF's type ids, as in core/dtype.h
   e.by_type[2] = encode_as<BlockQ4_0>;
   e.by_type[3] = encode_as<BlockQ4_1>;
