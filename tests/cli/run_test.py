@@ -358,6 +358,15 @@ class Perplexity(ProgramTest):
         self.assert_refused(3, "perplexity", "-m", TINY, "-f", other, "--ctx", "64", "--kl", saved)
         self.assert_refused(3, *self.args, "--kl", self.text)
 
+    def test_markers_of_the_text_are_read_and_control_tokens_only_if_asked(self):
+        text = self.file("marked.txt", "Mia sat down. <think>Where is the ball?</think> <｜User｜>Hi! " * 30)
+        marker, control = (int(self.run_ok("tokenize", "-m", TINY, "--special", t).text) for t in ("<think>", "<｜User｜>"))
+        for flags, expected in (((), (True, False)), (("--special",), (True, True))):
+            saved = self.folder / "ids.safetensors"
+            self.run_ok("perplexity", "-m", TINY, "-f", text, "--ctx", "64", "--chunks", "2", "--save-logits", saved, *flags)
+            ids = safetensors(saved)["ids"][2]
+            self.assertEqual((marker in ids, control in ids), expected)
+
     def test_text_for_people_and_a_text_too_short(self):
         self.assertRegex(self.run_ok(*self.args[:-1]).text, r"^perplexity +[0-9.]+ \+- [0-9.]+ ")
         self.assert_refused(2, "perplexity", "-m", TINY, "-f", self.file("short.txt", "Hi"), "--ctx", "64", says="64")
