@@ -1,11 +1,14 @@
 // Which device runs a model: the one place that knows them by name.
 #pragma once
 
+#include <cstddef>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "core/backend.h"
 #include "cuda/cuda_backend.h"
+#include "deepseek/weights.h"
 #include "engine/engine.h"
 
 namespace fathom {
@@ -20,5 +23,14 @@ struct ChosenBackend {
 /// "auto" is the device if there is one and no CPU kernels are asked for, and says nothing. Throws Error{kUsage} for a
 /// device number that does not exist and for "cuda" in a program built without it. `streams_experts` as in ModelSource.
 ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts);
+
+/// `device` with the routed experts of the last n_layers mixtures (all, if there are fewer; the MTP block counts as the
+/// last) left to the CPU; `device` itself for 0 and where the host's memory is its own. The weights are still in host
+/// memory.
+std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, deepseek::Weights& weights,
+                                              int64_t n_layers, const EngineOptions& options, bool streams_experts);
+
+/// First bytes of what those layers' experts are: gate, up and down stacks. For place_weights.
+std::set<const std::byte*> host_expert_stacks(deepseek::Weights& weights, int64_t n_layers);
 
 }  // namespace fathom

@@ -182,7 +182,8 @@ struct Engine::Impl {
       : options(o),
         source(std::move(s)),
         model(read_model(source, o.mtp)),
-        backend(std::move(chosen.backend)),
+        backend(keep_experts_on_host(std::move(chosen.backend), model.weights, o.host_expert_layers.value_or(0), o,
+                                     source.streams_experts)),
         note(std::move(chosen.note)),
         passes{Pass(*backend), Pass(*backend)} {
     if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
@@ -235,7 +236,9 @@ void Engine::Impl::take_memory(const CacheLayout& layout, std::span<const Node> 
     if (model.weights.mtp) drafts.emplace(*backend, chunk_tokens, pages_for(context));
     return;
   }
-  device_weights = place_weights(model.weights, source.tensors, probe, *backend, options.on_load);
+  device_weights = place_weights(model.weights, source.tensors, probe,
+                                 host_expert_stacks(model.weights, options.host_expert_layers.value_or(0)), *backend,
+                                 options.on_load);
   const int64_t longest = options.context.value_or(std::min(kDefaultContextLimit, model.config.context_length));
   const int64_t most_tokens = std::min(chunk_tokens, std::max<int64_t>(longest, 1)),
                 few_tokens = std::min(kReplayedTokens, most_tokens);

@@ -43,6 +43,9 @@ struct EngineOptions {
   /// For estimates, nothing can be evaluated: of a checkpoint's folder only headers are read, a device's memory is
   /// counted and not taken.
   bool estimate_only = false;
+  /// On a device: layers whose routed experts stay in host memory and are computed there, the last ones of the model;
+  /// nothing: as few as make the rest fit.
+  std::optional<int64_t> host_expert_layers{};
 };
 
 /// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.

@@ -49,8 +49,8 @@ std::set<const std::byte*> matrices_of(std::span<const Node> nodes) {
 }  // namespace
 
 std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map<std::string, Tensor>& file,
-                                      std::span<const Node> nodes, Backend& backend,
-                                      const std::function<void(uint64_t, uint64_t)>& progress) {
+                                      std::span<const Node> nodes, const std::set<const std::byte*>& stay,
+                                      Backend& backend, const std::function<void(uint64_t, uint64_t)>& progress) {
   std::vector<Piece> pieces;
   for (const auto& [name, t] : file) {
     Piece piece{t.data, t.size_bytes()};
@@ -69,6 +69,7 @@ std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map
   };
   const std::set<const std::byte*> matrices = matrices_of(nodes);
   weights.each([&](const Tensor& t) {
+    if (stay.contains(t.data)) return;
     Piece& piece = piece_of(t);
     piece.is_used = true;
     if (!matrices.contains(t.data)) return;
@@ -107,6 +108,7 @@ std::shared_ptr<Buffer> place_weights(deepseek::Weights& weights, const std::map
   if (progress) progress(total_file, total_file);
 
   weights.each([&](Tensor& t) {
+    if (stay.contains(t.data)) return;
     const Piece& piece = piece_of(t);
     const auto from_begin = static_cast<size_t>(t.data - piece.begin);
     std::byte* to = buffer->data() + piece.offset;

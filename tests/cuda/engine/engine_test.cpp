@@ -22,7 +22,8 @@ const char* const kModels[] = {"v1/v1-f16.gguf",
                                "v3/v3-iq2_xxs-mla.gguf",
                                "v3/v3-mxfp4-mla.gguf"};
 
-std::unique_ptr<Engine> load(const std::string& file, const std::string& backend, DType cache = DType::kBF16) {
+std::unique_ptr<Engine> load(const std::string& file, const std::string& backend, DType cache = DType::kBF16,
+                             int64_t host_expert_layers = 0) {
   EngineOptions o;
   o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
   o.backend = backend;
@@ -31,6 +32,7 @@ std::unique_ptr<Engine> load(const std::string& file, const std::string& backend
   o.cache_type = cache;
   o.attention = AttentionForm::kAbsorbed;
   o.chunk_tokens = 48;
+  o.host_expert_layers = host_expert_layers;
   std::unique_ptr<Engine> engine = Engine::load(o);
   REQUIRE(engine->on_device() == (backend == "cuda"));
   return engine;
@@ -132,6 +134,54 @@ TEST_CASE("cuda: a step is the same bits alone, beside others, replayed and afte
   REQUIRE(engine->step(parts) == StepStatus::kDone);
   for (size_t i = 0; i < 3; ++i)
     CHECK(std::equal(alone[i].begin(), alone[i].end(), engine->logits(static_cast<int64_t>(i)).begin()));
+}
+
+TEST_CASE("cuda: experts that stay on the host give the CPU's logits, be it one layer's or all") {
+  for (const char* file :
+       {"v1/v1-f16.gguf", "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
+    for (const int64_t n_layers : {1, 99}) {
+      CAPTURE(file);
+      CAPTURE(n_layers);
+      const auto cpu = load(file, "cpu"), whole = load(file, "cuda"),
+                 device = load(file, "cuda", DType::kBF16, n_layers);
+      CHECK(device->backend_description().find("; experts of ") != std::string::npos);
+      CHECK(device->device_bytes() < whole->device_bytes());
+      const std::vector<int32_t> ids = prompt(21);
+      Sequence on_cpu(cpu->pool()), on_device(device->pool());
+      REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast));
+      REQUIRE(device->prefill(on_device, ids, Outputs::kLast));
+      CHECK(difference(last_logits(*device), last_logits(*cpu)) < 0.08);
+      for (const int32_t id : {5, 77, 130})
+        CHECK(difference(step(*device, on_device, id), step(*cpu, on_cpu, id)) < 0.08);
+    }
+  }
+}
+
+TEST_CASE(
+    "cuda: with experts on the host too, a step is the same bits alone, beside others, replayed and interrupted") {
+  const auto engine = load("v3/v3-q4_k_m.gguf", "cuda", DType::kBF16, 2);
+  Sequence first(engine->pool()), second(engine->pool());
+  REQUIRE(engine->prefill(first, prompt(30), Outputs::kNone));
+  REQUIRE(engine->prefill(second, prompt(7), Outputs::kNone));
+  Sequence fork = first.fork(), again = first.fork(), other = second.fork();
+  const int32_t next[] = {9, 8};
+  const std::vector<float> alone = step(*engine, fork, next[0]), alone_other = step(*engine, other, next[1]);
+  CHECK(step(*engine, again, next[0]) == alone);
+  for (Sequence* done : {&fork, &again, &other}) done->clear();
+  // A prompt's step, whose larger exchange moves what recorded steps read; inside it another one.
+  Sequence prompted(engine->pool()), inner = second.fork();
+  const std::vector<int32_t> ids = prompt(40);
+  const StepPart part{&prompted, ids, Outputs::kLast};
+  std::vector<float> inside;
+  REQUIRE(engine->step({&part, 1}, [&] {
+    if (inside.empty()) inside = step(*engine, inner, next[1]);
+    return true;
+  }) == StepStatus::kDone);
+  CHECK(inside == alone_other);
+  const StepPart both[] = {{&first, {&next[0], 1}, Outputs::kLast}, {&second, {&next[1], 1}, Outputs::kLast}};
+  REQUIRE(engine->step(both) == StepStatus::kDone);
+  CHECK(std::equal(alone.begin(), alone.end(), engine->logits(0).begin()));
+  CHECK(std::equal(alone_other.begin(), alone_other.end(), engine->logits(1).begin()));
 }
 
 TEST_CASE("cuda: pages move to a file and back with every bit, in every cache type") {
