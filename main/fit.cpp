@@ -53,20 +53,24 @@ int run(const Options& options) {
     device.weights = engine->device_weight_bytes();
     device.cache = cache;
     device.activations = engine->device_bytes() - device.weights - cache;
+    host.weights = engine->host_expert_bytes();
   } else {
     host = {engine->model_bytes(), engine->info().copied_bytes, cache, engine->planned_activation_bytes()};
   }
   const Share& used = on_device ? device : host;
   const std::optional<uint64_t> available = on_device ? free_device_bytes(flags.device) : available_memory_bytes();
   const bool fits = !available || used.total() <= *available;
+  const std::optional<uint64_t> host_available = available_memory_bytes();
+  const bool host_fits = !on_device || !host_available || host.total() <= *host_available;
   // A decoded token reads its weights and the cache once: memory bandwidth bounds its speed.
+  const int n_threads = options.common.threads == 0 ? usable_physical_cores() : options.common.threads;
   const double read_gb_s =
-      on_device
-          ? measure_cuda_device(flags.device).read_gb_s
-          : measure_machine(options.common.threads == 0 ? usable_physical_cores() : options.common.threads).read_gb_s;
+      on_device ? measure_cuda_device(flags.device).read_gb_s : measure_machine(n_threads).read_gb_s;
+  const double host_gb_s = host.weights > 0 && on_device ? measure_machine(n_threads).read_gb_s : read_gb_s;
+  const double host_share = on_device ? engine->host_bytes_per_token() : 0;
   auto bound = [&](int64_t depth) {
     const StepCost cost = engine->cost(1, 1, depth);
-    return read_gb_s * 1e9 / (cost.weight_bytes + cost.cache_bytes);
+    return 1e9 / ((cost.weight_bytes - host_share + cost.cache_bytes) / read_gb_s + host_share / host_gb_s);
   };
   const StepCost first = engine->cost(1, 1, 0);
   const int64_t full = engine->context() - 1;
@@ -88,7 +92,10 @@ int run(const Options& options) {
     write_answer(json.dump() + "\n");
   } else {
     const std::string where =
-        on_device         ? "on the device; of the host's memory only what reading the file takes"
+        host.weights > 0 && on_device
+            ? "on the device, " + human_bytes(host.weights) + " of experts in host memory" +
+                  (host_fits ? "" : " (which has " + human_bytes(*host_available) + " available)")
+        : on_device       ? "on the device; of the host's memory only what reading the file takes"
         : host.copied > 0 ? "in host memory, " + human_bytes(host.copied) + " of it put together, the rest mapped"
                           : "in host memory, mapped from the file";
     const std::string no = on_device ? ": it does not fit; try --backend cpu, a smaller --ctx or a smaller type\n"
@@ -106,7 +113,11 @@ int run(const Options& options) {
                  (on_device ? " on " + engine->backend_description() : std::string()) + (fits ? ": it fits\n" : no) +
                  "speed         at most " + fixed(bound(0), 1) + " tok/s, " + fixed(bound(full), 1) +
                  " with a full context: " + human_bytes(static_cast<uint64_t>(first.weight_bytes)) +
-                 " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s\n");
+                 " of weights a token, memory reads " + fixed(read_gb_s, 1) + " GB/s" +
+                 (host_share > 0 ? ", " + human_bytes(static_cast<uint64_t>(host_share)) +
+                                       " of them from the host's at " + fixed(host_gb_s, 1) + " GB/s"
+                                 : std::string()) +
+                 "\n");
   }
   return fits ? 0 : static_cast<int>(ErrorCode::kNoMemory);
 }

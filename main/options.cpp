@@ -202,6 +202,19 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
       ->check(at_least(0))
       ->type_name("N")
       ->group(kGroup);
+  app.add_option("--cpu-moe", cpu_moe,
+                 "Beside a device: layers whose experts stay in host memory and are computed there, a number or all "
+                 "(default: auto, as few as make the rest fit)")
+      ->check(CLI::Validator(
+          [](std::string& text) {
+            const bool is_number = !text.empty() && text.size() < 7 &&
+                                   std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+            return is_number || text == "auto" || text == "all" ? std::string()
+                                                                : "expected auto, all or a number, got '" + text + "'";
+          },
+          "", ""))
+      ->type_name("N")
+      ->group(kGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")
       ->type_name("NAME")
       ->group(kGroup);
@@ -230,6 +243,7 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.backend = backend;
   options.device = device;
   options.isa = isa;
+  if (cpu_moe != "auto") options.host_expert_layers = cpu_moe == "all" ? 1'000'000 : std::stoll(cpu_moe);
   options.n_threads = common.threads;
   options.context = context;
   if (cache_type != "auto") options.cache_type = kCacheTypes.at(cache_type);

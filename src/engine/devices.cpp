@@ -35,22 +35,22 @@ ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts)
   }
 }
 
-namespace {
-
-/// The last n mixtures' experts.
-std::vector<GatedFfnWeights> last_experts(deepseek::Weights& weights, int64_t n) {
+std::vector<GatedFfnWeights> last_experts(const deepseek::Weights& weights, int64_t n_layers) {
   std::vector<GatedFfnWeights> all;
   for (const deepseek::BlockWeights& layer : weights.layers) {
     if (layer.is_moe()) all.push_back(layer.moe.experts);
   }
   if (weights.mtp && weights.mtp->block.is_moe()) all.push_back(weights.mtp->block.moe.experts);
-  const auto n_kept = std::min(std::ssize(all), static_cast<ptrdiff_t>(n));
-  return {all.end() - n_kept, all.end()};
+  return {all.end() - std::min(std::ssize(all), static_cast<ptrdiff_t>(n_layers)), all.end()};
 }
 
-}  // namespace
+std::set<const std::byte*> stacks_of(std::span<const GatedFfnWeights> experts) {
+  std::set<const std::byte*> stacks;
+  for (const GatedFfnWeights& w : experts) stacks.insert({w.gate.data, w.up.data, w.down.data});
+  return stacks;
+}
 
-std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, deepseek::Weights& weights,
+std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, const deepseek::Weights& weights,
                                               int64_t n_layers, const EngineOptions& options, bool streams_experts) {
   const std::vector<GatedFfnWeights> experts = last_experts(weights, n_layers);
   if (experts.empty() || device->shares_host_memory()) return device;
@@ -58,12 +58,6 @@ std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, d
   for (const GatedFfnWeights& w : experts) gates.insert(w.gate.data);
   return make_split_backend(std::move(device), make_cpu_backend({options.n_threads, options.isa, streams_experts}),
                             std::move(gates));
-}
-
-std::set<const std::byte*> host_expert_stacks(deepseek::Weights& weights, int64_t n_layers) {
-  std::set<const std::byte*> stacks;
-  for (const GatedFfnWeights& w : last_experts(weights, n_layers)) stacks.insert({w.gate.data, w.up.data, w.down.data});
-  return stacks;
 }
 
 }  // namespace fathom

@@ -4,7 +4,9 @@
 #include <cstddef>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "core/backend.h"
 #include "cuda/cuda_backend.h"
@@ -27,10 +29,12 @@ ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts)
 /// `device` with the routed experts of the last n_layers mixtures (all, if there are fewer; the MTP block counts as the
 /// last) left to the CPU; `device` itself for 0 and where the host's memory is its own. The weights are still in host
 /// memory.
-std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, deepseek::Weights& weights,
+std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, const deepseek::Weights& weights,
                                               int64_t n_layers, const EngineOptions& options, bool streams_experts);
 
-/// First bytes of what those layers' experts are: gate, up and down stacks. For place_weights.
-std::set<const std::byte*> host_expert_stacks(deepseek::Weights& weights, int64_t n_layers);
+/// Those layers' experts.
+std::vector<GatedFfnWeights> last_experts(const deepseek::Weights& weights, int64_t n_layers);
+/// First bytes of their stacks. For place_weights.
+std::set<const std::byte*> stacks_of(std::span<const GatedFfnWeights> experts);
 
 }  // namespace fathom

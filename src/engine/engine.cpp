@@ -237,8 +237,8 @@ void Engine::Impl::take_memory(const CacheLayout& layout, std::span<const Node> 
     return;
   }
   device_weights = place_weights(model.weights, source.tensors, probe,
-                                 host_expert_stacks(model.weights, options.host_expert_layers.value_or(0)), *backend,
-                                 options.on_load);
+                                 stacks_of(last_experts(model.weights, options.host_expert_layers.value_or(0))),
+                                 *backend, options.on_load);
   const int64_t longest = options.context.value_or(std::min(kDefaultContextLimit, model.config.context_length));
   const int64_t most_tokens = std::min(chunk_tokens, std::max<int64_t>(longest, 1)),
                 few_tokens = std::min(kReplayedTokens, most_tokens);
@@ -378,8 +378,47 @@ std::unique_ptr<Engine> Engine::load(const EngineOptions& options) {
   return from_source(std::move(source), options);
 }
 
-std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOptions& options) {
+int64_t Engine::least_host_layers(const ModelSource& source, const EngineOptions& options) {
+  EngineOptions counted = options;
+  counted.estimate_only = true;
+  counted.on_load = {};
+  ModelSource bare = source;
+  bare.metadata = {};  // but for the tokenizer, which takes longer to prepare than everything else
+  for (const auto& [key, value] : source.metadata.all()) {
+    if (!key.starts_with("tokenizer.")) bare.metadata.set(key, value);
+  }
+  const std::string arch = *source.metadata.text("general.architecture");
+  const int64_t trained = source.metadata.integer(arch + ".context_length").value_or(kDefaultContextLimit);
+  if (!counted.context) counted.context = std::min(kDefaultContextLimit, trained);
+  const auto fits = [&](int64_t n_layers) {
+    counted.host_expert_layers = n_layers;
+    ChosenBackend device = choose_backend(counted, source.streams_experts);
+    const uint64_t free = device.backend->free_bytes().value_or(UINT64_MAX);
+    try {
+      return on_backend(bare, counted, std::move(device))->device_bytes() + kDeviceReserveBytes <= free;
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kNoMemory) throw;
+      return false;
+    }
+  };
+  try {
+    int64_t too_few = -1, enough = source.metadata.integer(arch + ".block_count").value_or(0) + 1;
+    if (fits(0)) return 0;
+    for (too_few = 0; too_few + 1 < enough;) {
+      const int64_t middle = (too_few + enough) / 2;
+      (fits(middle) ? enough : too_few) = middle;
+    }
+    return enough;
+  } catch (const Error&) {
+    return 0;  // what is wrong is said when it is loaded in earnest
+  }
+}
+
+std::unique_ptr<Engine> Engine::from_source(ModelSource source, const EngineOptions& asked) {
+  EngineOptions options = asked;
   ChosenBackend chosen = choose_backend(options, source.streams_experts);
+  if (!options.host_expert_layers && !chosen.backend->shares_host_memory())
+    options.host_expert_layers = least_host_layers(source, options);
   if (!chosen.may_fall_back) return on_backend(std::move(source), options, std::move(chosen));
   // The device was not asked for by name: what it cannot take runs on the CPU.
   try {
@@ -471,15 +510,34 @@ std::string Engine::cache_fingerprint() const {
   if (o.attention == AttentionForm::kExpanded) forms = "expanded";
   if (impl_->plans_forms())
     forms = "auto " + std::to_string(o.expand.from_position) + "/" + std::to_string(o.expand.block_tokens);
-  const std::string backend = impl_->backend->describe();  // "cpu avx512, 2 threads": threads change no bit
+  // "cpu avx512, 2 threads", "cuda sm_90, NAME, device 0; experts of 3 layers: cpu avx512, 2 threads": threads and names
+  // change no bit.
+  const std::string described = impl_->backend->describe();
+  std::string backend = described.substr(0, described.find(','));
+  if (const size_t beside = described.find(';'); beside != std::string::npos)
+    backend += described.substr(beside, described.find(',', beside) - beside);
   return model_fingerprint(impl_->source.metadata, impl_->source.tensors) + ", " + impl_->pool->layout().describe() +
-         ", " + backend.substr(0, backend.find(',')) + ", " + forms;
+         ", " + backend + ", " + forms;
 }
 
 std::string Engine::backend_description() const { return impl_->backend->describe(); }
 const std::string& Engine::note() const { return impl_->note; }
 bool Engine::on_device() const { return !impl_->backend->shares_host_memory(); }
 uint64_t Engine::device_bytes() const { return impl_->backend->allocated_bytes(); }
+uint64_t Engine::host_expert_bytes() const {
+  uint64_t sum = 0;
+  if (on_device()) {
+    for (const GatedFfnWeights& w : last_experts(impl_->model.weights, impl_->options.host_expert_layers.value_or(0)))
+      sum += w.gate.size_bytes() + w.up.size_bytes() + w.down.size_bytes();
+  }
+  return sum;
+}
+double Engine::host_bytes_per_token() const {
+  const deepseek::Config& config = impl_->model.config;
+  return config.n_experts == 0 ? 0
+                               : static_cast<double>(host_expert_bytes()) * static_cast<double>(config.router.n_used) /
+                                     static_cast<double>(config.n_experts);
+}
 uint64_t Engine::device_weight_bytes() const { return impl_->device_weights ? impl_->device_weights->size_bytes() : 0; }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {
   return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);

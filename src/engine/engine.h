@@ -144,6 +144,8 @@ class Engine {
   const std::string& note() const;
   bool on_device() const;                ///< false: all memory is the host's
   uint64_t device_bytes() const;         ///< of a device's memory: weights, cache, activations, workspace
+  uint64_t host_expert_bytes() const;    ///< of the weights of a model on a device, those that stay in host memory
+  double host_bytes_per_token() const;   ///< of those, what a token reads
   uint64_t device_weight_bytes() const;  ///< of those, weights
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in
@@ -183,6 +185,9 @@ class Engine {
  private:
   struct Impl;
   explicit Engine(std::unique_ptr<Impl> impl);
+  /// The fewest layers whose experts stay on the host so that the device takes everything else with the context that is
+  /// wanted; more than there are if it never does. Counted, in milliseconds.
+  static int64_t least_host_layers(const ModelSource& source, const EngineOptions& options);
   static std::unique_ptr<Engine> on_backend(ModelSource source, const EngineOptions& options, ChosenBackend chosen);
   std::unique_ptr<Impl> impl_;
 };

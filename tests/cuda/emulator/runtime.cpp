@@ -1,7 +1,9 @@
 #include "emulator/runtime.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <new>
 #include <utility>
@@ -22,7 +24,18 @@ namespace {
 /// A stream that waits for an event of a capturing stream captures into the same graph. One capture at a time.
 CUstream_st* capture = nullptr;
 
+size_t memory_bytes = size_t{1} << 30;
+std::map<void*, size_t> allocations;  // of cudaMalloc; one thread at a time
+
+size_t used_bytes() {
+  size_t sum = 0;
+  for (const auto& [p, size_bytes] : allocations) sum += size_bytes;
+  return sum;
+}
+
 }  // namespace
+
+void set_memory_bytes(size_t n) { memory_bytes = n; }
 
 void submit(cuda::Stream stream, std::function<void()> work) {
   if (stream != nullptr && capture != nullptr) {
@@ -34,8 +47,11 @@ void submit(cuda::Stream stream, std::function<void()> work) {
 
 }  // namespace fathom::emulator
 
+using fathom::emulator::allocations;
 using fathom::emulator::capture;
+using fathom::emulator::memory_bytes;
 using fathom::emulator::submit;
+using fathom::emulator::used_bytes;
 
 const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -55,20 +71,28 @@ cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaE
 cudaError_t cudaDeviceSynchronize() { return capture != nullptr ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
 
 cudaError_t cudaMalloc(void** p, size_t size_bytes) {
-  constexpr std::align_val_t kAlign{256};
-  *p = ::operator new(size_bytes, kAlign, std::nothrow);
+  if (size_bytes > memory_bytes - std::min(memory_bytes, used_bytes())) return cudaErrorMemoryAllocation;
+  if (const cudaError_t error = cudaHostAlloc(p, size_bytes, cudaHostAllocDefault); error != cudaSuccess) return error;
+  allocations.emplace(*p, size_bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFree(void* p) {
+  allocations.erase(p);
+  return cudaFreeHost(p);
+}
+cudaError_t cudaHostAlloc(void** p, size_t size_bytes, unsigned) {
+  *p = ::operator new (size_bytes, std::align_val_t{256}, std::nothrow);
   if (*p == nullptr) return cudaErrorMemoryAllocation;
   std::memset(*p, 0xff, size_bytes);
   return cudaSuccess;
 }
-cudaError_t cudaFree(void* p) {
+cudaError_t cudaFreeHost(void* p) {
   ::operator delete (p, std::align_val_t{256});
   return cudaSuccess;
 }
-cudaError_t cudaHostAlloc(void** p, size_t size_bytes, unsigned) { return cudaMalloc(p, size_bytes); }
-cudaError_t cudaFreeHost(void* p) { return cudaFree(p); }
 cudaError_t cudaMemGetInfo(size_t* free_bytes, size_t* total_bytes) {
-  *free_bytes = *total_bytes = size_t{1} << 30;
+  *total_bytes = memory_bytes;
+  *free_bytes = memory_bytes - std::min(memory_bytes, used_bytes());
   return cudaSuccess;
 }
 

@@ -14,6 +14,9 @@ namespace fathom::emulator {
 /// Runs the work, or notes it in the graph that the stream captures.
 void submit(cuda::Stream stream, std::function<void()> work);
 
+/// Memory that the device has from now on; 1 GiB at first.
+void set_memory_bytes(size_t n);
+
 }  // namespace fathom::emulator
 
 using cudaStream_t = fathom::cuda::Stream;
