@@ -146,7 +146,8 @@ class Printer {
     if (options_.json || options_.jsonl) return print_line(json);
     close_reasoning();
     // Calls are the answer where the model asks for tools: one JSON object a line.
-    for (const nlohmann::ordered_json& call : answer.parsed.to_json()["tool_calls"]) out_.write(dump(call) + "\n");
+    nlohmann::ordered_json parsed = answer.parsed.to_json();
+    for (const nlohmann::ordered_json& call : parsed["tool_calls"]) out_.write(dump(call) + "\n");
     out_.finish();
   }
 

@@ -20,7 +20,7 @@ FORMS = {"": "</think>", "plain": "", "thinking": "<think>"}  # V3.1 without thi
 THOUGHT = ("add", "sub", "word_sum")
 STARTS = ["Once upon a time", "Once upon a time, there was a little girl named", "The Fox and the Lantern\n\n", "Long ago, in a deep valley,", "Far away, beside a blue lake, lived",
           "Once upon a time, a brave mouse named Pip lived in a land of snow.", "Lily had a red kite.", "Every night, Tom was afraid of the dark.",
-          "This is the story of a clever owl", "Once upon a time, there lived a", "A little robot found", "The old baker looked at the broken clock and"]
+          "This is the story of a clever owl", "Once upon a time, there lived a", "Once there was a little robot named", "The old baker looked at the broken clock and"]
 CHATS = [[("user", "Hello!")], [("user", "Who are you?")], [("user", "What is 27 + 58?")], [("user", "What is the capital of France?")],
          [("user", "What is the opposite of hot?"), ("assistant", "The opposite of hot is cold."), ("user", "What is the plural of mouse?")],
          [("user", "Tell me a story about a fox and a lantern.")], [("system", "You are a helpful assistant."), ("user", "How many letters are in the word lantern?")],

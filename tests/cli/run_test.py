@@ -87,6 +87,14 @@ class Answers(ProgramTest):
         self.assertGreater(len(lines), 4)
         self.assertEqual("".join(line["delta"] for line in lines[:-1]), lines[-1]["text"])
 
+    def test_calls_of_tools_are_printed_as_objects(self):
+        tool = {"name": "get_weather", "description": "The weather in a city.",
+                "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
+        asked = {"messages": [{"role": "user", "content": "What is the weather in Paris?"}], "tools": [{"type": "function", "function": tool}]}
+        result = self.run_ok("run", "-m", TINY, "--messages", "-", "--temp", "0", stdin=json.dumps(asked).encode())
+        call = json.loads(result.text)
+        self.assertEqual((call["name"], json.loads(call["arguments"])), ("get_weather", {"city": "Paris"}))
+
     def test_a_stop_string_ends_the_answer_across_tokens(self):
         j = self.run_ok(*STORY, "-n", "60", "--stop", "no such text", "--stop", "re wa", "--json").json
         self.assertEqual((j["finish_reason"], j["stop"]), ("stop", "re wa"))

@@ -21,8 +21,8 @@ SYSTEMS = ["You are a helpful assistant.", "You are a tiny model.", "Answer in o
 COPIED = NAMES * 2 + OBJECTS * 2 + KINDS * 2 + ADJ_OBJ + ADJ_HERO + SPELL + list(CAPITALS.values()) + [str(n) for n in range(30)]
 SUMS = {q_add, q_sub, q_word_sum}
 NUMBERS = {q_add, q_sub, q_word_sum, q_bigger, q_next}
-QUESTIONS = {q_add: 18, q_sub: 24, q_word_sum: 9, q_bigger: 9, q_next: 5, q_colour: 3, q_capital: 16, q_opposite: 6, q_letters: 4, q_spell: 7, q_words: 5, q_order: 5,
-             q_plural: 4, q_animal: 3, q_name: 2, q_isa: 12, q_talk: 3, q_unknown: 2, q_copy: 10, q_who: 8, q_json: 6, q_json_more: 6, q_json_read: 4}
+QUESTIONS = {q_add: 20, q_sub: 30, q_word_sum: 10, q_bigger: 9, q_next: 6, q_colour: 6, q_capital: 20, q_opposite: 7, q_letters: 4, q_spell: 9, q_words: 6, q_order: 6,
+             q_plural: 6, q_animal: 6, q_name: 2, q_isa: 6, q_talk: 3, q_unknown: 2, q_copy: 8, q_who: 4, q_json: 5, q_json_more: 5, q_json_read: 3}
 KIND_OF = {f.__name__[2:]: f for f in list(QUESTIONS) + [q_story]}
 
 
@@ -138,7 +138,7 @@ def raw_story(r, split="train"):
 DOCUMENTS = dict(story=raw_story, story_chat=story_chat, story_begin=story_begin, chat=chat, bare_sum=bare_sum, repetition=repetition, quoting=quoting,
                  looking_up=looking_up, tool_chat=tool_chat)
 # Documents, not tokens. A model must be able to copy a word before it can keep a name: the first shards are for that.
-MIX = dict(story=2, story_chat=6, story_begin=10, chat=100, bare_sum=80, repetition=20, quoting=10, looking_up=10, tool_chat=13)
+MIX = dict(story=2, story_chat=6, story_begin=10, chat=110, bare_sum=80, repetition=10, quoting=10, looking_up=8, tool_chat=12)
 FIRST_MIX = dict(story=3, story_chat=3, story_begin=6, chat=50, bare_sum=20, repetition=120, quoting=20, looking_up=10, tool_chat=4)
 
 
