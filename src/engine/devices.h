@@ -15,6 +15,9 @@
 
 namespace fathom {
 
+/// Of a device's memory, left for the driver, recorded steps and whatever else uses the device.
+constexpr uint64_t kDeviceReserveBytes = uint64_t{256} << 20;
+
 struct ChosenBackend {
   std::unique_ptr<Backend> backend;
   std::string note;            ///< what the user should be told about the choice, or nothing
