@@ -49,6 +49,7 @@ class SplitBackend final : public Backend {
   }
 
   void execute(std::span<const Node> nodes) override {
+    make_room(nodes);
     for (const Stretch& stretch : cut(nodes)) {
       if (!stretch.nodes.empty()) device_->execute(stretch.nodes);
       if (stretch.experts) run_on_host(*stretch.experts);
@@ -120,8 +121,8 @@ class SplitBackend final : public Backend {
   /// The sums of the step's mixtures on the device: one tensor, written by one mixture after the other.
   Tensor sums_like(const Tensor& out) const { return Tensor(DType::kF32, out.shape, exchange_.device->data()); }
 
-  std::vector<Stretch> cut(std::span<const Node> nodes) {
-    make_room(nodes);
+  /// After make_room(): the device's nodes read the sums at their address.
+  std::vector<Stretch> cut(std::span<const Node> nodes) const {
     std::vector<Stretch> stretches(1);
     for (const Node& node : nodes) {
       const MoeFfnArgs* mixture = host_mixture(node);

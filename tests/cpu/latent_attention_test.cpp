@@ -257,6 +257,17 @@ TEST_CASE("fast latent attention gives the same bits on any number of threads") 
   }
 }
 
+/// Whether token t of the step gets the bits alone that it has in `together`, the whole step's result.
+bool same_alone(LatentAttentionArgs a, int64_t t, const std::string& isa, const std::vector<float>& together) {
+  a.q = a.q.slice(t, 1), a.out = a.out.slice(t, 1);
+  a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
+  a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
+  const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
+  const std::vector<float> alone =
+      run_attention(a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
+  return std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1));
+}
+
 TEST_CASE("a token gets the same bits alone and in a step so large that partial results are kept in several waves") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
     constexpr int64_t kNew = 330;
@@ -265,13 +276,8 @@ TEST_CASE("a token gets the same bits alone and in a step so large that partial 
       const std::vector<float> together = p.fast(isa, AttentionForm::kAbsorbed);
       for (const int64_t t : {int64_t{0}, int64_t{200}, kNew - 1}) {
         LatentAttentionArgs a = p.args;
-        a.q = a.q.slice(t, 1), a.out = a.out.slice(t, 1), a.form = AttentionForm::kAbsorbed;
-        a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
-        a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
-        const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-        const std::vector<float> alone = run_attention(
-            a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
-        CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1)));
+        a.form = AttentionForm::kAbsorbed;
+        CHECK(same_alone(a, t, isa, together));
       }
     }
   }
@@ -294,27 +300,23 @@ TEST_CASE("products of integers over q8_0 pages stay near the oracle, whether we
   }
 }
 
-TEST_CASE("rows that go straight to operands get the bits of decoding and rounding") {
+TEST_CASE("q8_0 rows go straight to operands with the bits of decoding and rounding") {
   for (const std::string& isa : cpu::matmul_isa_names()) {
-    for (const DType type : {DType::kQ8_0}) {
-      const cpu::AttentionKernels& kernels = cpu::fast::attention_kernels(isa, type);
-      const cpu::PackRow pack = kernels.row_packer(static_cast<uint32_t>(type));
-      if (pack == nullptr) continue;
-      for (const int64_t n : {576, 64, 50, 17, 1}) {
-        if (n % dtype_info(type).block_elements != 0) continue;
-        std::mt19937 random(6);
-        std::vector<std::byte> row(row_bytes(type, n));
-        for (std::byte& b : row) b = static_cast<std::byte>(random() >> 8);
-        const size_t step = type == DType::kF16 ? 2 : 34;
-        for (size_t at = 1; at < row.size(); at += step) row[at] &= std::byte{0xbf};  // finite numbers and scales
-        std::vector<float> decoded(static_cast<size_t>(n));
-        std::vector<uint32_t> expected(static_cast<size_t>(n + 1) / 2), got(expected.size(), 1);
-        cpu::fast::decode_row(kernels, type, row.data(), decoded.data(), n);
-        kernels.pack_words(decoded.data(), 1.0F, expected.data(), n);
-        pack(row.data(), got.data(), n);
-        INFO(isa, " ", dtype_name(type), " ", n);
-        CHECK(got == expected);
-      }
+    const cpu::AttentionKernels& kernels = cpu::fast::attention_kernels(isa, DType::kQ8_0);
+    const cpu::PackRow pack = kernels.row_packer(static_cast<uint32_t>(DType::kQ8_0));
+    if (pack == nullptr) continue;
+    for (const int64_t n : {576, 64}) {
+      std::mt19937 random(6);
+      std::vector<std::byte> row(row_bytes(DType::kQ8_0, n));
+      for (std::byte& b : row) b = static_cast<std::byte>(random() >> 8);
+      for (size_t at = 1; at < row.size(); at += 34) row[at] &= std::byte{0xbf};  // finite scales
+      std::vector<float> decoded(static_cast<size_t>(n));
+      std::vector<uint32_t> expected(static_cast<size_t>(n) / 2), got(expected.size(), 1);
+      cpu::fast::decode_row(kernels, DType::kQ8_0, row.data(), decoded.data(), n);
+      kernels.pack_words(decoded.data(), 1.0F, expected.data(), n);
+      pack(row.data(), got.data(), n);
+      INFO(isa, " ", n);
+      CHECK(got == expected);
     }
   }
 }
@@ -375,13 +377,8 @@ TEST_CASE("a token that chooses gets the same bits alone, beside others and on a
       for (const int n_threads : {2, 5}) CHECK(p.fast(isa, AttentionForm::kAbsorbed, n_threads) == together);
       for (const int64_t t : {0, 20, 38, 42, 43, 200, 282}) {
         LatentAttentionArgs a = p.args;
-        a.q = a.q.slice(t, 1), a.out = a.out.slice(t, 1), a.chosen = a.chosen.slice(t, 1);
-        a.step.positions = Tensor(DType::kI32, {1}, a.step.positions.data + t * 4);
-        a.step.sequence_of = Tensor(DType::kI32, {1}, a.step.sequence_of.data + t * 4);
-        const cpu::MatmulKernels* kernels = cpu::matmul_kernels(isa);
-        const std::vector<float> alone = run_attention(
-            a, cpu::fast::latent_attention, cpu::fast::latent_attention_workspace(a, *kernels, 2), kernels, 2);
-        CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * a.out.dim(1)));
+        a.chosen = a.chosen.slice(t, 1);
+        CHECK(same_alone(a, t, isa, together));
       }
     }
   }
