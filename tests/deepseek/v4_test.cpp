@@ -1,12 +1,5 @@
 // V4's configuration and tensors: names seen in the wild, and what is refused.
-#include <doctest/doctest.h>
-
-#include <functional>
-#include <map>
-
-#include "core/error.h"
-#include "deepseek/deepseek.h"
-#include "io/gguf.h"
+#include "changed_file.h"
 
 using namespace fathom;
 using namespace fathom::deepseek;
@@ -18,20 +11,7 @@ const GgufModel& file() {
   return model;
 }
 
-/// The message with which changed metadata or tensors are refused, empty if they are not.
-std::string refusal(const std::function<void(Metadata&, std::map<std::string, Tensor>&)>& change) {
-  Metadata metadata = file().metadata();
-  std::map<std::string, Tensor> tensors = file().tensors();
-  change(metadata, tensors);
-  try {
-    const Config config = read_config(metadata, false, true);
-    bind_weights(config, tensors);
-    return "";
-  } catch (const Error& e) {
-    CHECK(e.code() == ErrorCode::kModel);
-    return e.what();
-  }
-}
+std::string refusal(const testing::Change& change) { return testing::refusal(file(), false, change); }
 
 void rename_all(std::map<std::string, Tensor>& tensors, const std::string& from, const std::string& to) {
   std::map<std::string, Tensor> renamed;
