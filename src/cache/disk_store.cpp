@@ -162,25 +162,42 @@ DiskStore::Hit DiskStore::find(std::span<const int32_t> tokens, std::optional<DT
   return best;
 }
 
-bool DiskStore::save(std::span<const int32_t> tokens, const Sequence& sequence, const std::function<bool()>& go_on) {
-  if (tokens.empty()) return false;
+std::optional<DiskStore::Saving> DiskStore::begin_save(std::span<const int32_t> tokens, const Sequence& sequence) {
+  if (tokens.empty()) return std::nullopt;
   refresh();
-  const CacheLayout& layout = sequence.pool().layout();
-  const std::string name = name_of(tokens, layout);
-  if (const auto known = entries_.find(name); known != entries_.end() && known->second.is_ours) {
-    ::utimensat(AT_FDCWD, (folder_ / name).c_str(), nullptr, 0);
-    return true;
+  Saving saving;
+  saving.name_ = name_of(tokens, sequence.pool().layout());
+  if (const auto known = entries_.find(saving.name_); known != entries_.end() && known->second.is_ours) {
+    ::utimensat(AT_FDCWD, (folder_ / saving.name_).c_str(), nullptr, 0);
+    return std::nullopt;
   }
-  const int64_t least_tokens = SequenceFile::least_tokens(layout, sequence.first_recent());
-  if (!save_sequence(folder_ / name, fingerprint_, tokens, sequence, max_bytes_, go_on)) return false;
+  saving.tokens_.assign(tokens.begin(), tokens.end());
+  saving.writer_ = std::make_unique<SequenceWriter>(folder_ / saving.name_, fingerprint_, tokens, sequence, max_bytes_);
+  return saving;
+}
+
+SequenceWriter::Status DiskStore::save_page(Saving& saving, const Sequence& sequence) {
+  const SequenceWriter::Status status = saving.writer_->write_page(sequence);
+  if (status != SequenceWriter::Status::kSaved) return status;
+  refresh();  // others may have saved meanwhile
+  const CacheLayout& layout = sequence.pool().layout();
   for (const auto& [other, entry] : entries_) {
     const auto n = static_cast<int64_t>(entry.tokens.size());
-    if (!entry.is_ours || entry.dtype != layout.dtype || common_length(entry.tokens, tokens) != n) continue;
+    if (other == saving.name_ || !entry.is_ours || entry.dtype != layout.dtype ||
+        common_length(entry.tokens, saving.tokens_) != n)
+      continue;
     ::unlink((folder_ / other).c_str());
   }
-  entries_.insert_or_assign(name, Entry{true, layout.dtype, {tokens.begin(), tokens.end()}, least_tokens});
   evict();
-  return true;
+  return status;
+}
+
+bool DiskStore::save(std::span<const int32_t> tokens, const Sequence& sequence) {
+  if (tokens.empty()) return false;
+  std::optional<Saving> saving = begin_save(tokens, sequence);
+  auto status = saving ? SequenceWriter::Status::kMore : SequenceWriter::Status::kSaved;
+  while (status == SequenceWriter::Status::kMore) status = save_page(*saving, sequence);
+  return status == SequenceWriter::Status::kSaved;
 }
 
 int64_t DiskStore::match_length(std::span<const int32_t> tokens) { return find(tokens, std::nullopt).n_tokens; }

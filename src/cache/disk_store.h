@@ -3,8 +3,8 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -26,10 +26,25 @@ class DiskStore {
   /// not found. Throws Error{kRuntime} if the folder cannot be made or belongs to another user.
   DiskStore(std::filesystem::path folder, uint64_t max_bytes, std::string fingerprint);
 
-  /// Saves the first tokens.size() tokens of `sequence`; files of this model that are the beginning of it go. False,
-  /// and nothing saved, if it alone is larger than the store may be, if there are no tokens, or if `go_on`, asked
-  /// before every page, says no.
-  bool save(std::span<const int32_t> tokens, const Sequence& sequence, const std::function<bool()>& go_on = {});
+  /// A text on its way into the store.
+  class Saving {
+   public:
+    const std::vector<int32_t>& tokens() const { return tokens_; }
+    int64_t first_recent() const { return writer_->first_recent(); }
+
+   private:
+    friend class DiskStore;
+    std::vector<int32_t> tokens_;
+    std::string name_;
+    std::unique_ptr<SequenceWriter> writer_;
+  };
+  /// Begins to save the first tokens.size() tokens of `sequence`. Nothing if there are none or they are saved already.
+  std::optional<Saving> begin_save(std::span<const int32_t> tokens, const Sequence& sequence);
+  /// Its next page; `sequence` as for SequenceWriter::write_page. With the last one files of this model that are the
+  /// beginning of it go; kTooLarge if it alone is larger than the store may be.
+  SequenceWriter::Status save_page(Saving& saving, const Sequence& sequence);
+  /// All of it at once. False if it is empty or too large.
+  bool save(std::span<const int32_t> tokens, const Sequence& sequence);
 
   /// Tokens at the beginning of `tokens` that restore() would bring back.
   int64_t match_length(std::span<const int32_t> tokens);

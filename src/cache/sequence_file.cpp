@@ -8,11 +8,10 @@
 #include <algorithm>
 #include <bit>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
-#include <memory>
 
 #include "cache/xxh64.h"
-#include "core/atomic_file.h"
 #include "core/error.h"
 #include "core/quant/dequantize.h"
 #include "core/quant/fp8.h"
@@ -128,14 +127,26 @@ int64_t tokens_in_page(int64_t n_tokens, int64_t page) {
 
 }  // namespace
 
-bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
-                   const Sequence& sequence, uint64_t max_file_bytes, const std::function<bool()>& go_on) {
-  const auto n_tokens = static_cast<int64_t>(tokens.size());
-  FATHOM_CHECK(n_tokens <= sequence.length(), "more token ids than cached tokens");
-  FATHOM_CHECK(sequence.resumable(n_tokens) == n_tokens, "a text is saved that cannot go on");
+struct SequenceWriter::Compressor {
+  explicit Compressor(const CacheLayout& layout)
+      : plain(layout.page_bytes() + layout.recent_page_bytes()), packed(ZSTD_compressBound(plain.size())) {}
+
+  const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context{ZSTD_createCCtx(), &ZSTD_freeCCtx};
+  std::vector<std::byte> plain, packed;  ///< a page's rows before and after
+  std::vector<std::byte> fetched;        ///< of a device
+};
+
+SequenceWriter::SequenceWriter(const std::filesystem::path& path, std::string_view fingerprint,
+                               std::span<const int32_t> tokens, const Sequence& sequence, uint64_t max_file_bytes)
+    : file_(path, 0600),
+      max_file_bytes_(max_file_bytes),
+      n_tokens_(static_cast<int64_t>(tokens.size())),
+      first_recent_(sequence.first_recent()),
+      compressor_(std::make_unique<Compressor>(sequence.pool().layout())) {
+  FATHOM_CHECK(n_tokens_ <= sequence.length(), "more token ids than cached tokens");
+  FATHOM_CHECK(sequence.resumable(n_tokens_) == n_tokens_, "a text is saved that cannot go on");
   FATHOM_CHECK(fingerprint.size() <= kMaxFingerprintBytes, "a fingerprint of more than 4096 bytes");
-  const PagePool& pool = sequence.pool();
-  const CacheLayout& layout = pool.layout();
+  const CacheLayout& layout = sequence.pool().layout();
 
   FixedHeader fixed{};
   std::memcpy(fixed.magic, kMagic, sizeof(kMagic));
@@ -144,16 +155,15 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
   fixed.dtype = static_cast<uint32_t>(layout.dtype);
   fixed.fingerprint_bytes = static_cast<uint32_t>(fingerprint.size());
   fixed.n_layers = static_cast<uint32_t>(layout.n_layers);
-  fixed.n_tokens = static_cast<uint64_t>(n_tokens);
-  std::vector<std::byte> header;
-  append(header, std::span<const FixedHeader>(&fixed, 1));
+  fixed.n_tokens = static_cast<uint64_t>(n_tokens_);
+  append(header_, std::span<const FixedHeader>(&fixed, 1));
   if (has_kinds) {
     const RecentHeader recent{static_cast<uint32_t>(layout.recent.size()), static_cast<uint32_t>(layout.recent_tokens),
-                              static_cast<uint64_t>(sequence.first_recent())};
-    append(header, std::span<const RecentHeader>(&recent, 1));
+                              static_cast<uint64_t>(first_recent_)};
+    append(header_, std::span<const RecentHeader>(&recent, 1));
   }
-  append(header, std::span(fingerprint));
-  append(header, std::span<const int64_t>(layout.row_elements));
+  append(header_, std::span(fingerprint));
+  append(header_, std::span<const int64_t>(layout.row_elements));
   if (has_kinds) {
     std::vector<int64_t> kinds = layout.tokens_per_row;
     kinds.resize(static_cast<size_t>(layout.n_layers), 1);
@@ -161,24 +171,26 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
       kinds.push_back(rows.elements);
       kinds.push_back(static_cast<int64_t>(rows.dtype));
     }
-    append(header, std::span<const int64_t>(kinds));
+    append(header_, std::span<const int64_t>(kinds));
   }
-  append(header, tokens);
-
-  AtomicFile file(path, 0600);
-  file.write(header.data(), header.size());
+  append(header_, tokens);
+  file_.write(header_.data(), header_.size());
   const uint64_t no_checksum_yet = 0;
-  file.write(&no_checksum_yet, sizeof(no_checksum_yet));
+  file_.write(&no_checksum_yet, sizeof(no_checksum_yet));
+}
 
-  const std::unique_ptr<ZSTD_CCtx, decltype(&ZSTD_freeCCtx)> context(ZSTD_createCCtx(), &ZSTD_freeCCtx);
-  std::vector<std::byte> plain(layout.page_bytes() + layout.recent_page_bytes()), fetched;
-  std::vector<std::byte> packed(ZSTD_compressBound(plain.size()));
-  for (int64_t page = 0; page * kPageTokens < n_tokens; ++page) {
-    if (go_on && !go_on()) return false;
-    const auto in_page = static_cast<size_t>(tokens_in_page(n_tokens, page));
-    const int32_t page_id = sequence.pages()[static_cast<size_t>(page)];
+SequenceWriter::~SequenceWriter() = default;
+
+SequenceWriter::Status SequenceWriter::write_page(const Sequence& sequence) {
+  const PagePool& pool = sequence.pool();
+  const CacheLayout& layout = pool.layout();
+  FATHOM_CHECK(sequence.length() >= n_tokens_ && sequence.first_recent() == first_recent_, "another sequence's pages");
+  if (next_page_ * kPageTokens < n_tokens_) {
+    auto& [context, plain, packed, fetched] = *compressor_;
+    const auto in_page = static_cast<size_t>(tokens_in_page(n_tokens_, next_page_));
+    const int32_t page_id = sequence.pages()[static_cast<size_t>(next_page_)];
     size_t filled = 0;
-    for (const RowKind& kind : row_kinds(layout, page >= sequence.first_recent())) {
+    for (const RowKind& kind : row_kinds(layout, next_page_ >= first_recent_)) {
       const size_t size_bytes = row_count(layout, kind, in_page) * row_bytes(kind.dtype, kind.elements);
       const std::byte* rows = kind.is_recent ? pool.recent_data(kind.idx, page_id)
                                              : pool.read_rows(kind.idx, page_id, static_cast<int>(in_page), fetched);
@@ -189,19 +201,28 @@ bool save_sequence(const std::filesystem::path& path, std::string_view fingerpri
         ZSTD_compressCCtx(context.get(), packed.data(), packed.size(), plain.data(), filled, kCompressionLevel);
     FATHOM_CHECK(!ZSTD_isError(packed_bytes), ZSTD_getErrorName(packed_bytes));
     const PageHeader page_header{xxh64(packed.data(), packed_bytes), packed_bytes};
-    file.write(&page_header, sizeof(page_header));
-    file.write(packed.data(), packed_bytes);
-    if (file.written_bytes() > max_file_bytes) return false;
+    file_.write(&page_header, sizeof(page_header));
+    file_.write(packed.data(), packed_bytes);
+    ++next_page_;
   }
-  if (file.written_bytes() > max_file_bytes) return false;
+  if (file_.written_bytes() > max_file_bytes_) return Status::kTooLarge;
+  if (next_page_ * kPageTokens < n_tokens_) return Status::kMore;
 
-  fixed.file_bytes = file.written_bytes();
-  std::memcpy(header.data(), &fixed, sizeof(fixed));
-  const uint64_t checksum = xxh64(header.data(), header.size());
-  file.write_at(0, &fixed, sizeof(fixed));
-  file.write_at(header.size(), &checksum, sizeof(checksum));
-  file.commit();
-  return true;
+  const uint64_t file_bytes = file_.written_bytes();
+  std::memcpy(header_.data() + offsetof(FixedHeader, file_bytes), &file_bytes, sizeof(file_bytes));
+  const uint64_t checksum = xxh64(header_.data(), header_.size());
+  file_.write_at(0, header_.data(), sizeof(FixedHeader));
+  file_.write_at(header_.size(), &checksum, sizeof(checksum));
+  file_.commit();
+  return Status::kSaved;
+}
+
+bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
+                   const Sequence& sequence, uint64_t max_file_bytes) {
+  SequenceWriter writer(path, fingerprint, tokens, sequence, max_file_bytes);
+  auto status = SequenceWriter::Status::kMore;
+  while (status == SequenceWriter::Status::kMore) status = writer.write_page(sequence);
+  return status == SequenceWriter::Status::kSaved;
 }
 
 SequenceFile::SequenceFile(std::filesystem::path path) : path_(std::move(path)) {

@@ -20,8 +20,8 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -29,20 +29,48 @@
 #include <vector>
 
 #include "cache/pages.h"
+#include "core/atomic_file.h"
 
 namespace fathom {
 
 constexpr uint32_t kSequenceFileVersion = 1, kRecentRowsVersion = 2;
 constexpr size_t kMaxFingerprintBytes = 4096;
 
-/// Writes the first tokens.size() tokens of `sequence`, whose ids are `tokens` and from which it could go on
-/// (Sequence::resumable), with mode 0600. `fingerprint` names
-/// everything that the rows depend on: model, weights, rotary set-up. Nothing is left behind and false returned if the
-/// file would be larger than max_file_bytes, or if `go_on`, asked before every page, says no. Throws Error{kRuntime} if
-/// the system refuses (disk full).
+/// Writes a sequence to a file page by page, so that others can have their turn in between.
+class SequenceWriter {
+ public:
+  /// For the first tokens.size() tokens of `sequence`, whose ids are `tokens` and from which it could go on
+  /// (Sequence::resumable). The file will have mode 0600. `fingerprint` names everything that the rows depend on:
+  /// model, weights, rotary set-up. Throws Error{kRuntime} if the system refuses, as write_page() does.
+  SequenceWriter(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
+                 const Sequence& sequence, uint64_t max_file_bytes = std::numeric_limits<uint64_t>::max());
+  ~SequenceWriter();
+
+  enum class Status {
+    kMore,     ///< call again
+    kSaved,    ///< that was the last page: the file stands in its place
+    kTooLarge  ///< it would be larger than max_file_bytes
+  };
+  /// Writes the next page. `sequence` has the rows of the constructor's, recent ones included, but need not be it.
+  /// Until kSaved nothing is seen of the file, and nothing is left of it when the writer goes.
+  Status write_page(const Sequence& sequence);
+
+  int64_t first_recent() const { return first_recent_; }  ///< first page whose recent rows are saved
+
+ private:
+  struct Compressor;
+
+  AtomicFile file_;
+  const uint64_t max_file_bytes_;
+  const int64_t n_tokens_, first_recent_;
+  int64_t next_page_ = 0;
+  std::vector<std::byte> header_;
+  const std::unique_ptr<Compressor> compressor_;
+};
+
+/// Writes all pages at once. False, and nothing is left behind, if the file would be larger than max_file_bytes.
 bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
-                   const Sequence& sequence, uint64_t max_file_bytes = std::numeric_limits<uint64_t>::max(),
-                   const std::function<bool()>& go_on = {});
+                   const Sequence& sequence, uint64_t max_file_bytes = std::numeric_limits<uint64_t>::max());
 
 /// A saved sequence, opened: the header is read and verified, pages are read on demand. Keeps the file open, so that it
 /// stays readable when someone removes or replaces it. One thread at a time.

@@ -13,16 +13,15 @@ namespace {
 
 /// How often a loop without work looks at readers that have stopped reading, and at its end.
 constexpr std::chrono::milliseconds kIdleTick{50};
+/// Of the time of steps, what saving texts may take in addition; and what it may have saved up, seconds: a page or a
+/// few.
+constexpr double kSavingShare = 0.05, kMostSavingCredit = 0.05;
 
 }  // namespace
 
 // ---- the loop ----
 
 void Scheduler::Impl::run() {
-  const auto nobody_waits = [this] {
-    const std::lock_guard lock(mutex);
-    return inbox.empty();
-  };
   for (;;) {
     if (turn_or_fail()) continue;
     bool closing;
@@ -32,16 +31,25 @@ void Scheduler::Impl::run() {
       if (closing && in_house == 0) break;
       if (!inbox.empty()) continue;
     }
-    if (running.empty() && queue.empty() && cache.save_one(nobody_waits)) continue;
+    if (running.empty() && queue.empty() && cache.save_page()) continue;
     // Whoever is left waits for a reader.
     signal->wait(running.empty() && queue.empty() && !closing ? std::nullopt : std::optional(kIdleTick));
   }
-  while (cache.save_one()) {
+  while (cache.save_page()) {
   }
   publish();
 }
 
+/// Texts are saved while others are answered, too, a page at a time: a busy server would else never come to it.
+void Scheduler::Impl::save_beside(double worked_seconds) {
+  saving_credit_s = std::min(saving_credit_s + kSavingShare * worked_seconds, kMostSavingCredit);
+  if (saving_credit_s <= 0) return;
+  const Clock::time_point start = now();
+  if (cache.save_page()) saving_credit_s -= seconds_between(start, now());
+}
+
 bool Scheduler::Impl::turn_or_fail() {
+  const Clock::time_point start = now();
   bool worked = false;
   try {
     worked = turn();
@@ -52,6 +60,7 @@ bool Scheduler::Impl::turn_or_fail() {
     if (running.empty() && !queue.empty()) fail(*queue.front(), error);  // or it would come to this again
     while (!running.empty()) fail(*running.back(), error);
   }
+  if (worked) save_beside(seconds_between(start, now()));
   publish();
   return worked;
 }

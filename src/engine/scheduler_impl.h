@@ -132,6 +132,7 @@ struct Scheduler::Impl {
   FairShares shares;
   std::vector<TaskPtr> queue, running;  // both in order of arrival
   SchedulerStats totals;
+  double saving_credit_s = 0;  // time that saving texts may take beside steps
 
   // Of the long step in progress and the steps inside it.
   std::span<const Part> long_step;  // its parts; empty: none in progress
@@ -154,6 +155,7 @@ struct Scheduler::Impl {
   Clock::time_point now() const { return options.clock ? options.clock() : Clock::now(); }
   void run();
   bool turn_or_fail();
+  void save_beside(double worked_seconds);
   bool turn();
   void take_in();
   void end_cancelled(bool all);

@@ -69,19 +69,24 @@ void TextCache::keep_for_long(std::span<const int32_t> keys, const Sequence& seq
   if (unsaved_.size() > kMaxUnsaved) unsaved_.pop_front();
 }
 
-bool TextCache::save_one(const std::function<bool()>& go_on) {
-  if (unsaved_.empty()) return false;
-  std::vector<int32_t> keys = std::move(unsaved_.back());
-  unsaved_.pop_back();
-  const Sequence sequence = tree_.match(keys);
-  if (sequence.length() < kMinSavedTokens) return true;
+bool TextCache::save_page() {
   try {
-    bool was_stopped = false;
-    disk_->save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence,
-                [&] { return !(was_stopped = go_on && !go_on()); });
-    if (was_stopped) unsaved_.push_back(std::move(keys));
+    while (!saving_) {
+      if (unsaved_.empty()) return false;
+      const std::vector<int32_t> keys = std::move(unsaved_.back());
+      unsaved_.pop_back();
+      const Sequence sequence = tree_.match(keys);
+      if (sequence.length() >= kMinSavedTokens)
+        saving_ = disk_->begin_save(std::span(keys).first(static_cast<size_t>(sequence.length())), sequence);
+    }
+    // Looked up again for each page: what is being saved holds no page, so that none is lacked by a request.
+    const std::vector<int32_t>& keys = saving_->tokens();
+    const Sequence sequence = tree_.match(keys);
+    const bool is_there = sequence.length() == std::ssize(keys) && sequence.first_recent() == saving_->first_recent();
+    if (!is_there || disk_->save_page(*saving_, sequence) != SequenceWriter::Status::kMore) saving_.reset();
   } catch (const Error& e) {
     note_problem(e.what());
+    saving_.reset();
   }
   return true;
 }

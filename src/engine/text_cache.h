@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <deque>
 #include <filesystem>
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,10 +45,10 @@ class TextCache {
   void keep(std::span<const int32_t> keys, const Sequence& sequence) { tree_.insert(keys, sequence); }
   /// The same in the midst of a prompt.
   void keep_beginning(std::span<const int32_t> keys, const Sequence& sequence) { tree_.insert(keys, sequence, false); }
-  /// Keeps them, and on disk too when there is time: see save_one().
+  /// Keeps them, and on disk too when there is time: see save_page().
   void keep_for_long(std::span<const int32_t> keys, const Sequence& sequence);
-  /// Saves the latest text that waits for it. False if none does. Once `go_on` says no it goes on waiting instead.
-  bool save_one(const std::function<bool()>& go_on = {});
+  /// Writes a page of the text that is being saved, or else of the latest that waits to be. False if none does.
+  bool save_page();
 
   /// Gives up the least recently used pages that no request holds. Returns how many.
   int64_t evict(int64_t n_pages) { return tree_.evict(n_pages); }
@@ -69,6 +68,7 @@ class TextCache {
   PrefixTree tree_;
   std::optional<DiskStore> disk_;
   std::deque<std::vector<int32_t>> unsaved_;  // keys, latest last
+  std::optional<DiskStore::Saving> saving_;
   uint64_t disk_hits_ = 0, disk_problems_ = 0;
   std::optional<std::string> disk_problem_;
 };

@@ -149,23 +149,69 @@ TEST_CASE("a disk that fails stops no answer") {
   CHECK_THROWS_AS(Scheduler(*engine, with_disk(folder.path / "cache")), Error);
 }
 
-TEST_CASE("a save that gives way is made up for later") {
+/// A text of 300 tokens in a cache with a folder, waiting to be saved: five pages.
+struct Unsaved {
   const TempFolder folder;
-  const auto engine = Engine::load(small_engine_options());
-  {
-    TextCache cache(*engine, engine->pool().n_pages(), DiskCacheOptions{folder.path, 1 << 30});
+  const std::unique_ptr<Engine> engine = Engine::load(small_engine_options());
+  TextCache cache{*engine, engine->pool().n_pages(), DiskCacheOptions{folder.path, 1 << 30}};
+
+  Unsaved() {
     Sequence sequence(engine->pool());
     const std::vector<int32_t> prompt = random_prompt(300, 1);
     REQUIRE(engine->prefill(sequence, prompt, Outputs::kNone));
     cache.keep_for_long(row_keys(prompt, engine->attention_plan(300)), sequence);
-    int asked = 0;
-    CHECK(cache.save_one([&] { return ++asked < 2; }));
-    CHECK(asked == 2);
-    CHECK(saved_files(folder.path).empty());
-    CHECK(cache.save_one());
-    CHECK(saved_files(folder.path).size() == 1);
-    CHECK_FALSE(cache.save_one());
-    CHECK_FALSE(cache.disk_problem().has_value());
+  }
+};
+
+TEST_CASE("a text is saved page by page and is there with the last one") {
+  Unsaved s;
+  for (int page = 0; page < 5; ++page) {
+    CHECK(saved_files(s.folder.path).empty());
+    CHECK(s.cache.save_page());
+  }
+  CHECK(saved_files(s.folder.path).size() == 1);
+  CHECK_FALSE(s.cache.save_page());
+  CHECK_FALSE(s.cache.disk_problem().has_value());
+}
+
+TEST_CASE("a text whose pages are needed elsewhere while it is saved is given up") {
+  Unsaved s;
+  CHECK(s.cache.save_page());
+  s.cache.evict(s.engine->pool().n_pages());
+  CHECK(s.engine->pool().used_pages() == 0);
+  CHECK(s.cache.save_page());
+  CHECK_FALSE(s.cache.save_page());
+  CHECK(fs::is_empty(s.folder.path));
+  CHECK_FALSE(s.cache.disk_problem().has_value());
+}
+
+TEST_CASE("texts are saved while others are answered, in a twentieth of the time") {
+  const TempFolder folder;
+  const auto engine = Engine::load(small_engine_options());
+  // Time passes by being asked for: a step asks several times, a page that is saved once.
+  double seconds = 0;
+  SchedulerOptions options = with_disk(folder.path);
+  options.own_thread = false;
+  options.clock = [&seconds] {
+    return std::chrono::steady_clock::time_point(std::chrono::milliseconds(static_cast<int64_t>(1000 * ++seconds)));
+  };
+  {
+    Scheduler scheduler(*engine, options);
+    RequestHandle text = submit(scheduler, request_for(random_prompt(300, 1), 1));
+    RequestHandle other = submit(scheduler, request_for(random_prompt(10, 2), 400));
+    const auto go_on = [&](RequestHandle& handle) {
+      scheduler.work([] {});
+      while (handle.next(std::chrono::seconds(0))) {
+      }
+    };
+    while (!text.done()) go_on(text);
+    const double begin = seconds;
+    while (saved_files(folder.path).empty() && !other.done()) go_on(other);
+    CHECK_FALSE(other.done());
+    CHECK(seconds - begin >= 4 / 0.05);  // five pages, the first of them at once
+    CHECK(seconds - begin <= 5 / 0.05 + 30);
+    other.cancel();
+    scheduler.shutdown(std::chrono::seconds(60));
   }
   check_pool_empty(*engine);
 }

@@ -375,7 +375,7 @@ TEST_CASE("a short prompt that comes during the step of a long one is answered i
 TEST_CASE(
     "an answer waits beside a long prompt as max_stall says: not longer, and not so short that the prompt starves") {
   // Milliseconds that pass by being asked for: one for every operation, a few more for each step.
-  constexpr int64_t kReads = 6;
+  constexpr int64_t kReads = 8;
   for (const auto& [max_stall, decode_cost] : {std::pair<int64_t, int64_t>{8, 1}, {8, 6}, {20, 1}, {1000, 1}}) {
     CAPTURE(max_stall);
     CAPTURE(decode_cost);
