@@ -296,7 +296,19 @@ void CudaBackend::run(std::span<const Node> nodes) {
                    [&](const ConcatRowsArgs& a) { concat_rows(a, c); },
                    [&](const AddArgs& a) { add(a, c); },
                    [&](const RopeTableArgs& a) { rope_table(a, c); },
-                   [&](const RotateHeadsArgs& a) { rotate_heads(a, c); },
+                   [&](const RotateHeadsArgs& a) {
+                     group.kind == NodeGroup::kRotateAndIndex
+                         ? rotate_and_index(a, std::get<IndexRowsArgs>(nodes[last].args), c)
+                         : rotate_heads(a, c);
+                   },
+                   [&](const LayerNormArgs& a) {
+                     group.kind == NodeGroup::kStoreIndexKey
+                         ? store_index_key(a, std::get<RotateHeadsArgs>(nodes[i + 1].args),
+                                           std::get<StoreRowsArgs>(nodes[last].args), c)
+                         : layer_norm(a, c);
+                   },
+                   [&](const StoreRowsArgs& a) { store_rows(a, c); },
+                   [&](const IndexRowsArgs& a) { index_rows(a, c); },
                    [&](const StoreKeyValueArgs& a) { store_key_value(a, c); },
                    [&](const LatentAttentionArgs& a) { latent_attention(a, wanted_rows, c); },
                    [&](const MultiHeadAttentionArgs& a) { multi_head_attention(a, c); },

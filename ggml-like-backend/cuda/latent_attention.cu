@@ -1,6 +1,6 @@
 // Latent attention, absorbed: each head's query meets the latents themselves. Three kernels: W_UK into the query,
 // attention over the pages, W_UV onto the merged result. Source: arXiv:2405.04434, section 2.1.
-#include "cuda/latent_attention_mma.cuh"
+#include "cuda/attention_mma.cuh"
 #include "cuda/ops.h"
 #include "cuda/quantize.cuh"
 #include "cuda/store_row.cuh"
@@ -154,11 +154,9 @@ head_rows_kernel(HeadWeights w, const float* x, int64_t x_token, int64_t x_head,
   }
 }
 
-/// Whether the tensor core kernel takes these sizes. Caches of f16 and f32 keep their digits in the f32 kernel.
+/// Whether the tensor core kernel takes these sizes.
 bool use_mma(const LatentAttentionArgs& a) {
-  const DType type = a.cache.dtype;
-  return a.latent_dim() == kLatent && a.rope_dim() == kLatentRow - kLatent &&
-         (type == DType::kBF16 || type == DType::kQ8_0 || type == DType::kF8_E4M3);
+  return a.latent_dim() == kLatent && a.rope_dim() == kLatentRow - kLatent && is_mma_cache(a.cache.dtype);
 }
 
 constexpr int kPlainHeads = 8, kPlainValues = 4;
@@ -176,12 +174,10 @@ struct Plan {
     const bool is_folded = t > kSplitTokens;
     // By groups of 16 whichever kernel runs: what a model's pieces are does not depend on its cache type.
     const int most = most_pieces(static_cast<int>(blocks_for(h, kMmaHeads)));
-    pieces = {nullptr,
-              nullptr,
-              is_folded ? 1 : pieces_reserved(a.step.page_table.dim(1) * a.cache.dim(1), most),
-              most,
-              mma ? kMmaRows : kAttendRows,
-              is_folded};
+    const SeenCounts counts = SeenRows::counts_of(a.chosen);
+    const int64_t most_rows = most_rows_seen(counts, a.step.page_table.dim(1) * a.cache.dim(1));
+    pieces = {nullptr,   nullptr, is_folded ? 1 : pieces_reserved(most_rows, most), most, mma ? kMmaRows : kAttendRows,
+              is_folded, counts};
     auto align = [](int64_t floats) { return (static_cast<size_t>(floats) * sizeof(float) + 255) / 256 * 256; };
     query_bytes = align(t * h * a.latent_dim());
     value_bytes = align(t * h * pieces.n_pieces * a.latent_dim());
@@ -199,7 +195,7 @@ HeadWeights head_weights(const Tensor& t, int64_t first_row, int64_t rows_each_h
 
 size_t attention_shared_bytes(const LatentAttentionArgs& a) {
   const int width = static_cast<int>(a.cache.dim(2));
-  return use_mma(a) ? MmaShared::kBytes : attend_shared_bytes(kPlainHeads, width, width);
+  return use_mma(a) ? MmaShared<kLatentRow>::kBytes : attend_shared_bytes(kPlainHeads, width, width);
 }
 
 size_t latent_attention_workspace(const LatentAttentionArgs& a) {
@@ -240,20 +236,17 @@ void launch_attention(const LatentAttentionArgs& a, const float* unrotated, cons
 
   const QueryParts parts{query,  q + nope, static_cast<int64_t>(n_heads) * latent, latent, q_token, q_head,
                          latent, rope};
-  const PagedRows rows(a.cache, a.step);
+  const SeenRows rows(a.cache, a.step, a.chosen);
   const AttendSizes sizes{n_heads, latent, a.scale};
   const dim3 grid(static_cast<unsigned>(pieces.n_pieces), static_cast<unsigned>(plan.n_groups),
                   static_cast<unsigned>(n_tokens));
   if (plan.mma) {
-    auto attend = [&](auto type) {
+    with_mma_cache(a.cache.dtype, [&](auto type) {
       constexpr DType kType = decltype(type)::value;
       launch_overlapped(
-          pieces.is_folded ? attend_latent_mma_kernel<kType, true> : attend_latent_mma_kernel<kType, false>, grid,
-          kMmaThreads, MmaShared::kBytes, c.stream, parts, rows, sizes, pieces);
-    };
-    if (a.cache.dtype == DType::kBF16) attend(TypeTag<DType::kBF16>());
-    if (a.cache.dtype == DType::kQ8_0) attend(TypeTag<DType::kQ8_0>());
-    if (a.cache.dtype == DType::kF8_E4M3) attend(TypeTag<DType::kF8_E4M3>());
+          pieces.is_folded ? attend_mma_kernel<kType, kLatentRow, true> : attend_mma_kernel<kType, kLatentRow, false>,
+          grid, kMmaThreads, MmaShared<kLatentRow>::kBytes, c.stream, parts, rows, sizes, pieces);
+    });
   } else {
     const RowParts row{latent + rope, latent + rope, 0, 0, 0, 0};
     with_cache_type(a.cache.dtype, [&](auto type) {

@@ -48,7 +48,7 @@ void multi_head_attention(const MultiHeadAttentionArgs& a, const OpContext& c) {
   pieces.stats =
       reinterpret_cast<float2*>(c.workspace + align(static_cast<int64_t>(n_tokens) * n_heads * pieces.n_pieces * n));
   const QueryParts query{a.q.as<const float>(), nullptr, static_cast<int64_t>(n_heads) * n, n, 0, 0, n, 0};
-  const PagedRows rows(a.cache, a.step);
+  const SeenRows rows(a.cache, a.step);
   const RowParts parts{n, 2 * n, 0, n_heads * n, n, n};
   const dim3 grid(static_cast<unsigned>(pieces.n_pieces), static_cast<unsigned>(n_heads),
                   static_cast<unsigned>(n_tokens));

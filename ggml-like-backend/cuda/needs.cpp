@@ -20,13 +20,14 @@ namespace {
 template <typename... Fns> struct Overload : Fns... { using Fns::operator()...; };
 
 size_t workspace_of(const Node& node) {
-  return std::visit(Overload{[](const LinearArgs& a) { return linear_workspace(a); },
-                             [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
-                             [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); },
-                             [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
-                             [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); },
-                             [](const auto&) { return size_t{0}; }},
-                    node.args);
+  return std::visit(
+      Overload{[](const LinearArgs& a) { return linear_workspace(a); },
+               [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
+               [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); },
+               [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
+               [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); },
+               [](const IndexRowsArgs& a) { return index_rows_workspace(a); }, [](const auto&) { return size_t{0}; }},
+      node.args);
 }
 
 }  // namespace
@@ -52,7 +53,6 @@ void check_supported(const Node& node) {
                  if (a.copies != 1) refuse("several residual streams");
                },
                [&](const LatentAttentionArgs& a) {
-                 if (a.chosen) refuse("chosen rows");
                  if (a.latent_dim() > kMostLatent || a.latent_dim() % 2 != 0)
                    refuse("latents of " + std::to_string(a.latent_dim()) + " values; expected an even number up to " +
                           std::to_string(kMostLatent));
@@ -82,9 +82,11 @@ void check_supported(const Node& node) {
                  if (a.logits.dim(1) > kMostExperts)
                    refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
                },
-               [&](const LayerNormArgs&) { refuse("the indexer of sparse attention"); },
-               [&](const StoreRowsArgs&) { refuse("the indexer of sparse attention"); },
-               [&](const IndexRowsArgs&) { refuse("the indexer of sparse attention"); }, [](const auto&) {}},
+               [&](const IndexRowsArgs& a) {
+                 if (index_rows_shared_bytes(a) > kMostShared)
+                   refuse(std::to_string(a.q.dim(1)) + " heads of " + std::to_string(a.q.dim(2)) + " values");
+               },
+               [](const auto&) {}},
       node.args);
 }
 

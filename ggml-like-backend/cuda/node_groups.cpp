@@ -85,6 +85,20 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
       return {.kind = NodeGroup::kStoreAndRotate, .n_nodes = 2};
     }
   }
+  if (const auto* norm = std::get_if<LayerNormArgs>(&node.args)) {
+    const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
+    const auto* store = first + 2 < nodes.size() ? std::get_if<StoreRowsArgs>(&nodes[first + 2].args) : nullptr;
+    if (rotate != nullptr && store != nullptr && rotate->x.data == norm->out.data && rotate->x.dim(1) == 1 &&
+        rotate->x.dim(2) == norm->out.dim(1) && store->x.data == rotate->out.data &&
+        store->x.dim(1) == norm->out.dim(1))
+      return {.kind = NodeGroup::kStoreIndexKey, .n_nodes = 3};
+  }
+  if (const auto* rotate = std::get_if<RotateHeadsArgs>(&node.args)) {
+    const auto* index = std::get_if<IndexRowsArgs>(&next.args);
+    if (index != nullptr && same(index->q, rotate->out) && !overlap(index->chosen, rotate->x) &&
+        !overlap(index->chosen, rotate->table))
+      return {.kind = NodeGroup::kRotateAndIndex, .n_nodes = 2};
+  }
   if (const auto* sum = std::get_if<AddArgs>(&next.args)) {
     Tensor x;
     const Tensor out = summable(node, x);

@@ -19,6 +19,8 @@ struct NodeGroup {
                             ///< `add`
     kStoreAndRotate,        ///< store_latent, then rotate_heads by the same table
     kStoreRotateAndAttend,  ///< the same, then latent_attention of the rotated heads
+    kStoreIndexKey,         ///< layer_norm, rotate_heads of its result as one head, store_rows of that
+    kRotateAndIndex,        ///< rotate_heads, then index_rows of the rotated heads
   } kind = kSingle;
   size_t n_nodes = 1;
   Tensor add{}, sum{};

@@ -29,6 +29,11 @@ void store_latent(const StoreLatentArgs& a, const OpContext& c);
 /// Both at once: the key's way into the cache and the query's rotation.
 void store_and_rotate(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const OpContext& c);
 void store_key_value(const StoreKeyValueArgs& a, const OpContext& c);
+void layer_norm(const LayerNormArgs& a, const OpContext& c);
+void store_rows(const StoreRowsArgs& a, const OpContext& c);
+/// All three in one launch: a key of the indexer, normed, rotated as one head, stored.
+void store_index_key(const LayerNormArgs& norm, const RotateHeadsArgs& rotate, const StoreRowsArgs& store,
+                     const OpContext& c);
 void route_experts(const RouteExpertsArgs& a, const OpContext& c);
 /// The same for the last block of the router's product.
 RouteByResult route_by_result(const RouteExpertsArgs& a);
@@ -37,6 +42,12 @@ RouteByResult route_by_result(const RouteExpertsArgs& a);
 constexpr int64_t kMostTokens = 65535;  ///< of a step: a grid's second and third dimension
 constexpr int64_t kMostLatent = 512, kMostHead = 256, kMostExperts = 2048;
 constexpr size_t kMostShared = 99 * 1024;  ///< bytes that a block can have on every supported device
+
+void index_rows(const IndexRowsArgs& a, const OpContext& c);
+/// The same of queries that are rotated on the way: a.q is rotate.out.
+void rotate_and_index(const RotateHeadsArgs& rotate, const IndexRowsArgs& a, const OpContext& c);
+size_t index_rows_shared_bytes(const IndexRowsArgs& a);
+size_t index_rows_workspace(const IndexRowsArgs& a);
 
 size_t attention_shared_bytes(const LatentAttentionArgs& a);
 /// `quantized` may have no memory; else it gets the result in int8 as well, if heads have values in multiples of 32.

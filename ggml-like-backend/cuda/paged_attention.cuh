@@ -7,38 +7,10 @@
 // The kernel after it folds the pieces, first to last; in large steps the block itself does, in the same arithmetic.
 #pragma once
 
-#include "core/node.h"
-#include "cuda/element.cuh"
+#include "cuda/paged_rows.cuh"
 #include "cuda/split_plan.h"
 
 namespace fathom::cuda {
-
-/// The rows of a step's sequences in a cache of pages.
-struct PagedRows {
-  Bytes data;
-  int64_t page_bytes, row_bytes;
-  int page_tokens, table_width;
-  const int* page_table;
-  const int* positions;
-  const int* sequence_of;
-
-  PagedRows(const Tensor& cache, const StepTensors& step)
-      : data(cache.as<const unsigned char>()),
-        page_bytes(cache.strides_bytes[0]),
-        row_bytes(cache.strides_bytes[1]),
-        page_tokens(static_cast<int>(cache.dim(1))),
-        table_width(static_cast<int>(step.page_table.dim(1))),
-        page_table(step.page_table.as<const int>()),
-        positions(step.positions.as<const int>()),
-        sequence_of(step.sequence_of.as<const int>()) {}
-  int64_t most_rows() const { return static_cast<int64_t>(table_width) * page_tokens; }
-};
-
-/// `pages`: the sequence's row of the page table.
-FATHOM_DEVICE Bytes cached_row(const PagedRows& rows, const int* pages, int position) {
-  return rows.data + pages[position / rows.page_tokens] * rows.page_bytes +
-         static_cast<int64_t>(position % rows.page_tokens) * rows.row_bytes;
-}
 
 /// Partial results, [T, H, n_pieces] of each.
 struct Partials {
@@ -47,11 +19,13 @@ struct Partials {
   int n_pieces;   ///< room for; 1 if blocks fold all pieces
   int most, tile_rows;
   bool is_folded;
+  SeenCounts counts{};
 };
 
 /// Of a token at `position`: how many partial results there are.
 FATHOM_DEVICE int partials_used(const Partials& p, int position) {
-  return p.is_folded ? 1 : pieces_used(position + 1, rows_each(position + 1, p.most, p.tile_rows));
+  const int n = rows_seen(p.counts, position);
+  return p.is_folded ? 1 : pieces_used(n, rows_each(n, p.most, p.tile_rows));
 }
 
 /// By what the sum so far and the next piece are multiplied when the next piece joins.
@@ -104,7 +78,7 @@ constexpr size_t attend_shared_bytes(int n_heads, int key_dim, int width) {
 /// values of each head.
 template <DType kType, int kHeads, int kValues, bool kFold>
 FATHOM_KERNEL(kAttendThreads, kFold ? 2 : 3)
-attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes sizes, Partials out) {
+attend_kernel(QueryParts query, SeenRows rows, RowParts parts, AttendSizes sizes, Partials out) {
   FATHOM_DYNAMIC_SHARED(shared);
   const int key_dim = query.n_first + query.n_second;
   float* q = reinterpret_cast<float*>(shared);        // [kHeads, key_dim], scaled
@@ -120,12 +94,12 @@ attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes size
   const int first_head = static_cast<int>(blockIdx.y) * kHeads;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   constexpr int kWarps = kAttendThreads / 32;
-  const int n_visible = rows.positions[t] + 1;
+  const TokenRows token(rows, t);
+  const int n_visible = token.n;
   const int each = rows_each(n_visible, out.most, kAttendRows);
   const int first_piece = kFold ? 0 : static_cast<int>(blockIdx.x),
             last_piece = kFold ? pieces_used(n_visible, each) : first_piece + 1;
   if (first_piece * each >= n_visible) return;
-  const int* pages = rows.page_table + static_cast<int64_t>(rows.sequence_of[t]) * rows.table_width;
 
   for (int i = thread; i < kHeads * key_dim; i += kAttendThreads) {
     const int h = first_head + i / key_dim, d = i % key_dim;
@@ -161,7 +135,7 @@ attend_kernel(QueryParts query, PagedRows rows, RowParts parts, AttendSizes size
       __syncthreads();
       for (int s = warp; s < kAttendRows; s += kWarps) {
         const bool is_there = first + s < end;
-        const Bytes row = cached_row(rows, pages, is_there ? first + s : begin);
+        const Bytes row = seen_row(rows, token, is_there ? first + s : begin);
         for (int e = lane; e < parts.width; e += 32) {
           const int i = e + (e < parts.n_key_part ? key_at : value_at);
           tile[s * parts.width + e] = is_there ? element<kType>(row, i / 32, i % 32, Codebooks{}) : 0.0F;

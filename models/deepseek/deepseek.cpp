@@ -42,38 +42,43 @@ LayerCache layer_cache(const Step& step, const Config& c, size_t layer_idx) {
 }
 
 /// Keys for the indexer: [rotated R | DI - R], rotated in halves where the attention's own are rotated in pairs.
-void store_index_keys(Graph& g, const IndexerWeights& w, const LayerStep& s, const Tensor& x, const Tensor& cache) {
-  constexpr float kEps = 1e-6F;  // of a LayerNorm, not the model's rms_norm_eps
-  Tensor k = layer_norm(g, linear(g, x, w.wk), w.k_norm, w.k_norm_bias, kEps);                // [T, DI]
+/// k [T, DI] of wk
+void store_index_keys(Graph& g, const IndexerWeights& w, const LayerStep& s, Tensor k, const Tensor& cache) {
+  constexpr float kEps = 1e-6F;                         // of a LayerNorm, not the model's rms_norm_eps
+  k = layer_norm(g, k, w.k_norm, w.k_norm_bias, kEps);  // [T, DI]
   k = rotate_heads(g, k.reshaped({k.dim(0), 1, k.dim(1)}), s.rope, 0, RopePairing::kHalves);  // [T, 1, DI]
   store_rows(g, k.reshaped({k.dim(0), k.dim(2)}), s.where.slots, cache);
 }
 
-/// The rows that each token may see. x [T, D], q_latent [T, Q] -> [T, index_topk]
+/// The rows that each token may see. q [T, HI * DI] of wq_b, head_weights [T, HI] of weights_proj -> [T, index_topk]
 /// The reference also scales the head weights by (HI * DI)^-0.5, which changes no choice, and rotates queries and keys
 /// by a Hadamard matrix, which changes no product and serves its FP8 cache alone. Source: arXiv:2512.02556,
 /// section 2.1.
-Tensor choose_rows(Graph& g, const IndexerWeights& w, const LayerStep& s, const Tensor& x, const Tensor& q_latent,
-                   const Tensor& cache) {
+Tensor choose_rows(Graph& g, const LayerStep& s, Tensor q, const Tensor& head_weights, const Tensor& cache) {
   const Config& c = s.config;
-  Tensor q = linear(g, q_latent, w.wq_b).reshaped({x.dim(0), c.index_n_heads, c.index_head_dim});
+  q = q.reshaped({q.dim(0), c.index_n_heads, c.index_head_dim});
   q = rotate_heads(g, q, s.rope, 0, RopePairing::kHalves);  // [T, HI, DI]
-  return index_rows(g, q, linear(g, x, w.weights_proj), cache, s.where, 1, c.index_topk);
+  return index_rows(g, q, head_weights, cache, s.where, 1, c.index_topk);
 }
 
 /// Multi-head latent attention. x [T, D] -> [T, D]
+/// Products of one x stand side by side: a backend may compute them together.
 Tensor mla(Graph& g, const MlaWeights& w, const LayerStep& s, const Tensor& x, const LayerCache& cache) {
   const Config& c = s.config;
   Tensor kv_a = linear(g, x, w.kv_a_proj);  // [T, C + R]
-  Tensor q_latent;                          // [T, Q]
+  Tensor index_k, index_weights, index_q;
+  if (c.has_indexer()) index_k = linear(g, x, w.indexer.wk);            // [T, DI]
+  if (s.selects) index_weights = linear(g, x, w.indexer.weights_proj);  // [T, HI]
+  Tensor q_latent;                                                      // [T, Q]
   if (c.q_lora_rank > 0) q_latent = rms_norm(g, linear(g, x, w.q_a_proj), w.q_a_layernorm, s.eps());
   Tensor q = q_latent ? linear(g, q_latent, w.q_b_proj) : linear(g, x, w.q_proj);  // [T, H * (N + R)]
+  if (s.selects) index_q = linear(g, q_latent, w.indexer.wq_b);                    // [T, HI * DI]
+  if (c.has_indexer()) store_index_keys(g, w.indexer, s, index_k, cache.index);
   q = q.reshaped({q.dim(0), c.n_heads, c.qk_head_dim()});
   store_latent(g, kv_a, w.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.where.slots, cache.rows);
   q = rotate_heads(g, q, s.rope, static_cast<int>(c.qk_nope_head_dim), RopePairing::kAdjacent);  // [T, H, N + R]
-  if (c.has_indexer()) store_index_keys(g, w.indexer, s, x, cache.index);
-  Tensor chosen;  // [T, index_topk]
-  if (s.selects) chosen = choose_rows(g, w.indexer, s, x, q_latent, cache.index);
+  Tensor chosen;                                                                                 // [T, index_topk]
+  if (s.selects) chosen = choose_rows(g, s, index_q, index_weights, cache.index);
   Tensor heads = latent_attention(g, q, w.kv_b, cache.rows, s.where, c.v_head_dim, c.softmax_scale(), s.form,
                                   chosen);  // [T, H * V]
   return linear(g, heads, w.o_proj);        // [T, D]
@@ -121,7 +126,7 @@ void store_only(Graph& g, const BlockWeights& w, const LayerStep& s, const Tenso
   if (s.config.attention == Attention::kLatent) {
     Tensor kv_a = linear(g, h, w.mla.kv_a_proj);  // [T, C + R]
     store_latent(g, kv_a, w.mla.kv_a_layernorm, s.eps(), s.rope, RopePairing::kAdjacent, s.where.slots, cache.rows);
-    if (cache.index) store_index_keys(g, w.mla.indexer, s, h, cache.index);
+    if (cache.index) store_index_keys(g, w.mla.indexer, s, linear(g, h, w.mla.indexer.wk), cache.index);
   } else {
     store_keys_values(g, w.mha, s, h, cache.rows);
   }

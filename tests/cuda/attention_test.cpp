@@ -1,54 +1,12 @@
 // Attention over pages: every cache type, the heads of released models, page borders, pieces and their fold.
 #include "core/quant/quantize.h"
-#include "cpu/store_row.h"
 #include "cuda/split_plan.h"
-#include "on_device.h"
+#include "paged.h"
 
 using namespace fathom;
 using namespace fathom::testing;
 
 namespace {
-
-struct Part {
-  int64_t n_past, n_new;
-};
-
-/// A cache of shuffled pages with rows of several sequences; rows that nobody stored are NaN bytes.
-struct Paged {
-  HostTensors h;
-  Tensor cache;
-  StepTensors step;
-
-  Paged(std::vector<Part> parts, int64_t row, DType type, int64_t table_width, uint32_t seed = 11) : h(seed) {
-    int64_t n_pages = 0, n_tokens = 0;
-    for (const Part& p : parts) n_pages += (p.n_past + p.n_new + 63) / 64, n_tokens += p.n_new;
-    std::vector<int32_t> pages(static_cast<size_t>(n_pages));
-    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<int32_t>(i);
-    for (size_t i = pages.size(); i > 1; --i)
-      std::swap(pages[i - 1], pages[static_cast<size_t>(h.below(static_cast<int32_t>(i)))]);
-    cache = h.make(type, {n_pages, 64, row});
-    std::memset(cache.data, 0xff, cache.size_bytes());
-    const auto n_parts = static_cast<int64_t>(parts.size());
-    step.page_table = h.ints({n_parts, table_width}, [](int64_t) { return -1; });
-    step.positions = h.ints({n_tokens}, [](int64_t) { return 0; });
-    step.sequence_of = h.ints({n_tokens}, [](int64_t) { return 0; });
-    size_t next = 0;
-    int64_t t = 0;
-    for (int64_t s = 0; s < n_parts; ++s) {
-      const Part& part = parts[static_cast<size_t>(s)];
-      int32_t* table = step.page_table.row_as<int32_t>(s);
-      for (int64_t p = 0; p < part.n_past + part.n_new; ++p) {
-        if (p % 64 == 0) table[p / 64] = pages[next++];
-        const Tensor values = h.floats({row});
-        cpu::store_row(type, values.as<float>(), cpu::cache_row(cache, table[p / 64] * 64 + p % 64), row);
-        if (p < part.n_past) continue;
-        step.positions.as<int32_t>()[t] = static_cast<int32_t>(p);
-        step.sequence_of.as<int32_t>()[t++] = static_cast<int32_t>(s);
-      }
-    }
-  }
-  int64_t n_tokens() const { return step.positions.dim(0); }
-};
 
 /// Weights of any type whose products stay near one.
 Tensor weights(HostTensors& h, DType type, Shape shape) {
@@ -147,8 +105,9 @@ TEST_CASE("cuda: latent attention agrees with the reference at DeepSeek's sizes"
     const LatentAttentionArgs a = latent_problem(p, c.n_heads, 128, 64, 128, 512, c.weight, c.split_weights);
     run_reference(a);
     // Queries and weights of rows round to bf16 for the tensor cores; f32 and f16 caches stay in f32.
-    const bool exact = c.cache == DType::kF32 || c.cache == DType::kF16;
-    CHECK(worst_difference(run_latent(a), a.out.as<float>()) < (exact ? 1e-5 : 1e-2));
+    // Of what queries and weights are rounded to: nothing, f16, bf16.
+    const double most = c.cache == DType::kF32 ? 1e-5 : c.cache == DType::kF16 ? 1e-3 : 1e-2;
+    CHECK(worst_difference(run_latent(a), a.out.as<float>()) < most);
   }
 }
 

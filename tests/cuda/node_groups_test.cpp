@@ -135,3 +135,30 @@ TEST_CASE("cuda: cache row, rotation and attention run together if attention rea
   const std::vector<Node> all_rotated = {{store}, {rotate}, {attend}};
   CHECK(cuda::next_group(all_rotated, 0).kind == NodeGroup::kStoreAndRotate);
 }
+
+TEST_CASE("cuda: an index key is made in one launch, and queries are rotated where the indexer reads them") {
+  auto tensor = [](uintptr_t address, Shape shape) {
+    return Tensor(DType::kF32, shape, reinterpret_cast<void*>(address));
+  };
+  const Tensor table = tensor(0x9000, {2, 16, 2});
+  const LayerNormArgs norm{tensor(0x1000, {2, 64}), tensor(0x2000, {64}), tensor(0x2400, {64}),
+                           tensor(0x3000, {2, 64})};
+  RotateHeadsArgs rotate{tensor(0x3000, {2, 1, 64}), table, tensor(0x4000, {2, 1, 64})};
+  StoreRowsArgs store{tensor(0x4000, {2, 64}), {}, tensor(0x100000, {1, 64, 64})};
+  const std::vector<Node> key = {{norm}, {rotate}, {store}}, cut = {{norm}, {rotate}};
+  CHECK(cuda::next_group(key, 0).kind == NodeGroup::kStoreIndexKey);
+  CHECK(cuda::next_group(key, 0).n_nodes == 3);
+  CHECK(cuda::next_group(cut, 0).kind == NodeGroup::kSingle);
+  store.x = norm.out;  // not what was rotated
+  const std::vector<Node> other = {{norm}, {rotate}, {store}};
+  CHECK(cuda::next_group(other, 0).kind == NodeGroup::kSingle);
+
+  rotate = {tensor(0x5000, {2, 4, 64}), table, tensor(0x6000, {2, 4, 64})};
+  IndexRowsArgs index;
+  index.q = rotate.out, index.chosen = tensor(0x7000, {2, 8});
+  const std::vector<Node> choice = {{rotate}, {index}};
+  CHECK(cuda::next_group(choice, 0).kind == NodeGroup::kRotateAndIndex);
+  index.chosen = tensor(0x5000, {2, 8});  // over what is still to be rotated
+  const std::vector<Node> unsafe = {{rotate}, {index}};
+  CHECK(cuda::next_group(unsafe, 0).kind == NodeGroup::kSingle);
+}

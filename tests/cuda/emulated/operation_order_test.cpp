@@ -49,12 +49,28 @@ std::vector<std::vector<float>> run_all() {
       out.push_back(device.fetch<float>(on.out));
     }
   }
+  IndexRowsArgs index;
+  index.q = h.floats({2, 20, 128}), index.head_weights = h.floats({2, 20});
+  index.cache = h.make(DType::kF16, {4, 64, 128});
+  for (int64_t row = 0; row < 4 * 64; ++row) {
+    const Tensor values = h.floats({128});
+    cpu::store_row(DType::kF16, values.as<float>(), cpu::cache_row(index.cache, row), 128);
+  }
+  index.step.positions = h.ints({2}, [](int64_t i) { return static_cast<int32_t>(200 + i); });
+  index.step.sequence_of = h.ints({2}, [](int64_t) { return 0; });
+  index.step.page_table = h.ints({1, 4}, [](int64_t i) { return static_cast<int32_t>(3 - i); });
+  index.chosen = h.make(DType::kI32, {2, 40});
+  const IndexRowsArgs on = device.node(index);
+  device.workspace(cuda::index_rows_workspace(on));
+  cuda::index_rows(on, device.c);
+  out.emplace_back();
+  for (const int32_t row : device.fetch<int32_t>(on.chosen)) out.back().push_back(static_cast<float>(row));
   return out;
 }
 
 }  // namespace
 
-TEST_CASE("norms, routes and attention are the same bits in every order of threads") {
+TEST_CASE("norms, routes, attention and choices of rows are the same bits in every order of threads") {
   emulator::set_order(emulator::Order::kRising);
   const std::vector<std::vector<float>> want = run_all();
   for (const emulator::Order order : {emulator::Order::kFalling, emulator::Order::kShuffled}) {
