@@ -64,8 +64,8 @@ int run(const Options& options) {
   const bool host_fits = !on_device || !host_available || host.total() <= *host_available;
   // A decoded token reads its weights and the cache once: memory bandwidth bounds its speed.
   const int n_threads = options.common.threads == 0 ? usable_physical_cores() : options.common.threads;
-  const double read_gb_s =
-      on_device ? measure_cuda_device(flags.device).read_gb_s : measure_machine(n_threads).read_gb_s;
+  const CudaFigures figures = on_device ? measure_cuda_device(flags.device) : CudaFigures();
+  const double read_gb_s = on_device ? figures.read_gb_s : measure_machine(n_threads).read_gb_s;
   const double host_gb_s = host.weights > 0 && on_device ? measure_machine(n_threads).read_gb_s : read_gb_s;
   const double host_share = on_device ? engine->host_bytes_per_token() : 0;
   auto bound = [&](int64_t depth) {
@@ -118,6 +118,16 @@ int run(const Options& options) {
                                        " of them from the host's at " + fixed(host_gb_s, 1) + " GB/s"
                                  : std::string()) +
                  "\n");
+    // A chunk of a prompt brings all of these experts, however few of its tokens each one has.
+    const int64_t chunk = std::min(engine->chunk_tokens(), full);
+    if (on_device && engine->streams_experts_from() > 0 && chunk >= engine->streams_experts_from())
+      write_answer(
+          "prompts       at most " +
+          fixed(static_cast<double>(chunk) * figures.upload_gb_s * 1e9 / static_cast<double>(host.weights), 1) +
+          " tok/s in chunks of " + std::to_string(chunk) + ", for each of which " + human_bytes(host.weights) +
+          " of experts pass through the device at " + fixed(figures.upload_gb_s, 1) +
+          " GB/s; the host computes steps of fewer than " + std::to_string(engine->streams_experts_from()) +
+          " tokens\n");
   }
   return fits ? 0 : static_cast<int>(ErrorCode::kNoMemory);
 }

@@ -45,6 +45,20 @@ std::string listed(std::span<const std::string> names) {
   return text;
 }
 
+/// A whole number of up to nine digits, or one of the words.
+CLI::Validator number_or(std::vector<std::string> words) {
+  return CLI::Validator(
+      [words = std::move(words)](std::string& text) -> std::string {
+        const bool is_number = !text.empty() && text.size() < 10 &&
+                               std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
+        if (is_number || std::find(words.begin(), words.end(), text) != words.end()) return "";
+        std::vector<std::string> expected = words;
+        expected.emplace_back("a number");
+        return "unknown value; expected " + listed(expected) + ", got " + in_quotes(text);
+      },
+      "");
+}
+
 /// Where the shipped model may be: beside an installed program, in a build's source tree, where it was when this was
 /// built.
 std::vector<std::filesystem::path> shipped_model_places() {
@@ -184,7 +198,8 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
       ->type_name("N")
       ->group(kGroup);
   app.add_option("--batch", batch,
-                 "Tokens per prefill chunk (default: " + std::to_string(kDefaultChunkTokens) + ", measured)")
+                 "Tokens per prefill chunk (default: " + std::to_string(kDefaultChunkTokens) +
+                     ", measured; more where experts are streamed)")
       ->check(at_least(1))
       ->type_name("N")
       ->group(kGroup);
@@ -205,14 +220,13 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
   app.add_option("--cpu-moe", cpu_moe,
                  "Beside a device: layers whose experts stay in host memory and are computed there, a number or all "
                  "(default: auto, as few as make the rest fit)")
-      ->check(CLI::Validator(
-          [](std::string& text) {
-            const bool is_number = !text.empty() && text.size() < 7 &&
-                                   std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-            return is_number || text == "auto" || text == "all" ? std::string()
-                                                                : "expected auto, all or a number, got '" + text + "'";
-          },
-          "", ""))
+      ->check(number_or({"auto", "all"}))
+      ->type_name("N")
+      ->group(kGroup);
+  app.add_option("--stream-moe", stream_moe,
+                 "Of these layers: chunks of a prompt with at least so many tokens bring the experts to the device and "
+                 "are computed there, 0 for never (default: auto, 32 times experts / experts a token uses)")
+      ->check(number_or({"auto"}))
       ->type_name("N")
       ->group(kGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")
@@ -244,6 +258,7 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.device = device;
   options.isa = isa;
   if (cpu_moe != "auto") options.host_expert_layers = cpu_moe == "all" ? 1'000'000 : std::stoll(cpu_moe);
+  if (stream_moe != "auto") options.stream_experts_from = std::stoll(stream_moe);
   options.n_threads = common.threads;
   options.context = context;
   if (cache_type != "auto") options.cache_type = kCacheTypes.at(cache_type);

@@ -52,6 +52,7 @@ struct EngineFlags {
   std::string backend = "auto";
   int device = 0;
   std::string cpu_moe = "auto";
+  std::string stream_moe = "auto";
   std::string isa = "auto";
   std::string chat_format = "auto";
   int64_t batch = 0;

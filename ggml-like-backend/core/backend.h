@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "core/buffer.h"
+#include "core/error.h"
 #include "core/node.h"
 
 namespace fathom {
@@ -68,6 +69,17 @@ class Backend {
     upload(to, from_host, static_cast<size_t>(n_rows) * row_bytes(dtype, n_columns));
   }
   virtual size_t weight_row_bytes(DType dtype, int64_t n_columns) const { return row_bytes(dtype, n_columns); }
+  /// Whether the two functions below work here.
+  virtual bool can_stream_experts() const { return false; }
+  /// Takes now what execute_streaming() of such a mixture takes. Throws Error{kNoMemory}.
+  virtual void reserve_streaming(const MoeFfnArgs& mixture) { static_cast<void>(mixture); }
+  /// Runs a mixture whose routed experts' matrices lie in host memory as a file holds them, for many tokens: all of
+  /// them are brought to the device, a few at a time, and need not stay when this returns. The result has the bits of
+  /// experts that lie on the device.
+  virtual void execute_streaming(const MoeFfnArgs& mixture) {
+    static_cast<void>(mixture);
+    FATHOM_CHECK(false, "a backend that cannot stream experts");
+  }
   /// Nodes that may run as one with a node before them: what a node reads must not be overwritten by so many nodes
   /// after it.
   virtual int fused_nodes() const { return 0; }

@@ -14,6 +14,7 @@
 #include "core/error.h"
 #include "core/quant/codebooks.h"
 #include "cuda/backend_parts.h"
+#include "cuda/expert_stream.h"
 #include "cuda/matmul.h"
 #include "cuda/memory.h"
 #include "cuda/needs.h"
@@ -25,7 +26,6 @@ namespace fathom::cuda {
 namespace {
 
 constexpr size_t kAlign = 256;
-constexpr size_t kStagingBytes = size_t{8} << 20;  // rows on their way into planes
 
 size_t align_up(size_t n) { return (n + kAlign - 1) / kAlign * kAlign; }
 
@@ -54,6 +54,7 @@ class CudaBackend final : public Backend {
     cudaSetDevice(device_);
     cudaStreamSynchronize(stream_);
     recordings_.clear();
+    expert_stream_.reset();
     uploader_.reset();
     cudaStreamDestroy(stream_);
   }
@@ -115,6 +116,10 @@ class CudaBackend final : public Backend {
   void replay(uint64_t key, std::span<const Node> nodes) override;
   void forget_replays() override { recordings_.clear(); }
 
+  bool can_stream_experts() const override { return true; }
+  void reserve_streaming(const MoeFfnArgs& mixture) override;
+  void execute_streaming(const MoeFfnArgs& mixture) override;
+
  private:
   /// The runtime's current device is a thread's own, and any thread may call.
   void use_device() const { check_runtime(cudaSetDevice(device_), "choosing the device"); }
@@ -128,7 +133,8 @@ class CudaBackend final : public Backend {
   std::shared_ptr<uint64_t> allocated_ = std::make_shared<uint64_t>(0);
   std::optional<Uploader> uploader_;
   std::shared_ptr<Buffer> tables_;               ///< codebooks, grids of the matrix kernels, counters
-  std::shared_ptr<Buffer> staging_;              ///< kStagingBytes; while weights are loaded
+  std::shared_ptr<Buffer> staging_;              ///< kWeightStagingBytes; while weights are loaded
+  std::optional<ExpertStream> expert_stream_;    ///< once it was reserved
   std::shared_ptr<Buffer> workspace_;            ///< of the kernels
   std::array<std::shared_ptr<Buffer>, 2> rows_;  ///< the last norms' or attentions' results in int8, in turn
   Codebooks books_{};
@@ -167,15 +173,25 @@ void CudaBackend::upload_tables() {
 
 void CudaBackend::upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows,
                                  int64_t n_columns) {
-  if (!staging_) staging_ = allocate(kStagingBytes, "weights on their way");
-  const size_t file_row = row_bytes(dtype, n_columns), device_row = weight_row_bytes(dtype, n_columns);
-  FATHOM_CHECK(file_row > 0 && file_row <= kStagingBytes, "a weight row of more than 8 MiB");
-  const auto rows_each = static_cast<int64_t>(kStagingBytes / file_row);
-  for (int64_t row = 0; row < n_rows; row += rows_each) {
-    const int64_t n = std::min(rows_each, n_rows - row);
-    upload(staging_->data(), from_host + static_cast<size_t>(row) * file_row, static_cast<size_t>(n) * file_row);
-    arrange_weights(dtype, staging_->data(), n, n_columns, to + static_cast<size_t>(row) * device_row, stream_);
-  }
+  use_device();
+  if (!staging_) staging_ = allocate(kWeightStagingBytes, "weights on their way");
+  send_weights(*uploader_, staging_->data(), to, from_host, dtype, n_rows, n_columns);
+}
+
+void CudaBackend::reserve_streaming(const MoeFfnArgs& mixture) {
+  use_device();
+  if (!expert_stream_) expert_stream_.emplace(stream_, allocated_);
+  expert_stream_->reserve(mixture);
+  const Node node{mixture};
+  reserve({&node, 1});
+}
+
+void CudaBackend::execute_streaming(const MoeFfnArgs& mixture) {
+  reserve_streaming(mixture);
+  expert_stream_->begin(mixture);
+  MatmulOptions options;
+  options.source = &*expert_stream_;
+  moe_ffn(mixture, matmul_, options);
 }
 
 void CudaBackend::reserve(std::span<const Node> nodes) {

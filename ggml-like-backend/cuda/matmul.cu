@@ -174,6 +174,26 @@ void for_networks(const FfnProblem& p, const FfnLaunch& all, const Tensor GatedF
   }
 }
 
+/// In tiles, one of the two networks: all its experts, or as they are brought.
+void run_tiles(const FfnLaunch& all, DType type, ExpertSource::Half half, ExpertSource* source) {
+  const bool down = half == ExpertSource::Half::kDown;
+  if (!all.routed || source == nullptr) return launchers(type).ffn_tiles(all, down);
+  FfnLaunch l = all;
+  for (int64_t i = 0; i < source->n_parts(half); ++i) {
+    const ExpertSource::Part part = source->bring(half, i);
+    l.first_expert = static_cast<int>(part.first);
+    l.n_experts_here = static_cast<int>(part.n);
+    if (down) {
+      l.experts.down = weight_rows(part.weights.down);
+    } else {
+      l.experts.gate = weight_rows(part.weights.gate);
+      l.experts.up = weight_rows(part.weights.up);
+    }
+    launchers(type).ffn_tiles(l, down);
+    source->release();
+  }
+}
+
 void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& options) {
   if (p.n_tokens() == 0) return;
   FATHOM_CHECK(p.x.dim(1) <= int64_t{32} * kTileCounters,
@@ -192,7 +212,10 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
   l.n_used = static_cast<int>(p.n_used());
   l.n_experts = static_cast<int>(p.n_experts());
   l.has_shared = p.shared != nullptr;
-  l.experts = ffn_weights(p.routed);
+  l.n_experts_here = l.n_experts;
+  FATHOM_CHECK(options.source == nullptr || (p.routed != nullptr && p.in_tiles()),
+               "experts are brought for many tokens");
+  if (options.source == nullptr) l.experts = ffn_weights(p.routed);
   l.shared_weights = ffn_weights(p.shared);
   l.groups = m.groups;
   for (int i = 0; i < 2; ++i) {
@@ -232,14 +255,14 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
   for_networks(p, l, &GatedFfnWeights::gate, !tiles, [&](FfnLaunch& launch, DType type) {
     launch.x = act_rows(type, x, p.x);
     if (!tiles) return launchers(type).gate_up_gemv(launch);
-    launchers(type).ffn_tiles(launch, false);
+    run_tiles(launch, type, ExpertSource::Half::kGateUp, options.source);
     const int which = launch.routed ? 0 : 1;
     const QuantizedRows& q = m.hidden_q[which];
     if (q.q != nullptr)
       launch_quantize({m.hidden[which], q.k, 0, launch.routed ? p.n_routes() : p.n_tokens(), 1, q}, c.stream);
   });
   for_networks(p, l, &GatedFfnWeights::down, !tiles, [&](FfnLaunch& launch, DType type) {
-    tiles ? launchers(type).ffn_tiles(launch, true) : launchers(type).down_gemv(launch);
+    tiles ? run_tiles(launch, type, ExpertSource::Half::kDown, options.source) : launchers(type).down_gemv(launch);
   });
   if (tiles) launch_sum_outputs(l, static_cast<int>(p.x.dim(1)));
 }

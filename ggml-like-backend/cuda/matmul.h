@@ -100,13 +100,31 @@ struct RouteByResult {
   RouterSizes sizes{};
 };
 
+/// Brings experts' weights to the device while moe_ffn runs, for steps of more than kGemvTokens tokens: all gates and
+/// ups, then all downs, in parts.
+class ExpertSource {
+ public:
+  enum class Half { kGateUp, kDown };
+  struct Part {
+    int64_t first = 0, n = 0;  ///< experts
+    GatedFfnWeights weights;   ///< of a half [n, ..], in planes
+  };
+  virtual ~ExpertSource() = default;
+  virtual int64_t n_parts(Half half) const = 0;
+  /// Kernels that are launched from now on find the part there.
+  virtual Part bring(Half half, int64_t part) = 0;
+  /// Kernels that were launched so far are the last ones to read the last part.
+  virtual void release() = 0;
+};
+
 /// What a caller may already have, or want on top.
 struct MatmulOptions {
-  QuantizedRows quantized_x{};  ///< x in int8, made by whoever wrote x; empty: made here in the workspace
-  Tensor add{};                 ///< [T, O] f32, added to the result; may be `out` itself. Empty: nothing
-  NormOfResult norm{};          ///< of a step of one token
-  RouteByResult route{};        ///< likewise; of linear
-  bool has_groups = false;      ///< of moe_ffn: group_routes was called with this step's ids
+  QuantizedRows quantized_x{};     ///< x in int8, made by whoever wrote x; empty: made here in the workspace
+  Tensor add{};                    ///< [T, O] f32, added to the result; may be `out` itself. Empty: nothing
+  NormOfResult norm{};             ///< of a step of one token
+  RouteByResult route{};           ///< likewise; of linear
+  bool has_groups = false;         ///< of moe_ffn: group_routes was called with this step's ids
+  ExpertSource* source = nullptr;  ///< of moe_ffn: where experts come from; null: args.experts are on the device
 };
 
 size_t linear_workspace(const LinearArgs& a);

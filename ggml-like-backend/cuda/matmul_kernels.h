@@ -80,6 +80,8 @@ struct FfnLaunch {
   bool routed = false, shared = false;  ///< what this launch computes
   bool has_shared = false;              ///< what the sum at the end has
   FfnWeights experts, shared_weights;   ///< matrix_bytes steps experts
+  int first_expert = 0;                 ///< in tiles: that of experts' first matrix
+  int n_experts_here = 0;               ///< in tiles: routes of others are left out
   const int32_t* expert_ids = nullptr;  ///< [K] of one token: every route is a group by itself; null: see groups
   RouteGroups groups;
   ActRows x;                              ///< [T, D]

@@ -9,6 +9,7 @@
 #include "core/error.h"
 #include "core/plain_text.h"
 #include "cuda/backend_parts.h"
+#include "cuda/expert_stream.h"
 #include "cuda/matmul.h"
 #include "cuda/node_groups.h"
 #include "cuda/ops.h"
@@ -139,7 +140,9 @@ class CountingBackend final : public Backend {
   std::string describe() const override { return description_; }
   bool shares_host_memory() const override { return false; }
   int fused_nodes() const override { return kMostGrouped; }
-  uint64_t allocated_bytes() const override { return *counter_ + needs_.workspace_bytes + 2 * needs_.rows_bytes; }
+  uint64_t allocated_bytes() const override {
+    return *counter_ + needs_.workspace_bytes + 2 * needs_.rows_bytes + streaming_bytes_;
+  }
   /// Without bound for a model that does not fit at all: then all of it is to be counted.
   std::optional<uint64_t> free_bytes() const override {
     const uint64_t taken = allocated_bytes();
@@ -158,6 +161,12 @@ class CountingBackend final : public Backend {
     const Needs more = needs_of(nodes);
     needs_ = {std::max(needs_.workspace_bytes, more.workspace_bytes), std::max(needs_.rows_bytes, more.rows_bytes)};
   }
+  bool can_stream_experts() const override { return true; }
+  void reserve_streaming(const MoeFfnArgs& mixture) override {
+    streaming_bytes_ = std::max<uint64_t>(streaming_bytes_, expert_stream_bytes(mixture));
+    const Node node{mixture};
+    reserve({&node, 1});
+  }
   void execute(std::span<const Node>) override { FATHOM_CHECK(false, "a step where memory is only counted"); }
 
  private:
@@ -165,6 +174,7 @@ class CountingBackend final : public Backend {
   const uint64_t memory_bytes_;
   std::shared_ptr<uint64_t> counter_ = std::make_shared<uint64_t>(0);
   Needs needs_;
+  uint64_t streaming_bytes_ = 0;
 };
 
 }  // namespace

@@ -29,6 +29,7 @@ struct TileTask {
   ActRows x{};
   TileColumns columns = TileColumns::kDense;
   int n_columns = 0, n_heads = 1, n_used = 1;
+  int first_matrix = 0, n_matrices = 1;  ///< of groups: experts that w and up hold
   RouteGroups groups{};
   float* out = nullptr;
   int64_t out_stride = 0, out_head = 0;
@@ -217,7 +218,8 @@ template <typename Format> FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask 
   if (task.columns != TileColumns::kDense) {
     if (y >= *task.groups.n_tiles) return;
     const int group = task.groups.tile_group[y];
-    matrix = task.groups.expert[group];
+    matrix = task.groups.expert[group] - task.first_matrix;
+    if (matrix < 0 || matrix >= task.n_matrices) return;
     first = task.groups.tile_first[y];
     end = task.groups.first[group + 1];
   }
@@ -300,7 +302,11 @@ template <typename Format> void launch_ffn_tiles(const FfnLaunch& l, bool down) 
     task.out = l.hidden[which];
     task.out_stride = w.gate.n_rows;
   }
-  if (l.routed) task.columns = down ? TileColumns::kHidden : TileColumns::kRoutes;
+  if (l.routed) {
+    task.columns = down ? TileColumns::kHidden : TileColumns::kRoutes;
+    task.first_matrix = l.first_expert;
+    task.n_matrices = l.n_experts_here;
+  }
   launch_tiles<Format>(
       task,
       static_cast<int>(l.routed ? most_tiles(n_routes, l.n_experts) : (l.n_tokens + kTileColumns - 1) / kTileColumns),

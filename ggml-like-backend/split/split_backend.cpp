@@ -11,10 +11,14 @@
 namespace fathom {
 namespace {
 
-/// Nodes of the device, then perhaps a mixture whose routed experts the host computes.
+/// Looks at whether to go on are further apart than the nodes of a layer whose experts take long.
+constexpr size_t kNodesAtOnce = 8;
+
+/// Nodes of the device, then perhaps a mixture whose experts' weights are the host's.
 struct Stretch {
   std::vector<Node> nodes;
   std::optional<MoeFfnArgs> experts;
+  bool streams = false;  ///< the device computes them, else the host the routed ones
 };
 
 /// What the host reads and writes of a mixture, and its result on the way back.
@@ -25,15 +29,18 @@ struct Exchange {
 
 class SplitBackend final : public Backend {
  public:
-  SplitBackend(std::unique_ptr<Backend> device, std::unique_ptr<Backend> host, HostExperts experts)
-      : device_(std::move(device)), host_(std::move(host)), experts_(std::move(experts)) {
+  SplitBackend(std::unique_ptr<Backend> device, std::unique_ptr<Backend> host, HostExperts experts, int64_t stream_from)
+      : device_(std::move(device)), host_(std::move(host)), experts_(std::move(experts)), stream_from_(stream_from) {
     FATHOM_CHECK(!device_->shares_host_memory() && host_->shares_host_memory(), "a split between equals");
+    FATHOM_CHECK(stream_from == 0 || device_->can_stream_experts(), "a device that cannot stream experts");
   }
 
   std::string_view name() const override { return device_->name(); }
   std::string describe() const override {
     return device_->describe() + "; experts of " + std::to_string(experts_.size()) +
-           (experts_.size() == 1 ? " layer: " : " layers: ") + host_->describe();
+           (experts_.size() == 1 ? " layer" : " layers") +
+           (stream_from_ > 0 ? " (streamed from " + std::to_string(stream_from_) + " tokens on): " : ": ") +
+           host_->describe();
   }
   std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override {
     return device_->allocate(size_bytes, what);
@@ -52,7 +59,7 @@ class SplitBackend final : public Backend {
     make_room(nodes);
     for (const Stretch& stretch : cut(nodes)) {
       if (!stretch.nodes.empty()) device_->execute(stretch.nodes);
-      if (stretch.experts) run_on_host(*stretch.experts);
+      run_experts(stretch);
     }
   }
   void replay(uint64_t key, std::span<const Node> nodes) override {
@@ -66,7 +73,7 @@ class SplitBackend final : public Backend {
     for (const Stretch& stretch : found->second.stretches) {
       if (!stretch.nodes.empty()) device_->replay(device_key, stretch.nodes);
       ++device_key;
-      if (stretch.experts) run_on_host(*stretch.experts);
+      run_experts(stretch);
     }
   }
   void forget_replays() override {
@@ -75,9 +82,12 @@ class SplitBackend final : public Backend {
   }
   void reserve(std::span<const Node> nodes) override {
     make_room(nodes);
-    for (const Stretch& stretch : cut(nodes)) device_->reserve(stretch.nodes);
+    for (const Stretch& stretch : cut(nodes)) {
+      device_->reserve(stretch.nodes);
+      if (stretch.streams) device_->reserve_streaming(*stretch.experts);
+    }
   }
-  size_t nodes_at_once() const override { return device_->nodes_at_once(); }
+  size_t nodes_at_once() const override { return std::min(kNodesAtOnce, device_->nodes_at_once()); }
 
   bool shares_host_memory() const override { return false; }
   std::optional<uint64_t> free_bytes() const override { return device_->free_bytes(); }
@@ -96,6 +106,7 @@ class SplitBackend final : public Backend {
   size_t weight_row_bytes(DType dtype, int64_t n_columns) const override {
     return device_->weight_row_bytes(dtype, n_columns);
   }
+  bool can_stream_experts() const override { return device_->can_stream_experts(); }
   int fused_nodes() const override { return device_->fused_nodes(); }
   void download(std::byte* to_host, const std::byte* from, size_t size_bytes) override {
     device_->download(to_host, from, size_bytes);
@@ -111,6 +122,19 @@ class SplitBackend final : public Backend {
   const MoeFfnArgs* host_mixture(const Node& node) const {
     const auto* mixture = std::get_if<MoeFfnArgs>(&node.args);
     return mixture != nullptr && experts_.contains(mixture->experts.gate.data) ? mixture : nullptr;
+  }
+  bool streams(const MoeFfnArgs& mixture) const {
+    if (stream_from_ == 0 || mixture.x.dim(0) < stream_from_) return false;
+    try {
+      device_->check_supported({mixture});
+      return true;
+    } catch (const Error&) {
+      return false;  // of a type that the host alone can multiply with
+    }
+  }
+  void run_experts(const Stretch& stretch) {
+    if (!stretch.experts) return;
+    stretch.streams ? device_->execute_streaming(*stretch.experts) : run_on_host(*stretch.experts);
   }
   static Node shared_only(const MoeFfnArgs& a) { return {GatedFfnArgs{a.x, a.shared, a.out, a.shared_clamp}}; }
   static MoeFfnArgs routed_only(MoeFfnArgs a) {
@@ -130,9 +154,10 @@ class SplitBackend final : public Backend {
         stretches.back().nodes.push_back(node);
         continue;
       }
-      const bool has_shared = static_cast<bool>(mixture->shared.gate);
-      if (has_shared) stretches.back().nodes.push_back(shared_only(*mixture));
       stretches.back().experts = *mixture;
+      stretches.back().streams = streams(*mixture);
+      const bool has_shared = !stretches.back().streams && mixture->shared.gate;
+      if (has_shared) stretches.back().nodes.push_back(shared_only(*mixture));
       stretches.emplace_back();
       if (has_shared) stretches.back().nodes.push_back({AddArgs{mixture->out, sums_like(mixture->out), mixture->out}});
     }
@@ -149,7 +174,7 @@ class SplitBackend final : public Backend {
     size_t on_host = 0, on_device = 0;
     for (const Node& node : nodes) {
       const MoeFfnArgs* mixture = host_mixture(node);
-      if (mixture == nullptr) continue;
+      if (mixture == nullptr || streams(*mixture)) continue;
       on_host = std::max(on_host, host_bytes(*mixture));
       on_device = std::max(on_device, sums_bytes(*mixture));
     }
@@ -186,6 +211,7 @@ class SplitBackend final : public Backend {
 
   const std::unique_ptr<Backend> device_, host_;
   const HostExperts experts_;
+  const int64_t stream_from_;
   Exchange exchange_;
   std::map<uint64_t, Cut> cuts_;
   uint64_t next_key_ = 0;
@@ -194,8 +220,8 @@ class SplitBackend final : public Backend {
 }  // namespace
 
 std::unique_ptr<Backend> make_split_backend(std::unique_ptr<Backend> device, std::unique_ptr<Backend> host,
-                                            HostExperts experts) {
-  return std::make_unique<SplitBackend>(std::move(device), std::move(host), std::move(experts));
+                                            HostExperts experts, int64_t stream_from) {
+  return std::make_unique<SplitBackend>(std::move(device), std::move(host), std::move(experts), stream_from);
 }
 
 }  // namespace fathom

@@ -50,14 +50,29 @@ std::set<const std::byte*> stacks_of(std::span<const GatedFfnWeights> experts) {
   return stacks;
 }
 
-std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, const deepseek::Weights& weights,
-                                              int64_t n_layers, const EngineOptions& options, bool streams_experts) {
-  const std::vector<GatedFfnWeights> experts = last_experts(weights, n_layers);
+int64_t stream_from(const deepseek::Model& model, const EngineOptions& options, const Backend& backend) {
+  if (!backend.can_stream_experts() || model.config.n_experts == 0 || options.host_expert_layers.value_or(0) == 0)
+    return 0;
+  const int64_t from =
+      options.stream_experts_from.value_or(default_stream_from(model.config.n_experts, model.config.router.n_used));
+  return from == 0 ? 0 : std::max(from, kFewestStreamedTokens);
+}
+
+std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, const deepseek::Model& model,
+                                              const EngineOptions& options, bool streams_experts) {
+  const std::vector<GatedFfnWeights> experts = last_experts(model.weights, options.host_expert_layers.value_or(0));
   if (experts.empty() || device->shares_host_memory()) return device;
   HostExperts gates;
   for (const GatedFfnWeights& w : experts) gates.insert(w.gate.data);
+  const int64_t streams_from = stream_from(model, options, *device);
   return make_split_backend(std::move(device), make_cpu_backend({options.n_threads, options.isa, streams_experts}),
-                            std::move(gates));
+                            std::move(gates), streams_from);
+}
+
+int64_t default_chunk_tokens(const deepseek::Model& model, const EngineOptions& options, const Backend& backend) {
+  if (stream_from(model, options, backend) == 0) return kDefaultChunkTokens;
+  return std::max(kDefaultChunkTokens,
+                  kStreamedChunks * default_stream_from(model.config.n_experts, model.config.router.n_used));
 }
 
 }  // namespace fathom

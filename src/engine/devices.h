@@ -10,7 +10,7 @@
 
 #include "core/backend.h"
 #include "cuda/cuda_backend.h"
-#include "deepseek/weights.h"
+#include "deepseek/deepseek.h"
 #include "engine/engine.h"
 
 namespace fathom {
@@ -29,11 +29,15 @@ struct ChosenBackend {
 /// device number that does not exist and for "cuda" in a program built without it. `streams_experts` as in ModelSource.
 ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts);
 
-/// `device` with the routed experts of the last n_layers mixtures (all, if there are fewer; the MTP block counts as the
-/// last) left to the CPU; `device` itself for 0 and where the host's memory is its own. The weights are still in host
-/// memory.
-std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, const deepseek::Weights& weights,
-                                              int64_t n_layers, const EngineOptions& options, bool streams_experts);
+/// `device` with the routed experts of the last options.host_expert_layers mixtures (all, if there are fewer; the MTP
+/// block counts as the last) left to the CPU; `device` itself for 0 and where the host's memory is its own. The weights
+/// are still in host memory.
+std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, const deepseek::Model& model,
+                                              const EngineOptions& options, bool streams_experts);
+/// Tokens of a step from which on these experts pass through the device; 0: never.
+int64_t stream_from(const deepseek::Model& model, const EngineOptions& options, const Backend& backend);
+/// EngineOptions::chunk_tokens where nothing is asked for.
+int64_t default_chunk_tokens(const deepseek::Model& model, const EngineOptions& options, const Backend& backend);
 
 /// Those layers' experts.
 std::vector<GatedFfnWeights> last_experts(const deepseek::Weights& weights, int64_t n_layers);

@@ -167,8 +167,7 @@ struct Engine::Impl {
       : options(o),
         source(std::move(s)),
         model(read_model(source, o.mtp)),
-        backend(keep_experts_on_host(std::move(chosen.backend), model.weights, o.host_expert_layers.value_or(0), o,
-                                     source.streams_experts)),
+        backend(keep_experts_on_host(std::move(chosen.backend), model, o, source.streams_experts)),
         note(std::move(chosen.note)),
         passes{Pass(*backend), Pass(*backend)} {
     if (source.metadata.has("tokenizer.ggml.tokens")) tokenizer.emplace(source.metadata);
@@ -378,7 +377,7 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
   if (options.chunk_tokens < 0)
     throw Error(ErrorCode::kUsage,
                 "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));
-  m.chunk_tokens = options.chunk_tokens == 0 ? kDefaultChunkTokens : options.chunk_tokens;
+  m.chunk_tokens = options.chunk_tokens > 0 ? options.chunk_tokens : default_chunk_tokens(m.model, options, *m.backend);
 
   // One token's graph shows every operation and weight type that will run: what the backend lacks is refused here.
   std::vector<Node> probe = probe_graph(m.model, layout, 1, 1, pages_for(1), options.attention).nodes();
@@ -442,6 +441,7 @@ double Engine::host_bytes_per_token() const {
                                : static_cast<double>(host_expert_bytes()) * static_cast<double>(config.router.n_used) /
                                      static_cast<double>(config.n_experts);
 }
+int64_t Engine::streams_experts_from() const { return stream_from(impl_->model, impl_->options, *impl_->backend); }
 uint64_t Engine::device_weight_bytes() const { return impl_->device_weights ? impl_->device_weights->size_bytes() : 0; }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {
   return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);

@@ -36,9 +36,9 @@ struct EngineOptions {
   std::optional<DType> cache_type;  ///< nothing: as default_cache_type says
   AttentionForm attention = AttentionForm::kAuto;  ///< kAuto: as AttentionPlan says
   ExpandThresholds expand{};                       ///< of that plan
-  int64_t chunk_tokens = 0;                        ///< most tokens of a prefill step; 0: kDefaultChunkTokens
-  bool mtp = false;                                ///< use the MTP block of files that have one: Engine::draft
-  std::optional<ChatGeneration> chat_format{};     ///< nothing: as the file asks for
+  int64_t chunk_tokens = 0;  ///< most tokens of a prefill step; 0: as is best, mostly kDefaultChunkTokens
+  bool mtp = false;          ///< use the MTP block of files that have one: Engine::draft
+  std::optional<ChatGeneration> chat_format{};                   ///< nothing: as the file asks for
   std::function<void(uint64_t done, uint64_t total)> on_load{};  ///< bytes of weights sent to a device; may be empty
   /// For estimates, nothing can be evaluated: of a checkpoint's folder only headers are read, a device's memory is
   /// counted and not taken.
@@ -46,7 +46,19 @@ struct EngineOptions {
   /// On a device: layers whose routed experts stay in host memory and are computed there, the last ones of the model;
   /// nothing: as few as make the rest fit.
   std::optional<int64_t> host_expert_layers{};
+  /// Steps of at least so many tokens bring these experts to the device and compute them there; 0: never; nothing: as
+  /// default_stream_from says. Up to kFewestStreamedTokens: that many.
+  std::optional<int64_t> stream_experts_from{};
 };
+
+/// What a step must have for streaming: fewer tokens are multiplied by kernels that want all weights at once.
+constexpr int64_t kFewestStreamedTokens = 17;
+/// Tokens of a step from which on bringing n_experts experts, of which a token uses n_used, over PCIe takes less time
+/// than computing them on a CPU of some cores. Published measurements: 512 still pays for 64 experts of which 6 are
+/// used, 32 by far not.
+constexpr int64_t default_stream_from(int64_t n_experts, int64_t n_used) { return 32 * n_experts / n_used; }
+/// Most tokens of one step if experts are streamed: their way takes as long for one token as for all.
+constexpr int64_t kStreamedChunks = 4;  // times default_stream_from
 
 /// Most tokens of one step unless asked otherwise. Measured on the V2-Lite shape: tests/bench/RESULTS.md.
 constexpr int64_t kDefaultChunkTokens = 512;
@@ -142,10 +154,12 @@ class Engine {
   std::string backend_description() const;
   /// What its user should know about where it runs ("no device, runs on the CPU") and where from, or nothing.
   const std::string& note() const;
-  bool on_device() const;                ///< false: all memory is the host's
-  uint64_t device_bytes() const;         ///< of a device's memory: weights, cache, activations, workspace
-  uint64_t host_expert_bytes() const;    ///< of the weights of a model on a device, those that stay in host memory
-  double host_bytes_per_token() const;   ///< of those, what a token reads
+  bool on_device() const;              ///< false: all memory is the host's
+  uint64_t device_bytes() const;       ///< of a device's memory: weights, cache, activations, workspace
+  uint64_t host_expert_bytes() const;  ///< of the weights of a model on a device, those that stay in host memory
+  double host_bytes_per_token() const;
+  /// Tokens of a step from which on they pass through the device; 0: never.
+  int64_t streams_experts_from() const;  ///< of those, what a token reads
   uint64_t device_weight_bytes() const;  ///< of those, weights
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in

@@ -1,6 +1,6 @@
 // The part of the CUDA runtime that the backend's host code uses, on host memory. A stream runs what it is given at
-// once, or remembers it while its graph is captured. tests/cuda/emulator/include/cuda_runtime.h makes it what
-// <cuda_runtime.h> finds.
+// once or as late as the runtime allows it, or remembers it while its graph is captured.
+// tests/cuda/emulator/include/cuda_runtime.h makes it what <cuda_runtime.h> finds.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,16 @@ namespace fathom::emulator {
 
 /// Runs the work, or notes it in the graph that the stream captures.
 void submit(cuda::Stream stream, std::function<void()> work);
+
+/// When streams run what they are given. What is late runs when somebody waits for it, not before: what does not wait
+/// for it finds memory as it was.
+enum class StreamOrder {
+  kAtOnce,      ///< at first
+  kLate,        ///< all streams
+  kFirstLate,   ///< the first that there is now, the others at once
+  kOthersLate,  ///< all but the first
+};
+void set_stream_order(StreamOrder order);
 
 /// Memory that the device has from now on; 1 GiB at first.
 void set_memory_bytes(size_t n);

@@ -24,7 +24,7 @@ const char* const kModels[] = {"v1/v1-f16.gguf",
                                "v32/v32-bf16.gguf"};
 
 std::unique_ptr<Engine> load(const std::string& file, const std::string& backend, DType cache = DType::kBF16,
-                             int64_t host_expert_layers = 0) {
+                             int64_t host_expert_layers = 0, int64_t stream_from = 0) {
   EngineOptions o;
   o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
   o.backend = backend;
@@ -34,6 +34,7 @@ std::unique_ptr<Engine> load(const std::string& file, const std::string& backend
   o.attention = AttentionForm::kAbsorbed;
   o.chunk_tokens = 48;
   o.host_expert_layers = host_expert_layers;
+  o.stream_experts_from = stream_from;
   std::unique_ptr<Engine> engine = Engine::load(o);
   REQUIRE(engine->on_device() == (backend == "cuda"));
   return engine;
@@ -172,6 +173,28 @@ TEST_CASE("cuda: experts that stay on the host give the CPU's logits, be it one 
       for (const int32_t id : {5, 77, 130})
         CHECK(difference(step(*device, on_device, id), step(*cpu, on_cpu, id)) < 0.08);
     }
+  }
+}
+
+TEST_CASE(
+    "cuda: long prompts whose experts are streamed from the host give the bits of experts that lie on the device") {
+  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
+    CAPTURE(file);
+    const auto whole = load(file, "cuda"), streaming = load(file, "cuda", DType::kBF16, 99, 20);
+    CHECK(streaming->cache_fingerprint().find("(streamed from 20 tokens on)") != std::string::npos);
+    Sequence here(whole->pool()), streamed(streaming->pool());
+    for (const int64_t n : {20, 48}) {
+      // With one token's logits alone the last layer would have one token, the host's.
+      REQUIRE(whole->prefill(here, prompt(n), Outputs::kAll));
+      REQUIRE(streaming->prefill(streamed, prompt(n), Outputs::kAll));
+      for (int64_t i = 0; i < n; ++i) {
+        const auto got = streaming->logits(i), want = whole->logits(i);
+        CHECK(std::equal(got.begin(), got.end(), want.begin()));
+      }
+    }
+    // Fewer tokens are the host's again, on rows that a streamed step has written.
+    const std::vector<float> want = step(*whole, here, 5);
+    CHECK(difference(step(*streaming, streamed, 5), want) < 0.08);
   }
 }
 

@@ -69,6 +69,18 @@ TEST_CASE("a device too small for what is left of a model is refused, or not tak
   CHECK(engine->note().find("runs on the CPU") != std::string::npos);
 }
 
+TEST_CASE("an estimate counts what streaming takes of the device") {
+  const auto bytes = [](int64_t stream_from, bool is_estimate) {
+    EngineOptions o = options("cuda");
+    o.host_expert_layers = 2;
+    o.stream_experts_from = stream_from;
+    o.estimate_only = is_estimate;
+    return Engine::load(o)->device_bytes();
+  };
+  CHECK(bytes(20, false) > bytes(0, false) + (8 << 20));
+  CHECK(bytes(20, true) - bytes(0, true) == bytes(20, false) - bytes(0, false));
+}
+
 TEST_CASE("an estimate counts what stays on the host without taking anything") {
   const auto real = with_layers(1);
   EngineOptions o = options("cuda");
