@@ -45,7 +45,9 @@ void launch_with(bool overlapped, void (*kernel)(Params...), dim3 grid, dim3 blo
     check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device));
     return waits_on(major);
   }();
-  if (shared_bytes > 48 * 1024) {
+  // Beyond 48 KiB a kernel has to be allowed more; its static arrays, of less than 16 KiB where there are dynamic ones,
+  // count too.
+  if (shared_bytes > 32 * 1024) {
     check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(shared_bytes)));
   }
@@ -114,12 +116,16 @@ FATHOM_DEVICE int4 load_streaming(const int4* p) {
   return v;
 }
 
-FATHOM_DEVICE void prefetch_l2(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
-
-/// The block's threads ask for a run of bytes.
-FATHOM_DEVICE void prefetch_block(const void* p, int64_t size_bytes) {
-  for (int64_t at = 128 * static_cast<int64_t>(threadIdx.x); at < size_bytes; at += 128 * blockDim.x)
-    prefetch_l2(static_cast<const char*>(p) + at);
+FATHOM_DEVICE void prefetch_run(const void* p, int64_t size_bytes, int thread, int n_threads) {
+#if __CUDA_ARCH__ >= 900
+  if (thread != 0) return;
+  const auto first = reinterpret_cast<uintptr_t>(p) / 16 * 16;
+  const auto size = static_cast<uint32_t>((reinterpret_cast<uintptr_t>(p) + size_bytes + 15) / 16 * 16 - first);
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(first), "r"(size));
+#else
+  for (int64_t at = 128 * static_cast<int64_t>(thread); at < size_bytes; at += 128 * n_threads)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p) + at));
+#endif
 }
 
 FATHOM_DEVICE void cp_async_16(void* shared, const void* global, bool valid = true) {

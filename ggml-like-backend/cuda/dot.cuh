@@ -1,12 +1,12 @@
 // Products of a few weight rows with a few activation rows by the lanes of a warp: the heart of every kernel for small
 // steps.
 //
-// 8, 16 or 32 neighbouring lanes share kRows weight rows. Each takes every 8th, 16th or 32nd chunk of 32 weights of all
-// of them, so that the activations it loads serve kRows rows, and neighbouring lanes load neighbouring 16 bytes; in the
-// end the lanes' sums meet in a tree of shuffles. A column's sum is therefore formed in an order that depends on k and
-// on the number of lanes alone: the same bits alone and in any batch. Bytes under way: a lane asks for the 16 (Q8_0:
-// 32) bytes of kRows rows at once; 32 warps on an SM keep 32 KiB under way, and 24 are needed to cover 0.7 us of
-// latency at 36 GB/s an SM (4.8 TB/s, 132 SMs).
+// 8, 16 or 32 neighbouring lanes (of plain weights also several warps) share kRows weight rows. Each takes every 8th,
+// 16th or 32nd chunk of 32 weights of all of them, so that the activations it loads serve kRows rows, and neighbouring
+// lanes load neighbouring 16 bytes; in the end the lanes' sums meet in a tree of shuffles. A column's sum is therefore
+// formed in an order that depends on k and on the number of lanes alone: the same bits alone and in any batch. Bytes
+// under way: a lane asks for the 16 (Q8_0: 32) bytes of kRows rows at once; 32 warps on an SM keep 32 KiB under way,
+// and 24 are needed to cover 0.7 us of latency at 36 GB/s an SM (4.8 TB/s, 132 SMs).
 #pragma once
 
 #include "cuda/formats.cuh"
@@ -28,49 +28,76 @@ namespace detail {
 
 FATHOM_DEVICE int4 load_q16(const int8_t* p) { return *reinterpret_cast<const int4*>(p); }
 
-FATHOM_DEVICE int dot16(const int* w, const int4& a) {
-  return __dp4a(w[3], a.w, __dp4a(w[2], a.z, __dp4a(w[1], a.y, __dp4a(w[0], a.x, 0))));
+FATHOM_DEVICE int dot16(const int* w, const int4& a, int sum) {
+  return __dp4a(w[3], a.w, __dp4a(w[2], a.z, __dp4a(w[1], a.y, __dp4a(w[0], a.x, sum))));
 }
 
-/// sum + the product of a chunk with its 32 activations.
+/// The 32 activations that a chunk meets, and what of them does not depend on the row: a word for each run.
+struct ActChunk {
+  int4 q[2];
+  float d[2];
+  int start[2];     ///< of the sums of products: -kOffset * sum of q
+  float weight[2];  ///< of the minima: d * sum of q
+};
+
 template <typename Format>
-FATHOM_DEVICE float add_chunk(const Chunk& w, const int4& a0, const int4& a1, const ActScale& s0, const ActScale& s1,
-                              int half, float sum) {
-  const int i0 = dot16(w.q, a0), i1 = dot16(w.q + 4, a1);
+FATHOM_DEVICE ActChunk load_act_chunk(const int8_t* q, const ActScale* scales, int block, int sub) {
+  ActChunk a;
+  const int first = Format::first(sub);
+  const auto at = static_cast<uint64_t>(static_cast<uint32_t>(block));
+  q += at * Format::kBlock + first;
+  scales += at * (Format::kBlock / 32) + first / 32;
+  a.q[0] = load_q16(q);
+  a.q[1] = load_q16(q + Format::kSecond);
+  uint32_t sums[2];
   if constexpr (Format::kSecond == 16) {  // both runs in one block of activations
-    if constexpr (!Format::kTwoScales) {
-      const int total = s0.sum[0] + s0.sum[1];
-      const float products = static_cast<float>(i0 + i1 - Format::kOffset * total);
-      if constexpr (Format::kHasMin)
-        return fmaf(s0.d, fmaf(w.scale[0], products, w.min[0] * static_cast<float>(total)), sum);
-      return fmaf(s0.d * w.scale[0], products, sum);
-    } else {
-      static_assert(!Format::kHasMin);
-      const float p0 = static_cast<float>(i0 - Format::kOffset * s0.sum[0]),
-                  p1 = static_cast<float>(i1 - Format::kOffset * s0.sum[1]);
-      return fmaf(s0.d, fmaf(w.scale[1], p1, w.scale[0] * p0), sum);
-    }
+    const uint2 s = *reinterpret_cast<const uint2*>(scales);
+    a.d[0] = a.d[1] = __uint_as_float(s.x);
+    sums[0] = s.y << 16, sums[1] = s.y;
   } else {
-    const int sum0 = half != 0 ? s0.sum[1] : s0.sum[0], sum1 = half != 0 ? s1.sum[1] : s1.sum[0];
-    float p0 = w.scale[0] * static_cast<float>(i0 - Format::kOffset * sum0),
-          p1 = w.scale[1] * static_cast<float>(i1 - Format::kOffset * sum1);
-    if constexpr (Format::kHasMin) {
-      p0 = fmaf(w.min[0], static_cast<float>(sum0), p0);
-      p1 = fmaf(w.min[1], static_cast<float>(sum1), p1);
-    }
-    return fmaf(s1.d, p1, fmaf(s0.d, p0, sum));
+    constexpr int kApart = Format::kSecond / 32;
+    const uint2 s0 = *reinterpret_cast<const uint2*>(scales), s1 = *reinterpret_cast<const uint2*>(scales + kApart);
+    const int side = first / 16 % 2 != 0 ? 0 : 16;
+    a.d[0] = __uint_as_float(s0.x), a.d[1] = __uint_as_float(s1.x);
+    sums[0] = s0.y << side, sums[1] = s1.y << side;
   }
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const int sum = static_cast<int>(sums[h]) >> 16;
+    a.start[h] = -Format::kOffset * sum;
+    a.weight[h] = Format::kHasMin ? a.d[h] * static_cast<float>(sum) : 0.0F;
+  }
+  return a;
+}
+
+/// sum + the product of a chunk with its activations.
+template <typename Format> FATHOM_DEVICE float add_chunk(const Chunk& w, const ActChunk& a, float sum) {
+  const int p0 = dot16(w.q, a.q[0], a.start[0]), p1 = dot16(w.q + 4, a.q[1], a.start[1]);
+  if constexpr (Format::kSecond == 16) {
+    const int p = Format::kTwoScales ? w.scale[0] * p0 + w.scale[1] * p1 : w.scale[0] * (p0 + p1);
+    sum = fmaf(a.d[0] * w.d, static_cast<float>(p), sum);
+  } else {
+    const float products =
+        fmaf(a.d[1], static_cast<float>(w.scale[1] * p1), a.d[0] * static_cast<float>(w.scale[0] * p0));
+    sum = fmaf(w.d, products, sum);
+  }
+  if constexpr (Format::kHasMin) {
+    const float minima = fmaf(a.weight[1], static_cast<float>(w.min[1]), a.weight[0] * static_cast<float>(w.min[0]));
+    sum = fmaf(-w.dmin, minima, sum);
+  }
+  return sum;
 }
 
 }  // namespace detail
 
-/// Sum over the lanes that share rows; every lane gets it.
+/// Sum over the lanes of a warp that share rows; every lane gets it.
 FATHOM_DEVICE float sum_over_lanes(float v, int lanes) {
-  for (int offset = lanes / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
+  for (int offset = min(lanes, 32) / 2; offset > 0; offset /= 2) v += __shfl_xor_sync(0xffffffffu, v, offset);
   return v;
 }
 
-/// sum[r][c] = weight rows[r] . activation row row_of(c) for c < n_columns. lane: of `lanes`. The whole warp calls it.
+/// sum[r][c] = weight rows[r] . activation row row_of(c) for c < n_columns; n_columns >= 1. lane: of `lanes`. The whole
+/// warp calls it.
 template <typename Format, int kRows, int kColumns, typename RowOf>
 FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane, int lanes, const ActRows& x,
                             const RowOf& row_of, int n_columns, const std::byte* grids, float (&sum)[kRows][kColumns]) {
@@ -81,58 +108,95 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
   }
   if constexpr (Format::kIsFloat) {
     constexpr int kPer = Format::kPerChunk;
-    const bool in_fours = k % 4 == 0 && x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.x) % 16 == 0;
-    for (int e = lane * kPer; e < k; e += lanes * kPer) {
-      uint4 w[kRows];
+    if (k % kPer == 0 && x.stride % 4 == 0 && reinterpret_cast<uintptr_t>(x.x) % 16 == 0) {
+      constexpr int kAtOnce = kColumns == 1 ? 16 / kPer : 1;  // chunks whose loads are under way together
+      for (int first = lane * kPer; first < k; first += lanes * kPer * kAtOnce) {
+        uint4 w[kAtOnce][kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) w[r] = detail::load16(rows[r] + e * (16 / kPer));
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int e = first + i * lanes * kPer;
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        if (c >= n_columns) continue;
-        const float* from = x.x + row_of(c) * x.stride + e;
+          for (int r = 0; r < kRows; ++r)
+            w[i][r] = e < k ? detail::load16(rows[r] + e * (16 / kPer)) : make_uint4(0, 0, 0, 0);
+        }
 #pragma unroll
-        for (int i = 0; i < kPer; i += 4) {
-          float4 v = make_float4(0, 0, 0, 0);
-          if (in_fours && e + i < k) {
-            v = *reinterpret_cast<const float4*>(from + i);
-          } else {
-            if (e + i < k) v.x = from[i];
-            if (e + i + 1 < k) v.y = from[i + 1];
-            if (e + i + 2 < k) v.z = from[i + 2];
-            if (e + i + 3 < k) v.w = from[i + 3];
+        for (int c = 0; c < kColumns; ++c) {
+          if (kColumns > 1 && c >= n_columns) continue;
+          const float* from = x.x + row_of(c) * x.stride;
+          float4 v[kAtOnce][kPer / 4];
+#pragma unroll
+          for (int i = 0; i < kAtOnce * kPer / 4; ++i) {
+            const int part = i / (kPer / 4), e = first + part * lanes * kPer + i % (kPer / 4) * 4;
+            v[part][i % (kPer / 4)] = e < k ? *reinterpret_cast<const float4*>(from + e) : make_float4(0, 0, 0, 0);
           }
-          // Behind the row's end the weights are padding and might be NaN.
-          const int n = min(4, k - e - i);
 #pragma unroll
-          for (int r = 0; r < kRows; ++r) {
-            if (n > 0) sum[r][c] = fmaf(Format::element(w[r], i), v.x, sum[r][c]);
-            if (n > 1) sum[r][c] = fmaf(Format::element(w[r], i + 1), v.y, sum[r][c]);
-            if (n > 2) sum[r][c] = fmaf(Format::element(w[r], i + 2), v.z, sum[r][c]);
-            if (n > 3) sum[r][c] = fmaf(Format::element(w[r], i + 3), v.w, sum[r][c]);
+          for (int i = 0; i < kAtOnce * kPer / 4; ++i) {
+            const int part = i / (kPer / 4), at = i % (kPer / 4);
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+              float& total = sum[r][c];
+              total = fmaf(Format::element(w[part][r], 4 * at), v[part][at].x, total);
+              total = fmaf(Format::element(w[part][r], 4 * at + 1), v[part][at].y, total);
+              total = fmaf(Format::element(w[part][r], 4 * at + 2), v[part][at].z, total);
+              total = fmaf(Format::element(w[part][r], 4 * at + 3), v[part][at].w, total);
+            }
+          }
+        }
+      }
+    } else {  // behind the row's end the weights are padding and might be NaN
+      for (int e = lane * kPer; e < k; e += lanes * kPer) {
+        uint4 w[kRows];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) w[r] = detail::load16(rows[r] + e * (16 / kPer));
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) {
+          if (kColumns > 1 && c >= n_columns) continue;
+          const float* from = x.x + row_of(c) * x.stride + e;
+#pragma unroll
+          for (int i = 0; i < kPer; ++i) {
+            if (e + i >= k) continue;
+            const float v = from[i];
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) sum[r][c] = fmaf(Format::element(w[r], i), v, sum[r][c]);
           }
         }
       }
     }
   } else {
-    const int n_chunks = k / 32, n_blocks = k / Format::kBlock;
-#pragma unroll(kColumns == 1 ? 2 : 1)
-    for (int chunk = lane; chunk < n_chunks; chunk += lanes) {
+    // Lanes are a multiple of a block's chunks: a lane always has the same one of them.
+    const int n_blocks = k / Format::kBlock, step = lanes / Format::kChunks, sub = lane % Format::kChunks;
+    int block = lane / Format::kChunks;
+    if constexpr (kColumns == 1) {
+      const int64_t at = row_of(0) * x.stride;
+      const int8_t* q = x.q + at;
+      const ActScale* scales = x.scales + at / 32;
+      for (; block + step < n_blocks; block += 2 * step) {  // the loads of two steps at once
+        Chunk w[2][kRows];
+        detail::ActChunk a[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) w[i][r] = Format::load(rows[r], n_blocks, block + i * step, sub, grids);
+          a[i] = detail::load_act_chunk<Format>(q, scales, block + i * step, sub);
+        }
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+#pragma unroll
+          for (int r = 0; r < kRows; ++r) sum[r][0] = detail::add_chunk<Format>(w[i][r], a[i], sum[r][0]);
+        }
+      }
+    }
+    for (; block < n_blocks; block += step) {
       Chunk w[kRows];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) w[r] = Format::load(rows[r], n_blocks, chunk, grids);
-      const int e0 = Format::first(chunk), e1 = e0 + Format::kSecond;
+      for (int r = 0; r < kRows; ++r) w[r] = Format::load(rows[r], n_blocks, block, sub, grids);
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        if (c >= n_columns) continue;
+        if (kColumns > 1 && c >= n_columns) continue;
         const int64_t at = row_of(c) * x.stride;
-        const int4 a0 = detail::load_q16(x.q + at + e0), a1 = detail::load_q16(x.q + at + e1);
-        const ActScale* scales = x.scales + at / 32;
-        const ActScale s0 = scales[e0 / 32];
-        ActScale s1 = s0;
-        if constexpr (Format::kSecond != 16) s1 = scales[e1 / 32];
+        const detail::ActChunk a = detail::load_act_chunk<Format>(x.q + at, x.scales + at / 32, block, sub);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r)
-          sum[r][c] = detail::add_chunk<Format>(w[r], a0, a1, s0, s1, e0 / 16 % 2, sum[r][c]);
+        for (int r = 0; r < kRows; ++r) sum[r][c] = detail::add_chunk<Format>(w[r], a, sum[r][c]);
       }
     }
   }
@@ -140,19 +204,8 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
   for (int r = 0; r < kRows; ++r) {
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      if (c < n_columns) sum[r][c] = sum_over_lanes(sum[r][c], lanes);
+      if (kColumns == 1 || c < n_columns) sum[r][c] = sum_over_lanes(sum[r][c], lanes);
     }
-  }
-}
-
-/// Asks for the weights that `lanes` lanes are about to read, while an earlier kernel still runs.
-template <typename Format, int kRows>
-FATHOM_DEVICE void prefetch_rows(const uint8_t* const (&rows)[kRows], int k, int lane, int lanes) {
-  constexpr int kLine = 128;
-  const int64_t bytes = weight_row_bytes(Format::kDType, k);
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    for (int64_t at = lane * kLine; at < bytes; at += lanes * kLine) prefetch_l2(rows[r] + at);
   }
 }
 
@@ -163,10 +216,10 @@ constexpr int chunks_of_row(DType dtype, int k) {
 }
 
 /// Lanes that share a pair of n_rows rows: as few as keep 4096 warps busy (31 on each of an H100's 132 SMs), so that a
-/// lane has several loads under way, but all 32 where rows are few and latency counts. Depends on the matrix alone,
+/// lane has several loads under way, but `most` where rows are few and latency counts. Depends on the matrix alone,
 /// never on the step.
-constexpr int lanes_for(int n_rows, int n_chunks) {
-  int lanes = 32;
+constexpr int lanes_for(int n_rows, int n_chunks, int most) {
+  int lanes = most;
   while (lanes > 8 && (n_chunks <= lanes / 2 || static_cast<int64_t>(n_rows) * (lanes / 2) / 64 >= 4096)) lanes /= 2;
   return lanes;
 }

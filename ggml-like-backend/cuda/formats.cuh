@@ -2,13 +2,15 @@
 //
 // A chunk is two runs of 16 neighbouring elements of a row, the two that come out of the low and the high halves of the
 // same 16 bytes: 16 * 2 elements in a row for the formats whose block is 32, elements 32 or 64 apart for Q2_K to Q6_K.
-// Chunk c of a row covers the elements first(c) .. +15 and first(c) + kSecond .. +15; chunks 0 .. k / 32 - 1 cover the
-// row. A weight of run h is
-//   scale[h] * (q - kOffset) [+ min[h] if kHasMin]
+// A block has kChunks chunks; chunk `sub` of it covers its elements first(sub) .. +15 and first(sub) + kSecond .. +15.
+// A weight of run h is
+//   d * scale[h] * (q - kOffset) [- dmin * min[h] if kHasMin]
 // with q a signed byte of `q`, four elements in a word, lowest first; if not kTwoScales, scale[1] and min[1] equal
-// scale[0] and min[0].
+// scale[0] and min[0]. Scales stay whole numbers, as the file has them: sums of products are multiplied with them
+// before they become floats.
 //
-// load() gets the row's planes (weight_layout.h), so that every load is a whole aligned 1 to 16 bytes.
+// load() gets the row's planes (weight_layout.h), so that every load is a whole aligned 1 to 16 bytes. In the kernels'
+// loops `sub` never changes: what depends on it alone is computed once.
 #pragma once
 
 #include "core/quant/blocks.h"
@@ -30,8 +32,11 @@ struct GridTables {
 
 struct Chunk {
   int q[8];
-  float scale[2];
-  float min[2];
+  float d, dmin;
+  int scale[2], min[2];
+
+  FATHOM_DEVICE float scale_of(int h) const { return d * static_cast<float>(scale[h]); }
+  FATHOM_DEVICE float minimum_of(int h) const { return -dmin * static_cast<float>(min[h]); }
 };
 
 namespace detail {
@@ -41,14 +46,26 @@ FATHOM_DEVICE uint2 load8(const uint8_t* p) { return __ldg(reinterpret_cast<cons
 FATHOM_DEVICE uint32_t load4(const uint8_t* p) { return __ldg(reinterpret_cast<const unsigned*>(p)); }
 FATHOM_DEVICE uint32_t load2(const uint8_t* p) { return __ldg(reinterpret_cast<const unsigned short*>(p)); }
 FATHOM_DEVICE uint32_t load1(const uint8_t* p) { return __ldg(p); }
+FATHOM_DEVICE int load_signed(const uint8_t* p) { return __ldg(reinterpret_cast<const int8_t*>(p)); }
 FATHOM_DEVICE float half_at(const uint8_t* p) { return half_to_float(static_cast<uint16_t>(load2(p))); }
 FATHOM_DEVICE float low_half(uint32_t w) { return half_to_float(static_cast<uint16_t>(w & 0xffffu)); }
 FATHOM_DEVICE float high_half(uint32_t w) { return half_to_float(static_cast<uint16_t>(w >> 16)); }
-FATHOM_DEVICE uint32_t byte_of(uint32_t w, int i) { return w >> (8 * i) & 255u; }
+FATHOM_DEVICE uint32_t byte_of(uint32_t w, int i) { return __byte_perm(w, 0, 0x4440u + static_cast<unsigned>(i)); }
 
-FATHOM_DEVICE void set_one_scale(Chunk& c, float scale, float min = 0) {
+FATHOM_DEVICE void set_one_scale(Chunk& c, float d, int scale = 1) {
+  c.d = d, c.dmin = 0;
   c.scale[0] = c.scale[1] = scale;
-  c.min[0] = c.min[1] = min;
+  c.min[0] = c.min[1] = 0;
+}
+/// Of a file whose minimum is added.
+FATHOM_DEVICE void set_minimum(Chunk& c, float minimum) {
+  c.dmin = -minimum;
+  c.min[0] = c.min[1] = 1;
+}
+FATHOM_DEVICE void set_two_scales(Chunk& c, float d, int first, int second) {
+  c.d = d, c.dmin = 0;
+  c.scale[0] = first, c.scale[1] = second;
+  c.min[0] = c.min[1] = 0;
 }
 
 FATHOM_DEVICE void set_nibbles(Chunk& c, const uint4& w) {
@@ -121,6 +138,7 @@ template <DType kType, bool kWithMin, bool kSecondScale, int kZero, int kApart, 
   static constexpr bool kIsFloat = false;
   static constexpr WeightLayout kLayout = weight_layout(kType);
   static constexpr int kBlock = kLayout.block_elements;
+  static constexpr int kChunks = kBlock / 32;
   static constexpr bool kHasMin = kWithMin;
   static constexpr bool kTwoScales = kSecondScale;
   static constexpr int kOffset = kZero;
@@ -130,97 +148,100 @@ template <DType kType, bool kWithMin, bool kSecondScale, int kZero, int kApart, 
   /// Start of plane p's entry for `block` in a row.
   template <int kPlane> static FATHOM_DEVICE const uint8_t* at(const uint8_t* row, int n_blocks, int block) {
     constexpr int kBefore = kLayout.bytes_before(kPlane), kBytes = kLayout.planes[kPlane].bytes;
-    return row + static_cast<int64_t>(n_blocks) * kBefore + block * kBytes;
+    return row + static_cast<uint64_t>(static_cast<uint32_t>(n_blocks)) * kBefore +
+           static_cast<uint64_t>(static_cast<uint32_t>(block)) * kBytes;
   }
 
-  /// First element of chunk c.
-  static constexpr int first(int c) {
-    if constexpr (kApart == 16) return 32 * c;
-    if constexpr (kApart == 32) return 64 * (c / 2) + 16 * (c % 2);  // 16 bytes hold runs of 32-blocks 2g and 2g + 1
-    return 128 * (c / 4) + 32 * (c / 2 % 2) + 16 * (c % 2);          // Q6_K: of 32-blocks k and k + 2 of a half
+  /// First element of a block's chunk.
+  static constexpr int first(int sub) {
+    if constexpr (kApart == 16) return 32 * sub;
+    if constexpr (kApart == 32) return 64 * (sub / 2) + 16 * (sub % 2);  // 16 bytes hold runs of 32-blocks 2g, 2g + 1
+    return 128 * (sub / 4) + 32 * (sub / 2 % 2) + 16 * (sub % 2);        // Q6_K: of 32-blocks k and k + 2 of a half
   }
 };
 
 // ---- 32-element blocks: one 16-byte load of quants, or two ----
 
 struct Q4_0 : FormatTraits<DType::kQ4_0, false, false, 8, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    detail::set_nibbles(r, detail::load16(at<0>(row, n, c)));
-    detail::set_one_scale(r, detail::half_at(at<1>(row, n, c)));
+    detail::set_nibbles(r, detail::load16(at<0>(row, n, block)));
+    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)));
     return r;
   }
 };
 
 struct Q4_1 : FormatTraits<DType::kQ4_1, true, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    detail::set_nibbles(r, detail::load16(at<0>(row, n, c)));
-    const uint32_t dm = detail::load4(at<1>(row, n, c));
-    detail::set_one_scale(r, detail::low_half(dm), detail::high_half(dm));
+    detail::set_nibbles(r, detail::load16(at<0>(row, n, block)));
+    const uint32_t dm = detail::load4(at<1>(row, n, block));
+    detail::set_one_scale(r, detail::low_half(dm));
+    detail::set_minimum(r, detail::high_half(dm));
     return r;
   }
 };
 
 struct Q5_0 : FormatTraits<DType::kQ5_0, false, false, 16, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    detail::set_nibbles(r, detail::load16(at<0>(row, n, c)));
-    detail::add_fifth_bits(r, detail::load4(at<1>(row, n, c)));
-    detail::set_one_scale(r, detail::half_at(at<2>(row, n, c)));
+    detail::set_nibbles(r, detail::load16(at<0>(row, n, block)));
+    detail::add_fifth_bits(r, detail::load4(at<1>(row, n, block)));
+    detail::set_one_scale(r, detail::half_at(at<2>(row, n, block)));
     return r;
   }
 };
 
 struct Q5_1 : FormatTraits<DType::kQ5_1, true, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    detail::set_nibbles(r, detail::load16(at<0>(row, n, c)));
-    const uint2 head = detail::load8(at<1>(row, n, c));
+    detail::set_nibbles(r, detail::load16(at<0>(row, n, block)));
+    const uint2 head = detail::load8(at<1>(row, n, block));
     detail::add_fifth_bits(r, head.y);
-    detail::set_one_scale(r, detail::low_half(head.x), detail::high_half(head.x));
+    detail::set_one_scale(r, detail::low_half(head.x));
+    detail::set_minimum(r, detail::high_half(head.x));
     return r;
   }
 };
 
 struct Q8_0 : FormatTraits<DType::kQ8_0, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    const uint4 a = detail::load16(at<0>(row, n, c)), b = detail::load16(at<0>(row, n, c) + 16);
+    const uint4 a = detail::load16(at<0>(row, n, block)), b = detail::load16(at<0>(row, n, block) + 16);
     const uint32_t words[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
 #pragma unroll
     for (int i = 0; i < 8; ++i) r.q[i] = static_cast<int>(words[i]);
-    detail::set_one_scale(r, detail::half_at(at<1>(row, n, c)));
+    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)));
     return r;
   }
 };
 
 struct IQ4_NL : FormatTraits<DType::kIQ4_NL, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    detail::set_looked_up<FATHOM_TABLE(kIQ4Values)>(r, detail::load16(at<0>(row, n, c)));
-    detail::set_one_scale(r, detail::half_at(at<1>(row, n, c)));
+    detail::set_looked_up<FATHOM_TABLE(kIQ4Values)>(r, detail::load16(at<0>(row, n, block)));
+    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)));
     return r;
   }
 };
 
 struct MXFP4 : FormatTraits<DType::kMXFP4, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int, const std::byte*) {
     Chunk r;
-    detail::set_looked_up<FATHOM_TABLE(kE2M1Doubled)>(r, detail::load16(at<0>(row, n, c)));
-    const uint32_t e = detail::load1(at<1>(row, n, c));
+    detail::set_looked_up<FATHOM_TABLE(kE2M1Doubled)>(r, detail::load16(at<0>(row, n, block)));
+    const uint32_t e = detail::load1(at<1>(row, n, block));
     const uint32_t bits = e == 0 ? 0x00400000u : e == 255 ? 0x7fc00000u : e << 23;
     detail::set_one_scale(r, 0.5F * __uint_as_float(bits));  // half, because the table is doubled
     return r;
   }
 };
 
-// ---- K formats: 256 elements, chunk c is chunk c % 8 of block c / 8 ----
+// ---- K formats: 256 elements in eight chunks ----
 
 struct Q2_K : FormatTraits<DType::kQ2_K, true, true, 0, 32, 16> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte*) {
     Chunk r;
-    const int block = c / 8, half = c / 4 % 2, pair = c / 2 % 2, side = c % 2;
+    const int half = sub / 4, pair = sub / 2 % 2, side = sub % 2;
     const uint4 packed = detail::load16(at<0>(row, n, block) + half * 32 + side * 16);
     const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
@@ -230,20 +251,20 @@ struct Q2_K : FormatTraits<DType::kQ2_K, true, true, 0, 32, 16> {
     }
     const uint32_t scales = detail::load4(at<1>(row, n, block) + half * 8 + pair * 4) >> (8 * side);
     const uint32_t dd = detail::load4(at<2>(row, n, block));
-    const float d = detail::low_half(dd), dmin = detail::high_half(dd);
+    r.d = detail::low_half(dd), r.dmin = detail::high_half(dd);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      r.scale[h] = d * static_cast<float>(scales >> (16 * h) & 15u);
-      r.min[h] = -dmin * static_cast<float>(scales >> (16 * h + 4) & 15u);
+      r.scale[h] = static_cast<int>(scales >> (16 * h) & 15u);
+      r.min[h] = static_cast<int>(scales >> (16 * h + 4) & 15u);
     }
     return r;
   }
 };
 
 struct Q3_K : FormatTraits<DType::kQ3_K, false, true, 4, 32, 16> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte*) {
     Chunk r;
-    const int block = c / 8, half = c / 4 % 2, pair = c / 2 % 2, side = c % 2;
+    const int half = sub / 4, pair = sub / 2 % 2, side = sub % 2;
     const uint4 packed = detail::load16(at<0>(row, n, block) + half * 32 + side * 16);
     const uint4 mask = detail::load16(at<1>(row, n, block) + side * 16);
     const uint32_t low[4] = {packed.x, packed.y, packed.z, packed.w}, high[4] = {mask.x, mask.y, mask.z, mask.w};
@@ -257,14 +278,11 @@ struct Q3_K : FormatTraits<DType::kQ3_K, false, true, 4, 32, 16> {
     const uint8_t* scales = at<2>(row, n, block);
     const uint32_t fours = detail::load4(scales + 4 * pair) >> (4 * half),
                    twos = detail::load4(scales + 8) >> (2 * (2 * half + pair));
-    const float d = detail::half_at(at<3>(row, n, block));
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    auto scale = [&](int h) {
       const int at_byte = 8 * (2 * h + side);
-      r.scale[h] =
-          d * static_cast<float>(static_cast<int>((fours >> at_byte & 15u) | (twos >> at_byte & 3u) << 4) - 32);
-      r.min[h] = 0;
-    }
+      return static_cast<int>((fours >> at_byte & 15u) | (twos >> at_byte & 3u) << 4) - 32;
+    };
+    detail::set_two_scales(r, detail::half_at(at<3>(row, n, block)), scale(0), scale(1));
     return r;
   }
 };
@@ -272,26 +290,27 @@ struct Q3_K : FormatTraits<DType::kQ3_K, false, true, 4, 32, 16> {
 namespace detail {
 
 /// Scales and minima of the sub-blocks 2g and 2g + 1 from the header of Q4_K and Q5_K: d, dmin, 12 bytes of six-bit
-/// pairs.
+/// pairs. All four in the bytes of a word at once: the first four sub-blocks' lie in the low six bits of the bytes
+/// 0 .. 7, the others' low four in the halves of the bytes 8 .. 11 and high two on top of the first ones'.
 FATHOM_DEVICE void set_six_bit_scales(Chunk& c, const uint4& head, int g) {
-  const int shift = 16 * (g & 1);
-  const uint32_t a = head.y >> shift, b = head.z >> shift, m = head.w >> shift;
-  const uint32_t scales = g < 2 ? a & 0x3f3fu : (m & 0x0f0fu) | (a & 0xc0c0u) >> 2;
-  const uint32_t mins = g < 2 ? b & 0x3f3fu : (m >> 4 & 0x0f0fu) | (b & 0xc0c0u) >> 2;
-  const float d = low_half(head.x), dmin = high_half(head.x);
+  const uint32_t two = g % 2 == 0 ? 0x5410u : 0x7632u;  // the bytes of 2g and 2g + 1 of both words
+  const uint32_t pairs = __byte_perm(head.y, head.z, two), fours = __byte_perm(head.w, head.w >> 4, two);
+  const bool is_low = g < 2;
+  const uint32_t top = (pairs & (is_low ? 0x3f3f3f3fu : 0xc0c0c0c0u)) >> (is_low ? 0 : 2);
+  const uint32_t all = top | (fours & (is_low ? 0u : 0x0f0f0f0fu));
+  c.d = low_half(head.x), c.dmin = high_half(head.x);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    c.scale[h] = d * static_cast<float>(byte_of(scales, h));
-    c.min[h] = -dmin * static_cast<float>(byte_of(mins, h));
+    c.scale[h] = static_cast<int>(byte_of(all, h));
+    c.min[h] = static_cast<int>(byte_of(all, 2 + h));
   }
 }
 
 }  // namespace detail
 
 struct Q4_K : FormatTraits<DType::kQ4_K, true, true, 0, 32, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte*) {
     Chunk r;
-    const int block = c / 8, sub = c % 8;
     detail::set_nibbles(r, detail::load16(at<0>(row, n, block) + 16 * sub));
     detail::set_six_bit_scales(r, detail::load16(at<1>(row, n, block)), sub / 2);
     return r;
@@ -299,17 +318,17 @@ struct Q4_K : FormatTraits<DType::kQ4_K, true, true, 0, 32, 32> {
 };
 
 struct Q5_K : FormatTraits<DType::kQ5_K, true, true, 0, 32, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte*) {
     Chunk r;
-    const int block = c / 8, sub = c % 8;
     detail::set_nibbles(r, detail::load16(at<0>(row, n, block) + 16 * sub));
     const uint4 fifth = detail::load16(at<1>(row, n, block) + 16 * (sub % 2));
     const uint32_t words[4] = {fifth.x, fifth.y, fifth.z, fifth.w};
-    const int bit = sub / 2 * 2;
+    const unsigned by = static_cast<unsigned>(sub / 2 * 2 + 28) % 32;  // bit 2g of every byte goes to its bit 4
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      r.q[i] |= static_cast<int>((words[i] >> bit & 0x01010101u) << 4);
-      r.q[i + 4] |= static_cast<int>((words[i] >> (bit + 1) & 0x01010101u) << 4);
+      const uint32_t w = __funnelshift_r(words[i], words[i], by);
+      r.q[i] |= static_cast<int>(w & 0x10101010u);
+      r.q[i + 4] |= static_cast<int>(w >> 1 & 0x10101010u);
     }
     detail::set_six_bit_scales(r, detail::load16(at<2>(row, n, block)), sub / 2);
     return r;
@@ -317,38 +336,33 @@ struct Q5_K : FormatTraits<DType::kQ5_K, true, true, 0, 32, 32> {
 };
 
 struct Q6_K : FormatTraits<DType::kQ6_K, false, true, 32, 64, 16> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte*) {
     Chunk r;
-    const int block = c / 8, sub = c % 8, half = sub / 4, k = sub / 2 % 2, side = sub % 2;
+    const int half = sub / 4, k = sub / 2 % 2, side = sub % 2;
     detail::set_nibbles(r, detail::load16(at<0>(row, n, block) + 16 * sub));
     const uint4 upper = detail::load16(at<1>(row, n, block) + half * 32 + side * 16);
     const uint32_t words[4] = {upper.x, upper.y, upper.z, upper.w};
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      r.q[i] |= static_cast<int>((words[i] >> (2 * k) & 0x03030303u) << 4);
-      r.q[i + 4] |= static_cast<int>((words[i] >> (2 * k + 4) & 0x03030303u) << 4);
+      r.q[i] |= static_cast<int>(words[i] << (4 - 2 * k) & 0x30303030u);
+      r.q[i + 4] |= static_cast<int>(words[i] >> (2 * k) & 0x30303030u);
     }
     const uint8_t* scales = at<2>(row, n, block) + half * 8 + k * 2 + side;
-    const float d = detail::half_at(at<3>(row, n, block));
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      r.scale[h] = d * static_cast<float>(static_cast<int8_t>(detail::load1(scales + 4 * h)));
-      r.min[h] = 0;
-    }
+    detail::set_two_scales(r, detail::half_at(at<3>(row, n, block)), detail::load_signed(scales),
+                           detail::load_signed(scales + 4));
     return r;
   }
 };
 
-// ---- IQ formats: chunk c is sub-block c % 8 of block c / 8 ----
+// ---- IQ formats: a chunk is a sub-block of 32 ----
 
 struct IQ4_XS : FormatTraits<DType::kIQ4_XS, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte*) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte*) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
-    detail::set_looked_up<FATHOM_TABLE(kIQ4Values)>(r, detail::load16(at<0>(row, n, block) + 16 * ib));
+    detail::set_looked_up<FATHOM_TABLE(kIQ4Values)>(r, detail::load16(at<0>(row, n, block) + 16 * sub));
     const uint2 head = detail::load8(at<1>(row, n, block));  // d, scales_h; scales_l
-    const int scale = static_cast<int>((head.y >> (4 * ib) & 15u) | (head.x >> (16 + 2 * ib) & 3u) << 4) - 32;
-    detail::set_one_scale(r, detail::low_half(head.x) * static_cast<float>(scale));
+    const int scale = static_cast<int>((head.y >> (4 * sub) & 15u) | (head.x >> (16 + 2 * sub) & 3u) << 4) - 32;
+    detail::set_one_scale(r, detail::low_half(head.x), scale);
     return r;
   }
 };
@@ -375,46 +389,39 @@ FATHOM_DEVICE void set_ternary8(Chunk& c, int l, const std::byte* grids, uint32_
 }  // namespace detail
 
 struct IQ2_XXS : FormatTraits<DType::kIQ2_XXS, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
-    const uint2 w = detail::load8(at<0>(row, n, block) + 8 * ib);  // indices; signs and scale
+    const uint2 w = detail::load8(at<0>(row, n, block) + 8 * sub);  // indices; signs and scale
 #pragma unroll
     for (int l = 0; l < 4; ++l)
       detail::set_group8(r, l, grids + GridTables::kIQ2XXS, detail::byte_of(w.x, l),
                          detail::even_signs(w.y >> (7 * l)));
-    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * (0.5F + static_cast<float>(w.y >> 28)) * 0.25F);
+    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * 0.125F, static_cast<int>(2 * (w.y >> 28) + 1));
     return r;
   }
 };
 
 struct IQ2_XS : FormatTraits<DType::kIQ2_XS, false, true, 0, 16, 16> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
-    const uint2 w = detail::load8(at<0>(row, n, block) + 8 * ib);
+    const uint2 w = detail::load8(at<0>(row, n, block) + 8 * sub);
 #pragma unroll
     for (int l = 0; l < 4; ++l) {
       const uint32_t q = (l < 2 ? w.x : w.y) >> (16 * (l % 2)) & 0xffffu;
       detail::set_group8(r, l, grids + GridTables::kIQ2XS, q & 511u, detail::even_signs(q >> 9));
     }
-    const uint32_t s = detail::load1(at<1>(row, n, block) + ib);
-    const float d = detail::half_at(at<2>(row, n, block));
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      r.scale[h] = d * (0.5F + static_cast<float>(s >> (4 * h) & 15u)) * 0.25F;
-      r.min[h] = 0;
-    }
+    const uint32_t s = detail::load1(at<1>(row, n, block) + sub);
+    detail::set_two_scales(r, detail::half_at(at<2>(row, n, block)) * 0.125F, static_cast<int>(2 * (s & 15u) + 1),
+                           static_cast<int>(2 * (s >> 4) + 1));
     return r;
   }
 };
 
 struct IQ2_S : FormatTraits<DType::kIQ2_S, false, true, 0, 16, 16> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
-    const uint8_t* quants = at<0>(row, n, block) + 4 * ib;  // 32 bytes of indices, 32 of signs
-    const uint8_t* extra = at<1>(row, n, block) + ib;       // 8 bytes of high bits, 8 of scales
+    const uint8_t* quants = at<0>(row, n, block) + 4 * sub;  // 32 bytes of indices, 32 of signs
+    const uint8_t* extra = at<1>(row, n, block) + sub;       // 8 bytes of high bits, 8 of scales
     const uint32_t indices = detail::load4(quants), signs = detail::load4(quants + 32), high = detail::load1(extra),
                    s = detail::load1(extra + 8);
 #pragma unroll
@@ -422,72 +429,64 @@ struct IQ2_S : FormatTraits<DType::kIQ2_S, false, true, 0, 16, 16> {
       detail::set_group8(r, l, grids + GridTables::kIQ2S, detail::byte_of(indices, l) | (high >> (2 * l) & 3u) << 8,
                          detail::byte_of(signs, l));
     }
-    const float d = detail::half_at(at<2>(row, n, block));
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      r.scale[h] = d * (0.5F + static_cast<float>(s >> (4 * h) & 15u)) * 0.25F;
-      r.min[h] = 0;
-    }
+    detail::set_two_scales(r, detail::half_at(at<2>(row, n, block)) * 0.125F, static_cast<int>(2 * (s & 15u) + 1),
+                           static_cast<int>(2 * (s >> 4) + 1));
     return r;
   }
 };
 
 struct IQ3_XXS : FormatTraits<DType::kIQ3_XXS, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
-    const uint2 indices = detail::load8(at<0>(row, n, block) + 8 * ib);  // 64 bytes of indices, 32 of signs and scales
-    const uint32_t a = detail::load4(at<0>(row, n, block) + 64 + 4 * ib);
+    const uint2 indices = detail::load8(at<0>(row, n, block) + 8 * sub);  // 64 bytes of indices, 32 of signs and scales
+    const uint32_t a = detail::load4(at<0>(row, n, block) + 64 + 4 * sub);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       detail::set_group4(r, k, grids + GridTables::kIQ3XXS, detail::byte_of(k < 4 ? indices.x : indices.y, k % 4),
                          detail::even_signs(a >> (7 * (k / 2))) >> (4 * (k % 2)));
     }
-    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * (0.5F + static_cast<float>(a >> 28)) * 0.5F);
+    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * 0.25F, static_cast<int>(2 * (a >> 28) + 1));
     return r;
   }
 };
 
 struct IQ3_S : FormatTraits<DType::kIQ3_S, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
-    const uint2 indices = detail::load8(at<0>(row, n, block) + 8 * ib);
+    const uint2 indices = detail::load8(at<0>(row, n, block) + 8 * sub);
     const uint8_t* extra = at<1>(row, n, block);  // 8 bytes of high bits, 32 of signs
-    const uint32_t high = detail::load1(extra + ib), signs = detail::load4(extra + 8 + 4 * ib);
+    const uint32_t high = detail::load1(extra + sub), signs = detail::load4(extra + 8 + 4 * sub);
 #pragma unroll
     for (int k = 0; k < 8; ++k) {
       const uint32_t index = detail::byte_of(k < 4 ? indices.x : indices.y, k % 4) | (high >> k & 1u) << 8;
       detail::set_group4(r, k, grids + GridTables::kIQ3S, index, signs >> (4 * k));
     }
-    const uint32_t s = detail::load4(at<2>(row, n, block)) >> (4 * ib) & 15u;
-    detail::set_one_scale(r, detail::half_at(at<3>(row, n, block)) * static_cast<float>(1 + 2 * static_cast<int>(s)));
+    const uint32_t s = detail::load4(at<2>(row, n, block)) >> (4 * sub) & 15u;
+    detail::set_one_scale(r, detail::half_at(at<3>(row, n, block)), static_cast<int>(2 * s + 1));
     return r;
   }
 };
 
 struct IQ1_S : FormatTraits<DType::kIQ1_S, false, false, 0, 16, 32> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
     const uint8_t* quants = at<0>(row, n, block);  // 32 bytes of indices, 8 words of high bits
-    const uint32_t indices = detail::load4(quants + 4 * ib), high = detail::load2(quants + 32 + 2 * ib);
+    const uint32_t indices = detail::load4(quants + 4 * sub), high = detail::load2(quants + 32 + 2 * sub);
 #pragma unroll
     for (int l = 0; l < 4; ++l)
       detail::set_ternary8(r, l, grids, detail::byte_of(indices, l) | (high >> (3 * l) & 7u) << 8,
                            (high & 0x8000u) != 0);
-    detail::set_one_scale(
-        r, detail::half_at(at<1>(row, n, block)) * static_cast<float>(2 * (high >> 12 & 7u) + 1) * 0.125F);
+    detail::set_one_scale(r, detail::half_at(at<1>(row, n, block)) * 0.125F,
+                          static_cast<int>(2 * (high >> 12 & 7u) + 1));
     return r;
   }
 };
 
 struct IQ1_M : FormatTraits<DType::kIQ1_M, false, true, 0, 16, 16> {
-  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int c, const std::byte* grids) {
+  static FATHOM_DEVICE Chunk load(const uint8_t* row, int n, int block, int sub, const std::byte* grids) {
     Chunk r;
-    const int block = c / 8, ib = c % 8;
     const uint8_t* quants = at<0>(row, n, block);  // 32 bytes of indices, 16 of high bits
-    const uint32_t indices = detail::load4(quants + 4 * ib), high = detail::load2(quants + 32 + 2 * ib);
+    const uint32_t indices = detail::load4(quants + 4 * sub), high = detail::load2(quants + 32 + 2 * sub);
 #pragma unroll
     for (int l = 0; l < 4; ++l) {
       const uint32_t nibble = high >> (4 * l) & 15u;
@@ -496,12 +495,9 @@ struct IQ1_M : FormatTraits<DType::kIQ1_M, false, true, 0, 16, 16> {
     const uint2 w = detail::load8(at<1>(row, n, block));  // four words; d in their top nibbles
     const uint32_t d_bits = (w.x >> 12 & 0xfu) | (w.x >> 24 & 0xf0u) | (w.y >> 4 & 0xf00u) | (w.y >> 16 & 0xf000u);
     const float d = half_to_float(static_cast<uint16_t>(d_bits));
-    const uint32_t scales = (ib < 4 ? w.x : w.y) >> (16 * (ib / 2 % 2) + 6 * (ib % 2));
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      r.scale[h] = d * static_cast<float>(2 * (scales >> (3 * h) & 7u) + 1) * 0.125F;
-      r.min[h] = 0;
-    }
+    const uint32_t scales = (sub < 4 ? w.x : w.y) >> (16 * (sub / 2 % 2) + 6 * (sub % 2));
+    detail::set_two_scales(r, d * 0.125F, static_cast<int>(2 * (scales & 7u) + 1),
+                           static_cast<int>(2 * (scales >> 3 & 7u) + 1));
     return r;
   }
 };

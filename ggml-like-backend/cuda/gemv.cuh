@@ -3,6 +3,9 @@
 // experts.
 #pragma once
 
+#include <bit>
+#include <type_traits>
+
 #include "cuda/dot.cuh"
 #include "cuda/last_block.cuh"
 #include "cuda/norm.cuh"
@@ -26,36 +29,60 @@ FATHOM_DEVICE void norm_result(const float* row, int n, const NormOfResult& norm
 
 // ---- linear ----
 
+/// The warps' sums, in their order; thread 0 gets the total. All threads of the block.
+template <int kColumns> FATHOM_DEVICE void sum_over_warps(float (&sum)[kRowPair][kColumns]) {
+  constexpr int kSums = kRowPair * kColumns;
+  FATHOM_SHARED(float, of_warps, 8 * kSums);
+  const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+  __syncthreads();  // the last total may still be read
+  if (lane == 0) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) of_warps[warp * kSums + i] = sum[i / kColumns][i % kColumns];
+  }
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int w = 1; w < static_cast<int>(blockDim.x / 32); ++w) {
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sum[i / kColumns][i % kColumns] += of_warps[w * kSums + i];
+  }
+}
+
+constexpr int kLinearThreads = 256;
+
+/// Threads of a block in groups of `lanes`, a pair of rows each; plain weights alone may have lanes of several warps,
+/// all of the block's.
 template <typename Format, int kColumns>
-FATHOM_KERNEL(128, kColumns == 1 ? 6 : 4)
-linear_gemv_kernel(LinearLaunch l, int lanes) {
+FATHOM_KERNEL(kLinearThreads, kColumns == 1 ? 3 : 2)
+linear_gemv_kernel(LinearLaunch l, int lanes_log2) {
   let_next_kernel_start();
   const LinearTask& task = l.tasks[blockIdx.y];
-  const int lane = static_cast<int>(threadIdx.x % 32), head = static_cast<int>(blockIdx.z);
-  const int warp = static_cast<int>((blockIdx.x * blockDim.x + threadIdx.x) / 32), rows_of_warp = 32 / lanes * kRowPair,
-            rows_of_block = rows_of_warp * static_cast<int>(blockDim.x / 32);
-  if (static_cast<int>(blockIdx.x) * rows_of_block >= task.w.n_rows) return wait_for_previous_kernel();
-  const bool is_idle = warp * rows_of_warp >= task.w.n_rows;  // behind the last row, in the last block
-  const int first_row = warp * rows_of_warp + lane / lanes * kRowPair, n_columns = is_idle ? 0 : l.n_columns;
+  const int thread = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.z), lanes = 1 << lanes_log2;
+  const int rows_of_block = static_cast<int>(blockDim.x) >> lanes_log2 << 1,
+            first_of_block = static_cast<int>(blockIdx.x) * rows_of_block, n_rows = task.w.n_rows;
+  static_assert(kRowPair == 2);
+  if (first_of_block >= n_rows) return wait_for_previous_kernel();
+  const uint8_t* matrix = task.w.data + head * task.w.matrix_bytes;
+  prefetch_run(matrix + first_of_block * task.w.row_bytes,
+               min(rows_of_block, n_rows - first_of_block) * task.w.row_bytes, thread, static_cast<int>(blockDim.x));
+  const int lane = thread & (lanes - 1), first_row = first_of_block + (thread >> lanes_log2) * kRowPair;
   const uint8_t* rows[kRowPair];
 #pragma unroll
-  for (int r = 0; r < kRowPair; ++r) {
-    rows[r] = task.w.data + head * task.w.matrix_bytes + min(first_row + r, task.w.n_rows - 1) * task.w.row_bytes;
-  }
-  if (!is_idle) prefetch_rows<Format>(rows, task.w.k, lane % lanes, lanes);
+  for (int r = 0; r < kRowPair; ++r) rows[r] = matrix + min(first_row + r, n_rows - 1) * task.w.row_bytes;
   wait_for_previous_kernel();
-  for (int c0 = 0; c0 < n_columns; c0 += kColumns) {
+  for (int c0 = 0; c0 < l.n_columns; c0 += kColumns) {
     float sum[kRowPair][kColumns];
-    const int n = min(kColumns, n_columns - c0);
-    dot_rows<Format>(rows, task.w.k, lane % lanes, lanes, l.x, StridedRows{c0 * l.n_heads + head, l.n_heads}, n,
-                     l.grids, sum);
-    if (lane % lanes != 0) continue;
+    const int n = min(kColumns, l.n_columns - c0);
+    dot_rows<Format>(rows, task.w.k, lane, lanes, l.x, StridedRows{c0 * l.n_heads + head, l.n_heads}, n, l.grids, sum);
+    if constexpr (Format::kIsFloat) {
+      if (lanes > 32) sum_over_warps(sum);
+    }
+    if (lane != 0) continue;
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
 #pragma unroll
       for (int r = 0; r < kRowPair; ++r) {
         const int row = first_row + r;
-        if (c >= n || row >= task.w.n_rows) continue;
+        if (c >= n || row >= n_rows) continue;
         const float added = task.add != nullptr ? task.add[(c0 + c) * task.add_stride + row] : 0.0F;
         task.out[(c0 + c) * task.out_stride + head * task.out_head + row] = sum[r][c] + added;
       }
@@ -63,8 +90,8 @@ linear_gemv_kernel(LinearLaunch l, int lanes) {
   }
   if constexpr (kColumns == 1) {
     if (l.counter == nullptr || static_cast<int>(blockIdx.y) != l.finished) return;
-    if (!is_last_block(l.counter, (task.w.n_rows + rows_of_block - 1) / rows_of_block)) return;
-    if (l.norm.out != nullptr) norm_result(task.out, task.w.n_rows, l.norm);
+    if (!is_last_block(l.counter, (n_rows + rows_of_block - 1) / rows_of_block)) return;
+    if (l.norm.out != nullptr) norm_result(task.out, n_rows, l.norm);
     if constexpr (Format::kIsFloat) {
       FATHOM_DYNAMIC_SHARED(shared);
       if (l.route.ids != nullptr && threadIdx.x < 32)
@@ -77,17 +104,20 @@ linear_gemv_kernel(LinearLaunch l, int lanes) {
 template <typename Format> void launch_linear_gemv(const LinearLaunch& l) {
   int most_rows = 0;
   for (int i = 0; i < l.n_tasks; ++i) most_rows = std::max(most_rows, l.tasks[i].w.n_rows);
-  const int lanes = lanes_for(l.tasks[0].w.n_rows, chunks_of_row(Format::kDType, l.tasks[0].w.k));
-  const int rows_of_warp = 32 / lanes * kRowPair, n_warps = (most_rows + rows_of_warp - 1) / rows_of_warp;
-  const int warps = n_warps * l.n_tasks * l.n_heads >= 1024  ? 4
-                    : n_warps * l.n_tasks * l.n_heads >= 512 ? 2
-                                                             : 1;  // small blocks where there are few
-  const dim3 grid((n_warps + warps - 1) / warps, l.n_tasks, l.n_heads);
+  const int lanes = lanes_for(l.tasks[0].w.n_rows, chunks_of_row(Format::kDType, l.tasks[0].w.k),
+                              Format::kIsFloat ? kLinearThreads : 32);
+  int threads = lanes;
+  if (lanes <= 32) {  // small blocks where there are few, one share of a norm for each thread where there is one
+    const int n_warps = (most_rows * lanes + 63) / 64 * l.n_tasks * l.n_heads;
+    threads = l.norm.out != nullptr ? kNormShares : n_warps >= 1024 ? 128 : n_warps >= 512 ? 64 : 32;
+  }
+  const int rows_of_block = threads / lanes * kRowPair, lanes_log2 = std::countr_zero(static_cast<unsigned>(lanes));
+  const dim3 grid((most_rows + rows_of_block - 1) / rows_of_block, l.n_tasks, l.n_heads);
   if (l.n_columns == 1) {
     const size_t shared = l.route.ids != nullptr ? sizeof(float) * static_cast<size_t>(route_floats(l.route.sizes)) : 0;
-    launch_overlapped(&linear_gemv_kernel<Format, 1>, grid, 32 * warps, shared, l.stream, l, lanes);
+    launch_overlapped(&linear_gemv_kernel<Format, 1>, grid, threads, shared, l.stream, l, lanes_log2);
   } else {
-    launch_overlapped(&linear_gemv_kernel<Format, kColumnsAtOnce>, grid, 32 * warps, 0, l.stream, l, lanes);
+    launch_overlapped(&linear_gemv_kernel<Format, kColumnsAtOnce>, grid, threads, 0, l.stream, l, lanes_log2);
   }
 }
 
@@ -103,6 +133,15 @@ constexpr int kRowsOfWarp = kTileRows / (kFfnThreads / 32);
 constexpr int kGateLanes = 32 / kRowsOfWarp;             ///< a row of gate and the same row of up for every 8 lanes
 constexpr int kDownLanes = 32 * kRowPair / kRowsOfWarp;  ///< a pair of rows for every 16 lanes
 
+/// Blocks on an SM that a kernel of experts is compiled for. Three leave a thread 80 registers: too few for several
+/// columns, and for one of the formats that load or look up most, whose two steps are under way together.
+constexpr int ffn_blocks(DType type, int n_columns) {
+  const WeightLayout layout = weight_layout(type);
+  const bool loads_much = layout.block_elements == 256 ? layout.n_planes > 2 : layout.block_bytes > 32,
+             looks_up = type == DType::kIQ4_NL || type == DType::kMXFP4;
+  return n_columns > 1 || loads_much || looks_up ? 2 : 3;
+}
+
 /// What a block works on.
 struct FfnPart {
   bool shared;
@@ -116,12 +155,20 @@ FATHOM_DEVICE int shared_tile(int n_slots) {
   return (static_cast<int>(blockIdx.y) - n_slots) * static_cast<int>(gridDim.x) + static_cast<int>(blockIdx.x);
 }
 
-/// Asks for a tile of rows of two matrices (the second may be empty) while an earlier kernel still runs.
+/// Asks for a tile of rows of two matrices (the second may be empty), all of it under way before the first load.
 FATHOM_DEVICE void prefetch_tile(const WeightRows& a, const WeightRows& b, int tile) {
   const int first = tile * kTileRows, n = min(kTileRows, a.n_rows - first);
   if (n <= 0) return;
-  prefetch_block(a.data + first * a.row_bytes, n * a.row_bytes);
-  if (b.data != nullptr) prefetch_block(b.data + first * b.row_bytes, n * b.row_bytes);
+  auto ask = [&](const WeightRows& w, int thread) {
+    if (w.data != nullptr) prefetch_run(w.data + first * w.row_bytes, n * w.row_bytes, thread, kFfnThreads);
+  };
+  ask(a, static_cast<int>(threadIdx.x));
+  ask(b, static_cast<int>(threadIdx.x ^ 32));  // on a device one thread asks: of another warp
+}
+
+FATHOM_DEVICE WeightRows matrix_of(WeightRows w, int64_t i) {
+  w.data += i * w.matrix_bytes;
+  return w;
 }
 
 /// False if the block has nothing to do.
@@ -152,7 +199,9 @@ inline int routed_slots(const FfnLaunch& l) {
   return l.expert_ids != nullptr ? l.n_used : std::min(l.n_experts, l.n_tokens * l.n_used);
 }
 
-template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
+template <typename Format, int kColumns>
+FATHOM_KERNEL(kFfnThreads, ffn_blocks(Format::kDType, kColumns))
+gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
   FATHOM_SHARED(float, values, kColumns* kTileRows);
@@ -165,8 +214,8 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) gate_up_g
   const int width = w.gate.n_rows, first_row = part.tile * kTileRows;
   if (first_row >= width) return;
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
-  const uint8_t* gate = w.gate.data + part.expert * w.gate.matrix_bytes;
-  const uint8_t* up = w.up.data + part.expert * w.up.matrix_bytes;
+  const WeightRows gate = matrix_of(w.gate, part.expert), up = matrix_of(w.up, part.expert);
+  if (!part.shared) prefetch_tile(gate, up, part.tile);
 
   for (int c0 = 0; c0 < part.n_columns; c0 += kColumns) {
     const int n = min(kColumns, part.n_columns - c0);
@@ -177,9 +226,9 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) gate_up_g
     }
     __syncthreads();
     const int in_tile = warp * kRowsOfWarp + lane / kGateLanes, row = min(first_row + in_tile, width - 1);
-    const uint8_t* rows[2] = {gate + row * w.gate.row_bytes, up + row * w.up.row_bytes};
+    const uint8_t* rows[2] = {gate.data + row * gate.row_bytes, up.data + row * up.row_bytes};
     float sum[2][kColumns];
-    dot_rows<Format>(rows, w.gate.k, lane % kGateLanes, kGateLanes, l.x, ListedRows{tokens}, n, l.grids, sum);
+    dot_rows<Format>(rows, gate.k, lane % kGateLanes, kGateLanes, l.x, ListedRows{tokens}, n, l.grids, sum);
     if (lane % kGateLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
@@ -232,16 +281,18 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
   }
 }
 
-template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv_kernel(FfnLaunch l, int n_slots) {
+/// The shared experts' weights may be of another type.
+template <typename Format, typename Shared, int kColumns>
+FATHOM_KERNEL(kFfnThreads, ffn_blocks(Format::kDType, kColumns))
+down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   let_next_kernel_start();
   if (is_shared(n_slots)) {
     prefetch_tile(l.shared_weights.down, {}, shared_tile(n_slots));
   } else if (l.expert_ids != nullptr) {
     // The kernel before waited for them; were they a step old, other weights would be asked for, and nothing worse.
-    WeightRows down = l.experts.down;
-    down.data += min(max(__ldcg(l.expert_ids + blockIdx.y), 0), l.n_experts - 1) * down.matrix_bytes;
-    prefetch_tile(down, {}, static_cast<int>(blockIdx.x));
+    const int expert = min(max(__ldcg(l.expert_ids + blockIdx.y), 0), l.n_experts - 1);
+    prefetch_tile(matrix_of(l.experts.down, expert), {}, static_cast<int>(blockIdx.x));
   }
   wait_for_previous_kernel();
   FfnPart part;
@@ -249,9 +300,10 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv
   const FfnWeights& w = part.shared ? l.shared_weights : l.experts;
   const int hidden_size = w.down.n_rows, first_row = part.tile * kTileRows, n_routes = l.n_tokens * l.n_used;
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
-  const uint8_t* down = w.down.data + part.expert * w.down.matrix_bytes;
+  const WeightRows down = matrix_of(w.down, part.expert);
+  if (!part.shared && l.expert_ids == nullptr) prefetch_tile(down, {}, part.tile);
   const int which = part.shared ? 1 : 0;
-  const ActRows x{l.hidden_q[which].q, l.hidden_q[which].scales, l.hidden[which], w.down.k};
+  const ActRows x{l.hidden_q[which].q, l.hidden_q[which].scales, l.hidden[which], down.k};
 
   for (int c0 = 0; c0 < part.n_columns; c0 += kColumns) {
     const int n = min(kColumns, part.n_columns - c0);
@@ -260,9 +312,17 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv
     const int row = first_row + warp * kRowsOfWarp + lane / kDownLanes * kRowPair;
     const uint8_t* rows[kRowPair];
 #pragma unroll
-    for (int r = 0; r < kRowPair; ++r) rows[r] = down + min(row + r, hidden_size - 1) * w.down.row_bytes;
+    for (int r = 0; r < kRowPair; ++r) rows[r] = down.data + min(row + r, hidden_size - 1) * down.row_bytes;
     float sum[kRowPair][kColumns];
-    dot_rows<Format>(rows, w.down.k, lane % kDownLanes, kDownLanes, x, ListedRows{rows_of_x}, n, l.grids, sum);
+    auto multiply = [&](auto format) {
+      dot_rows<decltype(format)>(rows, down.k, lane % kDownLanes, kDownLanes, x, ListedRows{rows_of_x}, n, l.grids,
+                                 sum);
+    };
+    if constexpr (std::is_same_v<Format, Shared>) {
+      multiply(Format());
+    } else {
+      part.shared ? multiply(Shared()) : multiply(Format());
+    }
     if (lane % kDownLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
@@ -287,14 +347,14 @@ template <typename Format, int kColumns> FATHOM_KERNEL(kFfnThreads, 3) down_gemv
   }
 }
 
-template <typename Format> void launch_down_gemv(const FfnLaunch& l) {
+template <typename Format, typename Shared = Format> void launch_down_gemv(const FfnLaunch& l) {
   const WeightRows& w = l.routed ? l.experts.down : l.shared_weights.down;
   const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
   const dim3 grid(tiles, slots + (l.shared ? 1 : 0));
   if (l.n_tokens == 1) {
-    launch_overlapped(&down_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
+    launch_overlapped(&down_gemv_kernel<Format, Shared, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
   } else {
-    launch_overlapped(&down_gemv_kernel<Format, kFfnColumns>, grid, kFfnThreads, 0, l.stream, l, slots);
+    launch_overlapped(&down_gemv_kernel<Format, Shared, kFfnColumns>, grid, kFfnThreads, 0, l.stream, l, slots);
   }
 }
 

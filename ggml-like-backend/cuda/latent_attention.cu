@@ -36,7 +36,8 @@ FATHOM_DEVICE void prefetch_head(const HeadWeights& w, int block, int n_parts, i
   const HeadBlock at(block, n_parts, n_heads);
   const int each = (n_rows + n_parts - 1) / n_parts, first = at.part * each;
   if (at.first == 0 && first < n_rows)
-    prefetch_block(w.data + at.head * w.head_bytes + first * w.row_bytes, min(each, n_rows - first) * w.row_bytes);
+    prefetch_run(w.data + at.head * w.head_bytes + first * w.row_bytes, min(each, n_rows - first) * w.row_bytes,
+                 static_cast<int>(threadIdx.x), kThreads);
 }
 
 /// out[t, h, c] = sum_n q[t, h, n] w[h, n, c]: a sum over rows. Blocks of 32 columns; a warp takes every eighth row.

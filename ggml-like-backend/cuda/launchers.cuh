@@ -31,15 +31,16 @@ template <typename Format> FATHOM_KERNEL(256, 1) decode_kernel(DecodeLaunch l) {
       }
     }
   } else {
-    const Chunk c = Format::load(from, l.w.k / Format::kBlock, chunk, l.grids);
+    const int block = chunk / Format::kChunks, sub = chunk % Format::kChunks;
+    const Chunk c = Format::load(from, l.w.k / Format::kBlock, block, sub, l.grids);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int first = Format::first(chunk) + h * Format::kSecond;
+      const int first = block * Format::kBlock + Format::first(sub) + h * Format::kSecond;
 #pragma unroll
       for (int j = 0; j < 16; ++j) {
         const int q = static_cast<int8_t>(c.q[4 * h + j / 4] >> (8 * (j % 4))) - Format::kOffset;
-        const float product = c.scale[h] * static_cast<float>(q);
-        store(first + j, Format::kHasMin ? product + c.min[h] : product);
+        const float product = c.scale_of(h) * static_cast<float>(q);
+        store(first + j, Format::kHasMin ? product + c.minimum_of(h) : product);
       }
     }
   }

@@ -261,9 +261,17 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
     if (q.q != nullptr)
       launch_quantize({m.hidden[which], q.k, 0, launch.routed ? p.n_routes() : p.n_tokens(), 1, q}, c.stream);
   });
-  for_networks(p, l, &GatedFfnWeights::down, !tiles, [&](FfnLaunch& launch, DType type) {
-    tiles ? run_tiles(launch, type, ExpertSource::Half::kDown, options.source) : launchers(type).down_gemv(launch);
-  });
+  const DownLauncher mixed = !tiles && p.routed != nullptr && p.shared != nullptr
+                                 ? mixed_down_launcher(p.routed->down.dtype, p.shared->down.dtype)
+                                 : nullptr;
+  if (mixed != nullptr) {
+    l.routed = l.shared = true;
+    mixed(l);
+  } else {
+    for_networks(p, l, &GatedFfnWeights::down, !tiles, [&](FfnLaunch& launch, DType type) {
+      tiles ? run_tiles(launch, type, ExpertSource::Half::kDown, options.source) : launchers(type).down_gemv(launch);
+    });
+  }
   if (tiles) launch_sum_outputs(l, static_cast<int>(p.x.dim(1)));
 }
 

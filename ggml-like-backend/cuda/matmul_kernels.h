@@ -121,6 +121,10 @@ struct FormatLaunchers {
   void (*decode)(const DecodeLaunch&);
 };
 
+/// Down of experts of one type and of shared experts of another in one launch; null for most pairs.
+using DownLauncher = void (*)(const FfnLaunch&);
+DownLauncher mixed_down_launcher(DType routed, DType shared);
+
 // Each knows the formats of its own file, null for others.
 const FormatLaunchers* simple_launchers(DType dtype);
 const FormatLaunchers* k_launchers(DType dtype);

@@ -66,18 +66,18 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
   auto* scale = reinterpret_cast<float*>(memory + TileMemory::kScale);
   auto* minimum = reinterpret_cast<float*>(memory + TileMemory::kMin);
   auto* x_scale = reinterpret_cast<ActScale*>(memory + TileMemory::kXScale);
-  const int n_chunks = k / 32, n_blocks = k / Format::kBlock;
+  const int n_blocks = k / Format::kBlock;
   constexpr int kChunks = kTileDepth / 32;
   float sum[kTileColumns / 8][4] = {};
 
   for (int k0 = 0; k0 < k; k0 += kTileDepth) {
     for (int i = tid; i < kTileWeights * kChunks; i += kTileThreads) {
-      const int row = i / kChunks, chunk = k0 / 32 + i % kChunks;
-      const int e0 = Format::first(i % kChunks),
-                e1 = e0 + Format::kSecond;  // within the step: chunks start anew every 256 elements
+      const int row = i / kChunks, block = (k0 / 32 + i % kChunks) / Format::kChunks,
+                sub = i % Format::kChunks;  // steps begin with a block
+      const int e0 = i % kChunks / Format::kChunks * Format::kBlock + Format::first(sub), e1 = e0 + Format::kSecond;
       Chunk c{};
-      if (rows[row] != nullptr && chunk < n_chunks) {
-        c = Format::load(rows[row], n_blocks, chunk, grids);
+      if (rows[row] != nullptr && block < n_blocks) {
+        c = Format::load(rows[row], n_blocks, block, sub, grids);
         if constexpr (Format::kOffset != 0) {
           constexpr uint32_t kOffsets = Format::kOffset * 0x01010101u;
 #pragma unroll
@@ -87,11 +87,11 @@ FATHOM_DEVICE void multiply_tile(unsigned char* memory, const uint8_t* const* ro
       }
       *reinterpret_cast<int4*>(w8 + row * kTileStride + e0) = make_int4(c.q[0], c.q[1], c.q[2], c.q[3]);
       *reinterpret_cast<int4*>(w8 + row * kTileStride + e1) = make_int4(c.q[4], c.q[5], c.q[6], c.q[7]);
-      scale[row * kScaleStride + e0 / 16] = c.scale[0];
-      scale[row * kScaleStride + e1 / 16] = c.scale[1];
+      scale[row * kScaleStride + e0 / 16] = c.scale_of(0);
+      scale[row * kScaleStride + e1 / 16] = c.scale_of(1);
       if constexpr (Format::kHasMin) {
-        minimum[row * kScaleStride + e0 / 16] = c.min[0];
-        minimum[row * kScaleStride + e1 / 16] = c.min[1];
+        minimum[row * kScaleStride + e0 / 16] = c.minimum_of(0);
+        minimum[row * kScaleStride + e1 / 16] = c.minimum_of(1);
       }
     }
     for (int i = tid; i < kTileColumns * kTileDepth / 16; i += kTileThreads) {

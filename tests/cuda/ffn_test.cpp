@@ -174,6 +174,25 @@ TEST_CASE("shared experts of other types and widths, odd sizes, no shared expert
   }
 }
 
+TEST_CASE("experts and shared experts whose down matrices are of two types, as converters pair them") {
+  unsigned seed = 210;
+  for (const auto& [routed, shared_type] : {std::pair{DType::kQ8_0, DType::kQ6_K},
+                                            {DType::kQ5_1, DType::kQ5_K},
+                                            {DType::kQ5_0, DType::kQ4_K},
+                                            {DType::kIQ4_NL, DType::kIQ4_XS},
+                                            {DType::kQ4_K, DType::kQ6_K}}) {
+    std::mt19937 rng(++seed);
+    const int64_t hidden = 256, width = routed == DType::kQ4_K ? 256 : 96;
+    const Network experts(DType::kQ4_K, routed, 5, hidden, width, rng),
+        shared(DType::kQ4_K, shared_type, 1, hidden, 512, rng);
+    for (const int64_t n_tokens : {1, 3, 16, 18}) {
+      CAPTURE(name_of(routed));
+      CAPTURE(n_tokens);
+      check_moe(MoeProblem(n_tokens, 2, 5, hidden, rng), experts, &shared);
+    }
+  }
+}
+
 TEST_CASE("many tokens with few experts fill several tiles of an expert") {
   std::mt19937 rng(201);
   const Network experts(DType::kQ8_0, DType::kQ8_0, 3, 32, 32, rng);

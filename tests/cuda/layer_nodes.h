@@ -62,12 +62,14 @@ class LayerNodes {
                            {kUsed, RouterScore::kSigmoid, 4, 2, GroupRank::kSumOfTwoBest, true, 2.5F}};
     route.ids.dtype = DType::kI32;
     nodes.push_back({route});
+    // As converters make V2-Lite: down of the experts Q8_0, of the shared ones, whose rows are whole blocks, Q6_K.
     const auto network = [&](int64_t n) {
       const auto shape = [n](int64_t rows, int64_t columns) {
         return n > 0 ? Shape{n, rows, columns} : Shape{rows, columns};
       };
-      return GatedFfnWeights{matrix(DType::kQ4_K, shape(kWidth, kHidden)), matrix(DType::kQ4_K, shape(kWidth, kHidden)),
-                             matrix(DType::kQ8_0, shape(kHidden, kWidth))};
+      const int64_t width = n > 0 ? kWidth : 256;
+      return GatedFfnWeights{matrix(DType::kQ4_K, shape(width, kHidden)), matrix(DType::kQ4_K, shape(width, kHidden)),
+                             matrix(n > 0 ? DType::kQ8_0 : DType::kQ6_K, shape(kHidden, width))};
     };
     MoeFfnArgs moe{z, route.ids, route.weights, network(kExperts), network(0), result({t_, kHidden}, false)};
     nodes.push_back({moe});

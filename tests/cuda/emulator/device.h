@@ -261,14 +261,13 @@ inline uint32_t pack_half(float low, float high) {
 /// 16 bytes that this SM reads once: they displace nothing in its cache.
 inline int4 load_streaming(const int4* p) { return *p; }
 
-/// Asks for the 128 bytes around an address to be brought into the second-level cache. The emulator reads a byte: it
-/// has to exist.
-inline void prefetch_l2(const void* p) { static_cast<void>(*static_cast<const volatile char*>(p)); }
-
-/// The block's threads ask for a run of bytes.
-inline void prefetch_block(const void* p, int64_t size_bytes) {
-  for (int64_t at = 128 * static_cast<int64_t>(threadIdx.x); at < size_bytes; at += 128 * blockDim.x)
-    prefetch_l2(static_cast<const char*>(p) + at);
+/// Thread `thread` of the n_threads that together ask for a run of bytes, at least one, to be brought into the
+/// second-level cache; on a device also for what else lies in its first and last 16 bytes. The emulator reads bytes of
+/// it: they have to exist.
+inline void prefetch_run(const void* p, int64_t size_bytes, int thread, int n_threads) {
+  auto read = [&](int64_t at) { static_cast<void>(*(static_cast<const volatile char*>(p) + at)); };
+  for (int64_t at = 128 * static_cast<int64_t>(thread); at < size_bytes; at += 128 * n_threads) read(at);
+  if (thread == 0) read(size_bytes - 1);
 }
 
 /// 16 bytes from global to shared memory, both 16-byte aligned, zeros if not valid; there after cp_async_wait and a
