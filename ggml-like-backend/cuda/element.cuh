@@ -24,15 +24,12 @@ FATHOM_DEVICE float iq4_value(int q) {
   return static_cast<float>(static_cast<signed char>(eight >> (8 * (q & 7)) & 255));
 }
 
-/// Scale and minimum of sub-block j (0..7) of Q4_K and Q5_K, each 0..63.
+/// Scale and minimum of sub-block j (0..7) of Q4_K and Q5_K, each 0..63. The same loads for every j: a branch would keep
+/// the compiler from having those of several weights under way.
 FATHOM_DEVICE void scale_and_min(Bytes packed, int j, int& scale, int& minimum) {
-  if (j < 4) {
-    scale = packed[j] & 63;
-    minimum = packed[j + 4] & 63;
-  } else {
-    scale = (packed[j + 4] & 15) | (packed[j - 4] >> 6) << 4;
-    minimum = (packed[j + 4] >> 4) | (packed[j] >> 6) << 4;
-  }
+  const int a = packed[j % 4], b = packed[4 + j % 4], c = packed[8 + j % 4];
+  scale = j < 4 ? a & 63 : (c & 15) | (a >> 6) << 4;
+  minimum = j < 4 ? b & 63 : c >> 4 | (b >> 6) << 4;
 }
 
 /// Sign pattern with an even number of minus signs: bits 0..6 are the index, bit 7 makes the count even.
@@ -184,6 +181,47 @@ template <DType kType> FATHOM_DEVICE float element(Bytes row, int group, int lan
     return half_scale * (q < 8 ? doubled : -doubled);
   } else {
     return super_element<kType>(row + static_cast<int64_t>(block_bytes<kType>()) * (group / 8), group % 8, lane, books);
+  }
+}
+
+/// Types whose four_elements are more than four single ones.
+constexpr bool decodes_fours(DType type) {
+  return type == DType::kQ8_0 || type == DType::kQ4_K || type == DType::kQ5_K || type == DType::kQ6_K;
+}
+
+/// Elements i .. i + 3 of a row, i a multiple of 4: of the types that attention's weights mostly have with a fraction
+/// of the work of four single ones. Rows of 256-element blocks of an even number of words begin at multiples of 4.
+template <DType kType> FATHOM_DEVICE float4 four_elements(Bytes row, int i, const Codebooks& books) {
+  auto word_at = [](Bytes p) { return *reinterpret_cast<const uint32_t*>(p); };
+  auto byte = [](uint32_t w, int at) { return static_cast<int>(w >> (8 * at) & 255); };
+  auto of = [](auto&& value) { return make_float4(value(0), value(1), value(2), value(3)); };
+  if constexpr (kType == DType::kQ8_0) {
+    const Bytes b = row + static_cast<int64_t>(34) * (i / 32);
+    const uint32_t q = load_u32(b + 2 + i % 32);
+    const float d = load_half(b);
+    return of([&](int at) { return d * static_cast<float>(static_cast<signed char>(byte(q, at))); });
+  } else if constexpr (kType == DType::kQ4_K || kType == DType::kQ5_K) {
+    constexpr bool kFifth = kType == DType::kQ5_K;
+    const Bytes b = row + static_cast<int64_t>(kFifth ? 176 : 144) * (i / 256);
+    const int sub = i % 256 / 32, l = i % 32;
+    uint32_t q = word_at(b + (kFifth ? 48 : 16) + sub / 2 * 32 + l) >> (4 * (sub % 2)) & 0x0f0f0f0fU;
+    if constexpr (kFifth) q |= (word_at(b + 16 + l) >> sub & 0x01010101U) << 4;
+    const uint32_t head = word_at(b);
+    int scale, minimum;
+    scale_and_min(b + 4, sub, scale, minimum);
+    const float d = half_to_float(static_cast<uint16_t>(head & 0xffffU)),
+                m = half_to_float(static_cast<uint16_t>(head >> 16)) * static_cast<float>(minimum);
+    return of([&](int at) { return d * static_cast<float>(scale * byte(q, at)) - m; });
+  } else if constexpr (kType == DType::kQ6_K) {
+    const Bytes b = row + static_cast<int64_t>(210) * (i / 256);
+    const int half = i % 256 / 128, s = i % 128 / 32, l = i % 32;
+    const uint32_t q = (load_u32(b + half * 64 + (s & 1) * 32 + l) >> (s < 2 ? 0 : 4) & 0x0f0f0f0fU) |
+                       (load_u32(b + 128 + half * 32 + l) >> (2 * s) & 0x03030303U) << 4;
+    const int scale = static_cast<signed char>(b[192 + 8 * half + 2 * s + l / 16]);
+    const float d = load_half(b + 208);
+    return of([&](int at) { return d * static_cast<float>(scale * (byte(q, at) - 32)); });
+  } else {
+    return of([&](int at) { return element<kType>(row, (i + at) / 32, (i + at) % 32, books); });
   }
 }
 
