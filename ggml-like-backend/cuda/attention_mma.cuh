@@ -4,7 +4,7 @@
 //
 // A block of four warps takes 16 heads of one token and a piece of its rows, 32 rows at a time:
 //   scores [16, 32] = q [16, 576] rows^T   a warp has 8 rows, the sum over 576 in four chains
-//   softmax                                a warp has 4 heads, a lane each row
+//   softmax                                a warp has 4 heads, 8 lanes each, a lane 4 rows
 //   values [16, 512] += weights [16, 32] rows[:, 0:512]   a warp has 128 columns in 64 registers a thread
 // While one tile is used the next is on its way (cp.async) into the other buffer. Rows in shared memory are 584
 // (520) elements apart: 1168 bytes are 16 more than a multiple of 128, so the eight rows of an ldmatrix lie in
@@ -39,6 +39,13 @@ template <DType kType> FATHOM_DEVICE uint16_t to_operand(float x) {
   if constexpr (kType == DType::kF16) return float_to_half(fminf(fmaxf(x, -65504.0F), 65504.0F));
   return float_to_bf16(x);
 }
+/// Elements i .. i + 3 of a row of operands.
+template <DType kType> FATHOM_DEVICE void store_operands(unsigned char* row, int i, const float4& x) {
+  auto pair = [](float low, float high) {
+    return static_cast<uint32_t>(to_operand<kType>(low)) | static_cast<uint32_t>(to_operand<kType>(high)) << 16;
+  };
+  *reinterpret_cast<uint2*>(row + 2 * i) = make_uint2(pair(x.x, x.y), pair(x.z, x.w));
+}
 template <DType kType> FATHOM_DEVICE float from_operand(uint16_t bits) {
   if constexpr (kType == DType::kF16) return half_to_float(bits);
   return bf16_to_float(bits);
@@ -64,24 +71,53 @@ template <typename Fn> void with_mma_cache(DType type, Fn&& fn) {
   if (type == DType::kF8_E4M3) fn(TypeTag<DType::kF8_E4M3>());
 }
 
+/// Each lane finds one row of a tile: a list of rows and the page table are read once for all of them.
+FATHOM_DEVICE uint64_t find_rows(const SeenRows& rows, const TokenRows& token, int first, int end, int lane) {
+  return reinterpret_cast<uint64_t>(seen_row(rows, token, min(first + lane, end - 1)));
+}
+
 /// Brings rows [first, first + 32) of a piece that ends at `end` to shared memory as operands, zeros past the end.
+/// `own` is the lane's of find_rows.
 template <DType kType, int kRow>
-FATHOM_DEVICE void load_row_tile(unsigned char* tile, const SeenRows& rows, const TokenRows& token, int first, int end,
-                                 int warp, int lane) {
-  // Each lane finds one row: a list of rows and the page table are read once for all of them.
-  const auto own = reinterpret_cast<uint64_t>(seen_row(rows, token, min(first + lane, end - 1)));
+FATHOM_DEVICE void load_row_tile(unsigned char* tile, uint64_t own, int first, int end, int warp, int lane) {
+#pragma unroll(kType == DType::kBF16 || kType == DType::kF16 ? 8 : 2)
   for (int s = warp; s < kMmaRows; s += kMmaThreads / 32) {
     const bool is_there = first + s < end;
     const auto row = reinterpret_cast<Bytes>(__shfl_sync(0xffffffffU, own, s));
     unsigned char* to = tile + s * MmaShared<kRow>::kStride * 2;
     if constexpr (kType == DType::kBF16 || kType == DType::kF16) {
+#pragma unroll
       for (int i = lane; i < kRow / 8; i += 32) cp_async_16(to + 16 * i, row + 16 * i, is_there);
     } else {
-      for (int group = 0; group < kRow / 32; ++group) {
-        const float x = is_there ? element<kType>(row, group, lane, Codebooks{}) : 0.0F;
-        reinterpret_cast<uint16_t*>(to)[32 * group + lane] = to_operand<kType>(x);
-      }
+#pragma unroll
+      for (int i = 4 * lane; i < kRow; i += 128)
+        store_operands<kType>(to, i, is_there ? four_elements<kType>(row, i, Codebooks{}) : make_float4(0, 0, 0, 0));
     }
+  }
+}
+
+/// The queries of 16 heads from `first_head` on to shared memory as operands, zeros behind the last head.
+template <DType kType, int kRow>
+FATHOM_DEVICE void load_queries(unsigned char* to, const QueryParts& query, int64_t t, int first_head, int n_heads) {
+  const float* first = query.first + t * query.first_token;
+  const float* second = query.second + t * query.second_token;
+  const bool in_fours = (reinterpret_cast<uintptr_t>(first) | reinterpret_cast<uintptr_t>(second)) % 16 == 0 &&
+                        (query.first_head | query.second_head) % 4 == 0;
+  const int thread = static_cast<int>(threadIdx.x);
+  auto load_all = [&](auto&& load) {
+#pragma unroll 6
+    for (int i = thread; i < kMmaHeads * kRow / 4; i += kMmaThreads) {
+      const int in_group = i / (kRow / 4), d = i % (kRow / 4) * 4, h = min(first_head + in_group, n_heads - 1);
+      const float4 x =
+          load(d < kLatent ? first + h * query.first_head + d : second + h * query.second_head + d - kLatent);
+      const bool is_there = first_head + in_group < n_heads;
+      store_operands<kType>(to + in_group * MmaShared<kRow>::kStride * 2, d, is_there ? x : make_float4(0, 0, 0, 0));
+    }
+  };
+  if (in_fours) {
+    load_all([](const float* p) { return *reinterpret_cast<const float4*>(p); });
+  } else {
+    load_all([](const float* p) { return make_float4(p[0], p[1], p[2], p[3]); });
   }
 }
 
@@ -110,17 +146,11 @@ attend_mma_kernel(QueryParts query, SeenRows rows, AttendSizes sizes, Partials o
             end = kFold ? n_visible : min(n_visible, first_row + each);
   if (first_row >= end) return;
 
-  load_row_tile<kType, kRow>(shared + S::kTile, rows, token, first_row, end, warp, lane);
+  load_row_tile<kType, kRow>(shared + S::kTile, find_rows(rows, token, first_row, end, lane), first_row, end, warp,
+                             lane);
   cp_async_commit();
-  for (int i = thread; i < kMmaHeads * kRow; i += kMmaThreads) {
-    const int h = first_head + i / kRow, d = i % kRow;
-    float x = 0;
-    if (h < sizes.n_heads) {
-      x = d < kLatent ? query.first[t * query.first_token + h * query.first_head + d]
-                      : query.second[t * query.second_token + h * query.second_head + d - kLatent];
-    }
-    q[i / kRow * S::kStride + d] = to_operand<kType>(x);
-  }
+  uint64_t next_rows = find_rows(rows, token, first_row + kMmaRows, end, lane);  // found a tile before they are loaded
+  load_queries<kType, kRow>(shared + S::kQuery, query, t, first_head, sizes.n_heads);
   if (thread < kMmaHeads) largest[thread] = -INFINITY, total[thread] = 0;
   float folded[kFold ? 16 : 1][4], folded_largest[2] = {-INFINITY, -INFINITY},
                                    folded_total[2] = {0, 0};  // of heads g, g + 8
@@ -137,9 +167,11 @@ attend_mma_kernel(QueryParts query, SeenRows rows, AttendSizes sizes, Partials o
   int buffer = 0;
   for (int first = first_row; first < end; first += kMmaRows, buffer ^= 1) {
     const unsigned char* tile = shared + S::kTile + buffer * S::kTileBytes;
-    if (first + kMmaRows < end)
-      load_row_tile<kType, kRow>(shared + S::kTile + (buffer ^ 1) * S::kTileBytes, rows, token, first + kMmaRows, end,
+    if (first + kMmaRows < end) {
+      load_row_tile<kType, kRow>(shared + S::kTile + (buffer ^ 1) * S::kTileBytes, next_rows, first + kMmaRows, end,
                                  warp, lane);
+      next_rows = find_rows(rows, token, first + 2 * kMmaRows, end, lane);
+    }
     cp_async_commit();
     cp_async_wait<1>();
     __syncthreads();
@@ -167,15 +199,25 @@ attend_mma_kernel(QueryParts query, SeenRows rows, AttendSizes sizes, Partials o
     }
     __syncthreads();
 
-    for (int h = 4 * warp; h < 4 * warp + 4; ++h) {
-      const float score = scores[h * S::kScoreStride + lane];
-      const float most = fmaxf(largest[h], warp_max(score));
-      const uint16_t weight = to_operand<kType>(expf(score - most));
-      weights[h * S::kWeightStride + lane] = weight;
-      const float sum = warp_sum(from_operand<kType>(weight));  // of what is multiplied with: rounding then cancels
-      __syncwarp();
-      if (lane == 0) {
-        shrink[h] = expf(largest[h] - most);
+    {
+      const int h = 4 * warp + lane / 8, row = lane % 8 * 4;
+      const float4 score = *reinterpret_cast<const float4*>(scores + h * S::kScoreStride + row);
+      float most = fmaxf(fmaxf(score.x, score.y), fmaxf(score.z, score.w));
+#pragma unroll
+      for (int offset = 4; offset > 0; offset /= 2) most = fmaxf(most, __shfl_xor_sync(0xffffffffU, most, offset));
+      const float before = largest[h];
+      most = fmaxf(before, most);
+      const uint16_t own[4] = {to_operand<kType>(expf(score.x - most)), to_operand<kType>(expf(score.y - most)),
+                               to_operand<kType>(expf(score.z - most)), to_operand<kType>(expf(score.w - most))};
+      *reinterpret_cast<uint2*>(weights + h * S::kWeightStride + row) =
+          make_uint2(own[0] | static_cast<uint32_t>(own[1]) << 16, own[2] | static_cast<uint32_t>(own[3]) << 16);
+      // Of what is multiplied with: rounding then cancels.
+      float sum = from_operand<kType>(own[0]) + from_operand<kType>(own[1]) +
+                  (from_operand<kType>(own[2]) + from_operand<kType>(own[3]));
+#pragma unroll
+      for (int offset = 4; offset > 0; offset /= 2) sum += __shfl_xor_sync(0xffffffffU, sum, offset);
+      if (lane % 8 == 0) {
+        shrink[h] = expf(before - most);
         total[h] = fmaf(total[h], shrink[h], sum);
         largest[h] = most;
       }

@@ -24,8 +24,8 @@ FATHOM_DEVICE float iq4_value(int q) {
   return static_cast<float>(static_cast<signed char>(eight >> (8 * (q & 7)) & 255));
 }
 
-/// Scale and minimum of sub-block j (0..7) of Q4_K and Q5_K, each 0..63. The same loads for every j: a branch would keep
-/// the compiler from having those of several weights under way.
+/// Scale and minimum of sub-block j (0..7) of Q4_K and Q5_K, each 0..63. The same loads for every j: a branch would
+/// keep the compiler from having those of several weights under way.
 FATHOM_DEVICE void scale_and_min(Bytes packed, int j, int& scale, int& minimum) {
   const int a = packed[j % 4], b = packed[4 + j % 4], c = packed[8 + j % 4];
   scale = j < 4 ? a & 63 : (c & 15) | (a >> 6) << 4;
@@ -190,12 +190,15 @@ constexpr bool decodes_fours(DType type) {
 }
 
 /// Elements i .. i + 3 of a row, i a multiple of 4: of the types that attention's weights mostly have with a fraction
-/// of the work of four single ones. Rows of 256-element blocks of an even number of words begin at multiples of 4.
+/// of the work of four single ones. Rows of Q4_K, Q5_K and FP8 begin at multiples of 4.
 template <DType kType> FATHOM_DEVICE float4 four_elements(Bytes row, int i, const Codebooks& books) {
   auto word_at = [](Bytes p) { return *reinterpret_cast<const uint32_t*>(p); };
   auto byte = [](uint32_t w, int at) { return static_cast<int>(w >> (8 * at) & 255); };
   auto of = [](auto&& value) { return make_float4(value(0), value(1), value(2), value(3)); };
-  if constexpr (kType == DType::kQ8_0) {
+  if constexpr (kType == DType::kF8_E4M3) {
+    const uint32_t w = word_at(row + i);
+    return of([&](int at) { return fp8_to_float(static_cast<uint8_t>(byte(w, at))); });
+  } else if constexpr (kType == DType::kQ8_0) {
     const Bytes b = row + static_cast<int64_t>(34) * (i / 32);
     const uint32_t q = load_u32(b + 2 + i % 32);
     const float d = load_half(b);
@@ -234,10 +237,11 @@ template <typename Fn> void with_weight_type(DType type, Fn&& fn) {
   case DType::name: return fn(TypeTag<DType::name>());
     FATHOM_CASE(kF32)
     FATHOM_CASE(kF16)
-    FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0) FATHOM_CASE(kQ5_1)
-        FATHOM_CASE(kQ8_0) FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K) FATHOM_CASE(kQ5_K)
-            FATHOM_CASE(kQ6_K) FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS) FATHOM_CASE(kIQ2_XXS) FATHOM_CASE(kIQ2_XS)
-                FATHOM_CASE(kIQ2_S) FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S) FATHOM_CASE(kIQ1_M)
+    FATHOM_CASE(kBF16)
+    FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0) FATHOM_CASE(kQ5_1) FATHOM_CASE(kQ8_0)
+        FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K) FATHOM_CASE(kQ5_K) FATHOM_CASE(kQ6_K)
+            FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS) FATHOM_CASE(kIQ2_XXS) FATHOM_CASE(kIQ2_XS) FATHOM_CASE(kIQ2_S)
+                FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S) FATHOM_CASE(kIQ1_M)
                     FATHOM_CASE(kMXFP4) default : FATHOM_CHECK(false, "no weights of that type");
   }
 }
@@ -247,7 +251,8 @@ template <typename Fn> void with_cache_type(DType type, Fn&& fn) {
   switch (type) {
     FATHOM_CASE(kF32)
     FATHOM_CASE(kF16)
-    FATHOM_CASE(kBF16) FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
+    FATHOM_CASE(kBF16)
+    FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
 #undef FATHOM_CASE
         default : FATHOM_CHECK(false, "no cached rows of that type");
   }
