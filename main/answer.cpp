@@ -100,6 +100,8 @@ nlohmann::ordered_json answer_json(Engine& engine, const Scheduler& scheduler, c
                      {"decode_ms", g.decode_ms},
                      {"decode_tok_s", g.decode_tok_s()}};
   json["drafts"] = {{"tokens", g.draft_tokens}, {"accepted", g.accepted_tokens}};
+  if (const ExpertHits hits = engine.expert_hits(); hits.routes > 0)
+    json["experts"] = {{"host_routes", hits.routes}, {"cache_hits", hits.hits}};
   json["memory"] = {{"peak_rss_bytes", peak_rss_bytes()},
                     {"model_bytes", engine.model_bytes()},
                     {"cache_bytes", cache_bytes(engine, scheduler)},

@@ -229,6 +229,12 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
       ->check(number_or({"auto"}))
       ->type_name("N")
       ->group(kGroup);
+  app.add_option("--moe-cache", moe_cache,
+                 "Of the device's memory in GiB: for copies of those of these experts that the last tokens used most "
+                 "(default: 0; with a cache, the last bits of logits depend on what was computed before)")
+      ->check(CLI::Range(0.0, 1e6))
+      ->type_name("GIB")
+      ->group(kGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")
       ->type_name("NAME")
       ->group(kGroup);
@@ -258,6 +264,7 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.device = device;
   options.isa = isa;
   if (cpu_moe != "auto") options.host_expert_layers = cpu_moe == "all" ? 1'000'000 : std::stoll(cpu_moe);
+  options.expert_cache_bytes = static_cast<uint64_t>(moe_cache * (uint64_t{1} << 30));
   if (stream_moe != "auto") options.stream_experts_from = std::stoll(stream_moe);
   options.n_threads = common.threads;
   options.context = context;

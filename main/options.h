@@ -53,6 +53,7 @@ struct EngineFlags {
   int device = 0;
   std::string cpu_moe = "auto";
   std::string stream_moe = "auto";
+  double moe_cache = 0;  ///< GiB
   std::string isa = "auto";
   std::string chat_format = "auto";
   int64_t batch = 0;

@@ -16,6 +16,11 @@
 
 namespace fathom {
 
+/// Routes to experts that are the host's, and how many of them went to copies on the device.
+struct ExpertHits {
+  uint64_t hits = 0, routes = 0;
+};
+
 /// One device. Not thread-safe: one step at a time. Everything asked of it (copies, steps) happens in the order of the
 /// calls.
 class Backend {
@@ -80,6 +85,8 @@ class Backend {
     static_cast<void>(mixture);
     FATHOM_CHECK(false, "a backend that cannot stream experts");
   }
+  /// Since the backend was made, where hot experts are cached on a device.
+  virtual ExpertHits expert_hits() const { return {}; }
   /// Nodes that may run as one with a node before them: what a node reads must not be overwritten by so many nodes
   /// after it.
   virtual int fused_nodes() const { return 0; }

@@ -64,9 +64,9 @@ std::unique_ptr<Backend> keep_experts_on_host(std::unique_ptr<Backend> device, c
   if (experts.empty() || device->shares_host_memory()) return device;
   HostExperts gates;
   for (const GatedFfnWeights& w : experts) gates.insert(w.gate.data);
-  const int64_t streams_from = stream_from(model, options, *device);
+  const SplitOptions split{stream_from(model, options, *device), options.expert_cache_bytes};
   return make_split_backend(std::move(device), make_cpu_backend({options.n_threads, options.isa, streams_experts}),
-                            std::move(gates), streams_from);
+                            std::move(gates), split);
 }
 
 int64_t default_chunk_tokens(const deepseek::Model& model, const EngineOptions& options, const Backend& backend) {

@@ -442,6 +442,7 @@ double Engine::host_bytes_per_token() const {
                                      static_cast<double>(config.n_experts);
 }
 int64_t Engine::streams_experts_from() const { return stream_from(impl_->model, impl_->options, *impl_->backend); }
+ExpertHits Engine::expert_hits() const { return impl_->backend->expert_hits(); }
 uint64_t Engine::device_weight_bytes() const { return impl_->device_weights ? impl_->device_weights->size_bytes() : 0; }
 StepCost Engine::cost(int64_t n_sequences, int64_t tokens_each, int64_t depth) const {
   return step_cost(impl_->model, impl_->pool->layout(), n_sequences, tokens_each, depth);

@@ -49,6 +49,9 @@ struct EngineOptions {
   /// Steps of at least so many tokens bring these experts to the device and compute them there; 0: never; nothing: as
   /// default_stream_from says. Up to kFewestStreamedTokens: that many.
   std::optional<int64_t> stream_experts_from{};
+  /// Of the device's memory, for copies of these experts: those that were used most of late. Which ones that are
+  /// depends on the tokens before, and with it the last bits of logits.
+  uint64_t expert_cache_bytes = 0;
 };
 
 /// What a step must have for streaming: fewer tokens are multiplied by kernels that want all weights at once.
@@ -159,7 +162,9 @@ class Engine {
   uint64_t host_expert_bytes() const;  ///< of the weights of a model on a device, those that stay in host memory
   double host_bytes_per_token() const;
   /// Tokens of a step from which on they pass through the device; 0: never.
-  int64_t streams_experts_from() const;  ///< of those, what a token reads
+  int64_t streams_experts_from() const;
+  /// Since it was loaded: routes to these experts, and how many of them found copies on the device.
+  ExpertHits expert_hits() const;        ///< of those, what a token reads
   uint64_t device_weight_bytes() const;  ///< of those, weights
 
   /// Evaluates all parts in one pass and advances their sequences. Logits of the wanted tokens are then at logits(), in

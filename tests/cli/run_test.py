@@ -197,7 +197,7 @@ class Refusals(ProgramTest):
         for args, says in ((("run", "-m", TINY), "no prompt"), (("run", "--nonsense"), "--nonsense"), (("frobnicate",), "frobnicate"), ((), "command"),
                            (("run", "x", "-n", "-5"), "-5"), (("run", "x", "-n", "many"), "many"), (("run", "x", "--temp", "-1"), "temperature"), (("run", "x", "--temp", "nan"), "temperature"),
                            (("run", "x", "--top-p", "1.5"), "top_p"), (("run", "x", "--isa", "vax"), "vax"), (("run", "x", "--backend", "abacus"), "abacus"), (("run", "x", "--cache-type", "q9"), "q9"),
-                           (("run", "x", "--device", "-1"), "--device"), (("run", "x", "--cpu-moe", "some"), "some"), (("run", "x", "--stream-moe", "-1"), "-1"), (("run", "x", "--logit-bias", "seven"), "seven"), (("run", "x", "--stop", ""), "stop"),
+                           (("run", "x", "--device", "-1"), "--device"), (("run", "x", "--cpu-moe", "some"), "some"), (("run", "x", "--stream-moe", "-1"), "-1"), (("run", "x", "--moe-cache", "-1"), "-1"), (("run", "x", "--logit-bias", "seven"), "seven"), (("run", "x", "--stop", ""), "stop"),
                            (("run", "--ids", "1,99999999"), "99999999"), (("run", "--ids", "1,-2"), "-2"), (("run", "--ids", "1,x"), "x"), (("run", "x", "-p", "y"), "more than one"),
                            (("run", "x", "-c", "5000"), "4096"), (("run", "x", "--json", "--jsonl"), "--json"), (("run", "x", "--raw", "--system", "y"), "--system"), (("run", ""), "no prompt"),
                            (("run", "x", "-t", "0"), "--threads"), (("run", "x", "--seed", "-1"), "seed"), (("logits", "-o", "x"), "--ids"), (("logits", "--ids", "1"), "-o"),

@@ -23,16 +23,24 @@ const char* const kModels[] = {"v1/v1-f16.gguf",
                                "v3/v3-mxfp4-mla.gguf",
                                "v32/v32-bf16.gguf"};
 
-std::unique_ptr<Engine> load(const std::string& file, const std::string& backend, DType cache = DType::kBF16,
-                             int64_t host_expert_layers = 0, int64_t stream_from = 0) {
+EngineOptions options(const std::string& file, const std::string& backend) {
   EngineOptions o;
   o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
   o.backend = backend;
   o.n_threads = 2;
   o.context = 256;
-  o.cache_type = cache;
+  o.cache_type = DType::kBF16;
   o.attention = AttentionForm::kAbsorbed;
   o.chunk_tokens = 48;
+  o.host_expert_layers = 0;
+  o.stream_experts_from = 0;
+  return o;
+}
+
+std::unique_ptr<Engine> load(const std::string& file, const std::string& backend, DType cache = DType::kBF16,
+                             int64_t host_expert_layers = 0, int64_t stream_from = 0) {
+  EngineOptions o = options(file, backend);
+  o.cache_type = cache;
   o.host_expert_layers = host_expert_layers;
   o.stream_experts_from = stream_from;
   std::unique_ptr<Engine> engine = Engine::load(o);
@@ -196,6 +204,55 @@ TEST_CASE(
     const std::vector<float> want = step(*whole, here, 5);
     CHECK(difference(step(*streaming, streamed, 5), want) < 0.08);
   }
+}
+
+TEST_CASE("cuda: hot experts come to the device, and when all are there a token has the bits of a whole model there") {
+  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
+    CAPTURE(file);
+    EngineOptions o = options(file, "cuda");
+    const auto whole = Engine::load(o);
+    o.host_expert_layers = 99;
+    o.expert_cache_bytes = 64 << 20;
+    const auto engine = Engine::load(o);
+    o.backend = "cpu";
+    const auto cpu = Engine::load(o);
+    CHECK(engine->cache_fingerprint().find("(hot ones cached)") != std::string::npos);
+    // Each time a text of one token: nothing but this step says what it is.
+    const auto first_token = [](Engine& e, int32_t id) {
+      Sequence sequence(e.pool());
+      return step(e, sequence, id);
+    };
+    ExpertHits before;
+    int n_close = 0;  // not all: of two experts with nearly the same score either may be chosen
+    for (int round = 0; round < 40; ++round) {
+      before = engine->expert_hits();
+      const std::vector<float> got = first_token(*engine, 5 + round);
+      if (round % 4 == 0) n_close += difference(got, first_token(*cpu, 5 + round)) < 0.08;
+    }
+    CHECK(n_close >= 8);
+    const ExpertHits after = engine->expert_hits();
+    REQUIRE(after.hits - before.hits == after.routes - before.routes);
+    for (const int32_t id : {5, 44}) CHECK(first_token(*engine, id) == first_token(*whole, id));
+  }
+}
+
+TEST_CASE("cuda: steps of several tokens share their experts between the device's hot ones and the host") {
+  EngineOptions o = options("v3/v3-q4_k_m.gguf", "cuda");
+  o.host_expert_layers = 99;
+  const auto host = Engine::load(o);
+  o.expert_cache_bytes = 300 << 10;  // places for some of the experts
+  const auto engine = Engine::load(o);
+  Sequence want(host->pool()), got(engine->pool());
+  for (int round = 0; round < 6; ++round) {
+    const std::vector<int32_t> ids = prompt(3 + round);
+    const StepPart wanted{&want, ids, Outputs::kLast}, part{&got, ids, Outputs::kLast};
+    REQUIRE(host->step({&wanted, 1}) == StepStatus::kDone);
+    REQUIRE(engine->step({&part, 1}) == StepStatus::kDone);
+    CHECK(difference(last_logits(*engine), last_logits(*host)) < 0.08);
+  }
+  const ExpertHits hits = engine->expert_hits();
+  CHECK(hits.hits > hits.routes / 20);
+  CHECK(hits.hits < hits.routes);
 }
 
 TEST_CASE(

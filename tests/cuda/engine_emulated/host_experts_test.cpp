@@ -81,6 +81,20 @@ TEST_CASE("an estimate counts what streaming takes of the device") {
   CHECK(bytes(20, true) - bytes(0, true) == bytes(20, false) - bytes(0, false));
 }
 
+TEST_CASE("an estimate counts the places of hot experts") {
+  const auto bytes = [](uint64_t cache_bytes, bool is_estimate) {
+    EngineOptions o = options("cuda");
+    o.host_expert_layers = 2;
+    o.expert_cache_bytes = cache_bytes;
+    o.estimate_only = is_estimate;
+    return Engine::load(o)->device_bytes();
+  };
+  const uint64_t more = bytes(1 << 20, false) - bytes(0, false);
+  CHECK(more > (1 << 19));
+  CHECK(more < (1 << 20) + (1 << 16));
+  CHECK(bytes(1 << 20, true) - bytes(0, true) == more);
+}
+
 TEST_CASE("an estimate counts what stays on the host without taking anything") {
   const auto real = with_layers(1);
   EngineOptions o = options("cuda");
