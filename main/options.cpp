@@ -232,7 +232,6 @@ void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
   app.add_option("--moe-cache", moe_cache,
                  "Of the device's memory in GiB: for copies of those of these experts that the last tokens used most "
                  "(default: 0; with a cache, the last bits of logits depend on what was computed before)")
-      ->check(CLI::Range(0.0, 1e6))
       ->type_name("GIB")
       ->group(kGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")
@@ -264,6 +263,9 @@ EngineOptions EngineFlags::engine_options(const std::string& model_path, const C
   options.device = device;
   options.isa = isa;
   if (cpu_moe != "auto") options.host_expert_layers = cpu_moe == "all" ? 1'000'000 : std::stoll(cpu_moe);
+  if (!(moe_cache >= 0 && moe_cache <= 1e6))
+    throw Error(ErrorCode::kUsage,
+                "--moe-cache: out of range; expected 0 to 1000000 GiB, got " + std::to_string(moe_cache));
   options.expert_cache_bytes = static_cast<uint64_t>(moe_cache * (uint64_t{1} << 30));
   if (stream_moe != "auto") options.stream_experts_from = std::stoll(stream_moe);
   options.n_threads = common.threads;
