@@ -127,6 +127,8 @@ result "  fit" "$(sed -n 's/^total *//p' "$logs/what_fits.log" | cut -c1-110)"
 bench "v2-lite q4_k_m" 150 6 --shape v2-lite --type q4_k_m -n 64 -b 1,4,16 -d 0
 if [ "${1:-}" != --quick ]; then
   bench "v2-lite, 13 layers of experts on the CPU" 60 6 --shape v2-lite --type q4_k_m --cpu-moe 13 -n 32 -b 1 -d 0
+  # A prompt long enough to be streamed, and places for a quarter of the experts.
+  bench "v2-lite, experts streamed and cached" 60 6 --shape v2-lite --type q4_k_m --cpu-moe all --moe-cache 2 -p 2048 -n 64 -b 1 -d 0
   bench "v2-lite q4_k_m at 32K" 150 6 --shape v2-lite --type q4_k_m -n 32 -b 1 -d 32768
   if command -v compute-sanitizer >/dev/null; then
     # Test cases that take milliseconds on a device: the tools slow kernels down a hundred times.

@@ -41,6 +41,7 @@ struct StreamedExperts {
     MoeFfnArgs args = arguments();
     args.experts = {in_file(gate), in_file(up), in_file(down)};
     const TestContext context(cuda::moe_ffn_workspace(args));
+    cuda_ok(cudaDeviceSynchronize());  // the stream does not wait for the default one, which fills arrays
     {
       cuda::ExpertStream source(stream, allocated, part_bytes);
       source.reserve(args);
