@@ -85,6 +85,43 @@ TEST_CASE("on Gaussian rows no encoder errs more than the reference encoders do"
   }
 }
 
+// Without a search: the range, or the largest magnitude at the lower end, in even steps.
+double error_of_plain_rounding(DType dtype, const float* x) {
+  const bool is_affine = dtype == DType::kQ4_1 || dtype == DType::kQ5_1;
+  const float top = dtype == DType::kQ4_0 || dtype == DType::kQ4_1 ? 15 : 31;
+  const auto [low, high] = std::minmax_element(x, x + 32);
+  const float extreme = *high > -*low ? *high : *low;
+  const auto half = [](float v) { return f16_to_f32(f32_to_f16(v)); };
+  const float d = half(is_affine ? (*high - *low) / top : extreme / (-(top + 1) / 2));
+  const float m = is_affine ? half(*low) : -d * (top + 1) / 2;
+  double sum = 0;
+  for (int i = 0; i < 32; ++i) {
+    const float q = d != 0 ? std::clamp(std::round((x[i] - m) / d), 0.0f, top) : 0;
+    sum += std::pow(static_cast<double>(x[i]) - static_cast<double>(d * q + m), 2);
+  }
+  return sum;
+}
+
+TEST_CASE("no block of Q4_0 to Q5_1 errs more than plain rounding, whatever its values are like") {
+  for (const DType dtype : {DType::kQ4_0, DType::kQ4_1, DType::kQ5_0, DType::kQ5_1}) {
+    for (const double exponent : {1.0, 2.0, 4.0}) {  // of magnitudes: ever heavier tails
+      for (const float offset : {0.0f, 0.05f}) {
+        std::vector<float> x = gaussian(32 * 64, 0.3, 23);
+        for (float& v : x) v = std::copysign(static_cast<float>(std::pow(std::abs(v), exponent)), v) + offset;
+        const std::vector<float> y = round_trip(dtype, x);
+        for (size_t at = 0; at < x.size(); at += 32) {
+          CAPTURE(dtype_name(dtype));
+          CAPTURE(exponent);
+          CAPTURE(at);
+          const std::vector<float> block(x.begin() + static_cast<long>(at), x.begin() + static_cast<long>(at) + 32);
+          const std::vector<float> back(y.begin() + static_cast<long>(at), y.begin() + static_cast<long>(at) + 32);
+          CHECK(weighted_error(block, back) <= 1.001 * error_of_plain_rounding(dtype, x.data() + at));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("the result does not depend on how a row is cut") {
   const std::vector<float> x = gaussian(1024, 0.05, 3);
   for (const DType dtype : kBlockTypes) {
@@ -93,6 +130,10 @@ TEST_CASE("the result does not depend on how a row is cut") {
     quantize_row(dtype, x.data(), whole.data(), 1024, nullptr);
     for (int i = 0; i < 4; ++i)
       quantize_row(dtype, x.data() + 256 * i, parts.data() + i * row_bytes(dtype, 256), 256, nullptr);
+    CHECK(whole == parts);
+    if (dtype_info(dtype).block_elements > 32) continue;
+    for (int i = 0; i < 32; ++i)
+      quantize_row(dtype, x.data() + 32 * i, parts.data() + i * row_bytes(dtype, 32), 32, nullptr);
     CHECK(whole == parts);
   }
 }

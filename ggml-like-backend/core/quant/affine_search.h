@@ -47,7 +47,38 @@ inline void fit_affine(const float* x, const float* w, float scale, float shift,
   fit->wq = sum8(sq), fit->wqq = sum8(sqq), fit->wxq = sum8(sxq);
 }
 
-/// Trial pairs and the sums of their q.
+/// Pairs in lanes and the sums of their q. Of `Plain`, the plain sums, each lane may have its own (VT) or all the same.
+struct AffinePairs {
+  VT scale, shift, wq, wqq, wxq;
+
+  /// The squared errors at the pairs themselves.
+  template <typename Plain> VT error(const Plain& plain) const {
+    return plain.wxx + scale * (scale * wqq - 2.0f * wxq) + shift * (2.0f * (plain.wx - scale * wq) + shift * plain.w);
+  }
+
+  /// Moves every pair to the optimum for its q. Where that would need a negative scale or a forbidden shift, a pair of
+  /// any shift stays, and others go to the nearest allowed pair.
+  template <typename Plain> void solve(const Plain& plain, Shift allowed) {
+    const VT zero = splat<VT>(0), wx = zero + plain.wx;
+    const VT det = wqq * plain.w - wq * wq;
+    const auto is_regular = det > 1e-6f * wqq * plain.w;
+    const VT s = is_regular ? (wxq * plain.w - wx * wq) / det : scale;
+    const VT m = (s * wq - wx) * (1 / plain.w);
+    // All q alike: the shift alone.
+    auto is_good = is_regular ? s > zero : (allowed == Shift::kAny ? zero == zero : wx <= zero);
+    if (allowed == Shift::kNotNegative) is_good = is_good & (m >= zero);
+    if (allowed == Shift::kAny) {
+      scale = is_good ? s : scale;
+      shift = is_good ? m : shift;
+      return;
+    }
+    const VT through_zero = wqq > zero ? most(zero, wxq / wqq) : zero;
+    scale = is_good ? s : through_zero;
+    shift = is_good ? m : zero;
+  }
+};
+
+/// Trial pairs of one run and the sums of their q.
 template <int kTrials> struct AffineTrials {
   alignas(64) float scale[trial_room(kTrials)], shift[trial_room(kTrials)];
   alignas(64) float wq[trial_room(kTrials)], wqq[trial_room(kTrials)], wxq[trial_room(kTrials)];
@@ -75,35 +106,16 @@ template <int kTrials> struct AffineTrials {
 
   /// The errors at the pairs themselves. `plain` has the plain sums.
   void judge(const AffineFit& plain) {
-    for (int t = 0; t < kTrials; t += kTrialLanes) {
-      const VT s = load<VT>(scale + t), m = load<VT>(shift + t), q = load<VT>(wq + t), qq = load<VT>(wqq + t),
-               xq = load<VT>(wxq + t);
-      store(error + t, plain.wxx + s * (s * qq - 2.0f * xq) + m * (2.0f * (plain.wx - s * q) + m * plain.w));
-    }
+    for (int t = 0; t < kTrials; t += kTrialLanes) store(error + t, pairs(t).error(plain));
   }
 
-  /// Moves every pair to the optimum for its q. Where that would need a negative scale or a forbidden shift, a pair of
-  /// any shift stays, and others go to the nearest allowed pair.
+  /// Moves every pair to the optimum for its q.
   void solve(const AffineFit& plain, Shift allowed) {
-    const VT zero = splat<VT>(0);
-    const float w = plain.w, wx = plain.wx, w_inverse = 1 / w;
     for (int t = 0; t < kTrials; t += kTrialLanes) {
-      const VT q = load<VT>(wq + t), qq = load<VT>(wqq + t), xq = load<VT>(wxq + t);
-      const VT det = qq * w - q * q;
-      const auto is_regular = det > 1e-6f * qq * w;
-      const VT s = is_regular ? (xq * w - wx * q) / det : load<VT>(scale + t);
-      const VT m = (s * q - wx) * w_inverse;
-      // All q alike: the shift alone.
-      auto is_good = is_regular ? s > zero : (allowed == Shift::kAny || wx <= 0 ? zero == zero : zero != zero);
-      if (allowed == Shift::kNotNegative) is_good = is_good & (m >= zero);
-      if (allowed == Shift::kAny) {
-        store(scale + t, is_good ? s : load<VT>(scale + t));
-        store(shift + t, is_good ? m : load<VT>(shift + t));
-        continue;
-      }
-      const VT through_zero = qq > zero ? most(zero, xq / qq) : zero;
-      store(scale + t, is_good ? s : through_zero);
-      store(shift + t, is_good ? m : zero);
+      AffinePairs moved = pairs(t);
+      moved.solve(plain, allowed);
+      store(scale + t, moved.scale);
+      store(shift + t, moved.shift);
     }
   }
 
@@ -115,6 +127,11 @@ template <int kTrials> struct AffineTrials {
   AffineFit fit(int t, AffineFit plain) const {
     plain.scale = scale[t], plain.shift = shift[t], plain.wq = wq[t], plain.wqq = wqq[t], plain.wxq = wxq[t];
     return plain;
+  }
+
+ private:
+  AffinePairs pairs(int t) const {
+    return {load<VT>(scale + t), load<VT>(shift + t), load<VT>(wq + t), load<VT>(wqq + t), load<VT>(wxq + t)};
   }
 };
 
@@ -197,26 +214,6 @@ inline AffineFit search_affine(const float* x, const float* w, Shift allowed) {
     best = fit;
   }
   return best;
-}
-
-/// Chooses q for this scale and shift: the squared error, summed directly, and in `fit`, which has the plain sums, the
-/// sums of q.
-template <int kTop, int kCount>
-inline float pass_affine(const float* x, const float* w, float scale, float shift, AffineFit* fit) {
-  V8 sum = splat8(0), sq = sum, sqq = sum, sxq = sum;
-  const V8 inverse = splat8(scale != 0 ? 1 / scale : 0);
-  for (int i = 0; i < kCount; i += 8) {
-    const V8 xi = load8(x + i), wi = load8(w + i);
-    const V8 q = round_clamped((xi + splat8(shift)) * inverse, 0, kTop);
-    const V8 e = xi - (splat8(scale) * q - splat8(shift)), wq = wi * q;
-    sum += wi * e * e;
-    sq += wq;
-    sqq += wq * q;
-    sxq += wq * xi;
-  }
-  fit->scale = scale, fit->shift = shift;
-  fit->wq = sum8(sq), fit->wqq = sum8(sqq), fit->wxq = sum8(sxq);
-  return sum8(sum);
 }
 
 template <int kTop, int kCount> inline void affine_codes(const float* x, float scale, float shift, uint8_t* codes) {

@@ -27,8 +27,7 @@ constexpr IQ4Nearest make_iq4_nearest() {
 constinit const IQ4Nearest kIQ4Nearest = make_iq4_nearest();
 
 BlockScale::BlockScale(float largest_magnitude) {
-  // Far below the smallest half, 2^-24, even with the longest ladder of levels (2^12) on top.
-  is_zero_ = largest_magnitude < 0x1p-60f;
+  is_zero_ = largest_magnitude < kTooSmall;
   if (is_zero_) return;
   // The power of two alone, and its inverse, which of 2^127 is subnormal.
   const uint32_t exponent = std::bit_cast<uint32_t>(largest_magnitude) >> 23;

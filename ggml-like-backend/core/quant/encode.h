@@ -1,6 +1,6 @@
 // The encoders by instruction set, and what they share. Internal to core/quant: callers use quantize.h.
 //
-// Every encoder gets x of one block and positive weights w of the same length, and minimises sum(w * (x - y)^2) over
+// Every encoder gets x of some blocks and positive weights w of the same length, and minimises sum(w * (x - y)^2) over
 // the blocks it can write. All work is done on x times a power of two (BlockScale), so that squares neither overflow
 // nor vanish.
 #pragma once
@@ -11,14 +11,14 @@
 
 namespace fathom::quant {
 
-/// One block of a row.
-using EncodeBlock = void (*)(const float* x, const float* w, void* block);
+/// n blocks that lie one after the other. Null w: all ones.
+using EncodeBlocks = void (*)(const float* x, const float* w, void* blocks, int64_t n);
 
 /// What is compiled for one instruction set. All of them write the same bytes.
 struct Encoders {
   const char* isa;  ///< "avx512", "avx2", "portable"
   static constexpr int kTypeIds = 40;
-  EncodeBlock by_type[kTypeIds];  ///< by GGUF type id, null where it has no blocks
+  EncodeBlocks by_type[kTypeIds];  ///< by GGUF type id, null where it has no blocks
   /// Largest magnitude of n floats; infinity where one is infinite, NaN where one is not a number.
   float (*largest)(const float* x, int64_t n);
   /// n halves, at any address, as floats.
@@ -52,6 +52,9 @@ struct HalfFactor {
 /// Brings a block to magnitudes in [1, 2) by an exact power of two, and factors back to what is stored.
 class BlockScale {
  public:
+  /// Far below the smallest half, 2^-24, even with the longest ladder of levels (2^12) on top.
+  static constexpr float kTooSmall = 0x1p-60f;
+
   explicit BlockScale(float largest_magnitude);
   /// No half-precision factor could reach the values.
   bool is_zero() const { return is_zero_; }

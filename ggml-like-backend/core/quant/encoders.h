@@ -4,12 +4,36 @@
 #include "core/quant/encode_iq.h"
 #include "core/quant/encode_iq1.h"
 #include "core/quant/encode_k.h"
+#include "core/quant/encode_mxfp4.h"
 #include "core/quant/encode_simple.h"
 
 namespace fathom::quant::FATHOM_ISA {
 
-template <typename Block> void encode_as(const float* x, const float* w, void* block) {
-  encode(x, w, static_cast<Block*>(block));
+inline constexpr struct Ones {
+  float all[kSuperBlock];
+  constexpr Ones() : all() {
+    for (float& one : all) one = 1;
+  }
+} kOnes;
+
+/// Block after block.
+template <typename Block, int kElements = kSuperBlock>
+void encode_as(const float* x, const float* w, void* blocks, int64_t n) {
+  for (int64_t i = 0; i < n; ++i)
+    encode(x + i * kElements, w != nullptr ? w + i * kElements : kOnes.all, static_cast<Block*>(blocks) + i);
+}
+
+/// As many blocks at once as there are lanes.
+template <typename Block> void encode_beside(const float* x, const float* w, void* blocks, int64_t n) {
+  for (int64_t i = 0; i < n; i += kTrialLanes) {
+    const int count = n - i < kTrialLanes ? static_cast<int>(n - i) : kTrialLanes;
+    const BlocksBeside beside(x + i * kN, count);
+    if (w == nullptr) {
+      encode(beside, EqualWeights{}, static_cast<Block*>(blocks) + i, count);
+    } else {
+      encode(beside, Elements(w + i * kN, count), static_cast<Block*>(blocks) + i, count);
+    }
+  }
 }
 
 inline float largest_of_row(const float* x, int64_t n) {
@@ -52,11 +76,11 @@ constexpr Encoders make_encoders(const char* isa) {
   e.largest = largest_of_row;
   e.widen_halves = widen_halves;
   // GGUF's type ids, as in core/dtype.h
-  e.by_type[2] = encode_as<BlockQ4_0>;
-  e.by_type[3] = encode_as<BlockQ4_1>;
-  e.by_type[6] = encode_as<BlockQ5_0>;
-  e.by_type[7] = encode_as<BlockQ5_1>;
-  e.by_type[8] = encode_as<BlockQ8_0>;
+  e.by_type[2] = encode_beside<BlockQ4_0>;
+  e.by_type[3] = encode_beside<BlockQ4_1>;
+  e.by_type[6] = encode_beside<BlockQ5_0>;
+  e.by_type[7] = encode_beside<BlockQ5_1>;
+  e.by_type[8] = encode_beside<BlockQ8_0>;
   e.by_type[10] = encode_as<BlockQ2_K>;
   e.by_type[11] = encode_as<BlockQ3_K>;
   e.by_type[12] = encode_as<BlockQ4_K>;
@@ -66,12 +90,12 @@ constexpr Encoders make_encoders(const char* isa) {
   e.by_type[17] = encode_as<BlockIQ2_XS>;
   e.by_type[18] = encode_as<BlockIQ3_XXS>;
   e.by_type[19] = encode_as<BlockIQ1_S>;
-  e.by_type[20] = encode_as<BlockIQ4_NL>;
+  e.by_type[20] = encode_beside<BlockIQ4_NL>;
   e.by_type[21] = encode_as<BlockIQ3_S>;
   e.by_type[22] = encode_as<BlockIQ2_S>;
   e.by_type[23] = encode_as<BlockIQ4_XS>;
   e.by_type[29] = encode_as<BlockIQ1_M>;
-  e.by_type[39] = encode_as<BlockMXFP4>;
+  e.by_type[39] = encode_as<BlockMXFP4, kSmallBlock>;
   return e;
 }
 

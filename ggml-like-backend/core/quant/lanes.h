@@ -1,5 +1,5 @@
-// Vectors of floats for the encoders: eight elements of a row, or as many trial scales as the instruction set has
-// lanes.
+// Vectors of floats for the encoders: eight elements of a row, or as many trial scales or blocks as the instruction set
+// has lanes.
 //
 // Sums over elements are taken in eight lanes everywhere, trials do not meet each other, and products are not fused
 // with sums (core/CMakeLists.txt), so that every instruction set writes the same bytes.
@@ -19,6 +19,7 @@ constexpr int kTrialLanes = 8;
 #endif
 using V8 = float __attribute__((vector_size(32)));
 using VT = float __attribute__((vector_size(4 * kTrialLanes)));
+using VI = int32_t __attribute__((vector_size(4 * kTrialLanes)));
 
 /// Trials come in whole vectors: what is too much repeats the last one.
 constexpr int whole_lanes(int n) { return (n + kTrialLanes - 1) / kTrialLanes * kTrialLanes; }

@@ -51,14 +51,21 @@ void block_weights(const float* importance, int n, float* w) {
   for (int i = 0; i < n; ++i) w[i] = static_cast<float>(importance[i] * to_mean_one) + 1e-3f;
 }
 
-void encode_blocks(quant::EncodeBlock encode, const DTypeInfo& info, const float* src, void* dst, int64_t n,
+void encode_blocks(quant::EncodeBlocks encode, const DTypeInfo& info, const float* src, void* dst, int64_t n,
                    const float* importance) {
+  if (importance == nullptr) {
+    encode(src, nullptr, dst, n / info.block_elements);
+    return;
+  }
+  constexpr int64_t kWeightsAtOnce = 2 * kSuperBlock;  // blocks enough for every instruction set's lanes
+  float w[kWeightsAtOnce];
   auto* block = static_cast<std::byte*>(dst);
-  float w[kSuperBlock];
-  std::fill(w, w + kSuperBlock, 1.0f);
-  for (int64_t i = 0; i < n; i += info.block_elements, block += info.block_bytes) {
-    if (importance != nullptr) block_weights(importance + i, info.block_elements, w);
-    encode(src + i, w, block);
+  for (int64_t first = 0; first < n; first += kWeightsAtOnce) {
+    const int64_t count = std::min(kWeightsAtOnce, n - first), n_blocks = count / info.block_elements;
+    for (int64_t i = 0; i < count; i += info.block_elements)
+      block_weights(importance + first + i, info.block_elements, w + i);
+    encode(src + first, w, block, n_blocks);
+    block += n_blocks * static_cast<int64_t>(info.block_bytes);
   }
 }
 

@@ -24,8 +24,9 @@ template <int kLow, int kHigh> struct IntegerLevels {
   static constexpr float kHighest = kHigh;
   static constexpr bool kHasZero = kLow <= 0 && kHigh >= 0;
   template <typename V> static V nearest(V t) { return round_clamped(t, kLow, kHigh); }
-  /// Stored codes of eight levels.
+  /// Stored codes of eight levels, and of a vector of them.
   static void store_codes(uint8_t* codes, V8 levels) { store_bytes(codes, levels - splat8(kLow)); }
+  static VI codes(VT levels) { return __builtin_convertvector(levels - splat<VT>(kLow), VI); }
 };
 
 /// The 16 levels of kIQ4Values.
@@ -50,6 +51,12 @@ struct IQ4Levels {
   }
   static void store_codes(uint8_t* codes, V8 levels) {
     for (int j = 0; j < 8; ++j) codes[j] = kIQ4Nearest.code[static_cast<int>(2 * levels[j]) + IQ4Nearest::kOffset];
+  }
+  static VI codes(VT levels) {
+    VI out;
+    for (int j = 0; j < kTrialLanes; ++j)
+      out[j] = kIQ4Nearest.code[static_cast<int>(2 * levels[j]) + IQ4Nearest::kOffset];
+    return out;
   }
 };
 
@@ -117,26 +124,6 @@ inline ScaleFit search_scale(const float* x, const float* w) {
     best = fit;
   }
   return best;
-}
-
-/// kCount elements at their nearest levels: the weighted squared error, summed directly (exact where the data is), and
-/// the sums for the next scale.
-struct LevelPass {
-  float error;
-  ScaleFit fit;
-};
-template <typename Levels, int kCount> inline LevelPass pass_levels(const float* x, const float* w, float scale) {
-  V8 error = splat8(0), xv = splat8(0), vv = splat8(0);
-  const V8 inverse = splat8(scale != 0 ? 1 / scale : 0);
-  for (int i = 0; i < kCount; i += 8) {
-    const V8 xi = load8(x + i), wi = load8(w + i);
-    const V8 v = Levels::nearest(xi * inverse);
-    const V8 e = xi - splat8(scale) * v, wv = wi * v;
-    error += wi * e * e;
-    xv += wv * xi;
-    vv += wv * v;
-  }
-  return {sum8(error), {sum8(xv), sum8(vv)}};
 }
 
 /// Writes the stored codes of kCount elements.
