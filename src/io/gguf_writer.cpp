@@ -105,8 +105,7 @@ std::string encode(const std::string& key, const MetadataValue& value, GgufStore
   return out;
 }
 
-// What a killed process may lose of a resumable file.
-constexpr uint64_t kNoteBytes = uint64_t{1} << 30;
+// What a killed process may lose of a resumable file, if it wrote less than note_bytes meanwhile.
 constexpr std::chrono::seconds kNoteInterval{5};
 
 uint64_t aligned(uint64_t n, uint64_t alignment) { return (n + alignment - 1) / alignment * alignment; }
@@ -253,6 +252,31 @@ void GgufWriter::enter_shard_of_next_tensor() {
   }
 }
 
+uint64_t GgufWriter::shard_bytes(size_t shard) const {
+  const uint64_t start = aligned(header_of(shard).size(), options_.alignment);
+  const auto last =
+      std::find_if(tensors_.rbegin(), tensors_.rend(), [&](const TensorPlan& t) { return t.shard == shard; });
+  if (last == tensors_.rend()) return start;
+  return start + aligned(last->offset_bytes + last->size_bytes, options_.alignment);
+}
+
+// All were whole when an earlier writer began to put them in place: some have their name already.
+bool GgufWriter::take_up_whole_shards() {
+  for (size_t shard = 0; shard < n_shards_; ++shard) {
+    std::error_code missing;
+    const std::string path = paths()[shard];
+    const bool is_in_place = !std::filesystem::exists(path + ".part", missing) &&
+                             std::filesystem::file_size(path, missing) == shard_bytes(shard) && !missing;
+    files_.push_back(is_in_place ? nullptr : open_part_file(path, shard_bytes(shard)));
+    if (!is_in_place && files_.back() == nullptr) {
+      files_.clear();
+      return false;
+    }
+  }
+  current_tensor_ = tensors_.size();
+  return true;
+}
+
 // The journal: what the bytes are made from, how many shards are whole, and how many bytes of the next one are on the
 // disk.
 bool GgufWriter::take_up() {
@@ -268,8 +292,9 @@ bool GgufWriter::take_up() {
   size_t shard = 0;
   uint64_t n_bytes = 0;
   if (!(journal >> word >> fingerprint >> shard >> n_bytes) || word != "fathom-journal-1" ||
-      fingerprint != fingerprint_ || shard >= n_shards_)
+      fingerprint != fingerprint_ || shard > n_shards_)
     return false;
+  if (shard == n_shards_) return take_up_whole_shards();
   for (size_t s = 0; s <= shard; ++s) {
     const uint64_t start = aligned(header_of(s).size(), options_.alignment);
     uint64_t keep = start;  // whole tensors only
@@ -293,17 +318,21 @@ bool GgufWriter::take_up() {
 
 void GgufWriter::note_progress() {
   files_.back()->flush();
-  AtomicFile journal(journal_path());
-  const std::string text = "fathom-journal-1 " + fingerprint_ + " " + std::to_string(files_.size() - 1) + " " +
-                           std::to_string(files_.back()->written_bytes() - current_written_bytes_) + "\n";
-  journal.write(text.data(), text.size());
-  journal.commit();
+  write_journal(files_.size() - 1, files_.back()->written_bytes() - current_written_bytes_);
   noted_bytes_ = files_.back()->written_bytes();
   noted_at_ = std::chrono::steady_clock::now();
 }
 
+void GgufWriter::write_journal(size_t shard, uint64_t n_bytes) {
+  AtomicFile journal(journal_path());
+  const std::string text =
+      "fathom-journal-1 " + fingerprint_ + " " + std::to_string(shard) + " " + std::to_string(n_bytes) + "\n";
+  journal.write(text.data(), text.size());
+  journal.commit();
+}
+
 GgufWriter::~GgufWriter() {
-  if (!options_.resume_key || files_.empty()) return;
+  if (!options_.resume_key || files_.empty() || is_finishing_) return;
   try {
     note_progress();
   } catch (const std::exception&) {
@@ -315,7 +344,14 @@ size_t GgufWriter::begin() {
   FATHOM_CHECK(!begun_, "a second begin");
   plan_shards();
   begun_ = true;
-  if (!options_.resume_key || !take_up()) open_shard(0);
+  if (!options_.resume_key) {
+    open_shard(0);
+  } else if (!take_up()) {
+    open_shard(0);
+    // A journal of other bytes must not speak for these.
+    if (std::filesystem::exists(journal_path())) note_progress();
+  }
+  if (current_tensor_ == tensors_.size()) return current_tensor_;
   noted_bytes_ = files_.back()->written_bytes();
   const size_t n_there = current_tensor_;
   enter_shard_of_next_tensor();
@@ -333,7 +369,7 @@ void GgufWriter::write(std::string_view name, const void* data, size_t size_byte
   pad();
   current_written_bytes_ = 0;
   ++current_tensor_;
-  if (options_.resume_key && (files_.back()->written_bytes() - noted_bytes_ >= kNoteBytes ||
+  if (options_.resume_key && (files_.back()->written_bytes() - noted_bytes_ >= options_.note_bytes ||
                               std::chrono::steady_clock::now() - noted_at_ >= kNoteInterval))
     note_progress();
   enter_shard_of_next_tensor();
@@ -341,7 +377,16 @@ void GgufWriter::write(std::string_view name, const void* data, size_t size_byte
 
 void GgufWriter::finish() {
   FATHOM_CHECK(begun_ && current_tensor_ == tensors_.size(), "tensors are missing");
-  for (auto file = files_.rbegin(); file != files_.rend(); ++file) (*file)->commit();
+  if (options_.resume_key && n_shards_ > 1) {
+    for (const auto& file : files_) {
+      if (file != nullptr) file->flush();
+    }
+    write_journal(n_shards_, 0);
+    is_finishing_ = true;
+  }
+  for (auto file = files_.rbegin(); file != files_.rend(); ++file) {
+    if (*file != nullptr) (*file)->commit();
+  }
   files_.clear();
   if (options_.resume_key) {
     std::error_code ignored;

@@ -26,6 +26,9 @@ struct GgufWriterOptions {
   /// PATH.part with PATH.journal beside it, and the next writer that declares the same under the same key goes on
   /// there.
   std::optional<std::string> resume_key = std::nullopt;
+  /// With a resume_key: what a killed process may lose, beside the tensor it was at, unless that took less than
+  /// seconds.
+  uint64_t note_bytes = uint64_t{1} << 30;
 };
 
 /// Declare (set, add_tensor), begin(), write() every tensor in the order of declaration, finish(). Nothing of the
@@ -85,7 +88,10 @@ class GgufWriter {
   void pad();
   void enter_shard_of_next_tensor();
   bool take_up();
+  bool take_up_whole_shards();
+  uint64_t shard_bytes(size_t shard) const;
   void note_progress();
+  void write_journal(size_t shard, uint64_t n_bytes);
   std::string journal_path() const { return path_ + ".journal"; }
 
   std::string path_;
@@ -93,10 +99,10 @@ class GgufWriter {
   std::vector<std::pair<std::string, std::string>> keys_;  ///< key -> encoded type and value
   std::vector<TensorPlan> tensors_;
   size_t n_shards_ = 1;
-  bool begun_ = false;
+  bool begun_ = false, is_finishing_ = false;
   size_t current_tensor_ = 0;
   uint64_t current_written_bytes_ = 0;
-  std::vector<std::unique_ptr<OutputFile>> files_;  ///< shards opened so far, uncommitted
+  std::vector<std::unique_ptr<OutputFile>> files_;  ///< shards opened so far, null where in place
   std::string fingerprint_;                         ///< of declaration and resume_key
   uint64_t noted_bytes_ = 0;                        ///< of the current shard, in the journal
   std::chrono::steady_clock::time_point noted_at_ = std::chrono::steady_clock::now();

@@ -1,5 +1,11 @@
 #include "io/gguf_writer.h"
 
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <functional>
+#include <random>
 #include <vector>
 
 #include "gguf_bytes.h"
@@ -132,6 +138,114 @@ TEST_CASE("a writer given up leaves the old file and no other") {
   }
   CHECK(read_bytes(path) == "old");
   CHECK(n_files_in(folder) == 1);
+}
+
+// Twelve tensors of 4 to 48 KB in one or several shards, the journal written after each.
+struct Job {
+  std::string path;
+  uint64_t split_max_bytes = 0;
+  char first_byte = 'a';  ///< of all tensors
+
+  /// Declares, goes on with what is there, writes in pieces. `before` is asked with the bytes written by this call.
+  size_t run(const std::function<void(uint64_t)>& before, bool finishes = true) const {
+    GgufWriter writer(path,
+                      {.split_max_bytes = split_max_bytes, .resume_key = std::string(1, first_byte), .note_bytes = 1});
+    writer.set_text("general.name", "job");
+    for (int64_t i = 0; i < 12; ++i) writer.add_tensor(name(i), DType::kF32, {i + 1, 1024});
+    const size_t n_there = writer.begin();
+    uint64_t written = 0;
+    for (auto i = static_cast<int64_t>(n_there); i < 12; ++i) {
+      const std::string piece(2048, static_cast<char>(first_byte + i));
+      for (int64_t k = 0; k < 2 * (i + 1); ++k, written += piece.size()) {
+        before(written);
+        writer.write(name(i), piece.data(), piece.size());
+      }
+    }
+    if (finishes) writer.finish();
+    return n_there;
+  }
+  /// The same in a process that kills itself before it would write byte `at`.
+  void run_killed(uint64_t at, bool finishes = true) const {
+    const pid_t child = ::fork();
+    REQUIRE(child >= 0);
+    if (child == 0) {
+      run(
+          [&](uint64_t written) {
+            if (written >= at) ::kill(::getpid(), SIGKILL);
+          },
+          finishes);
+      ::kill(::getpid(), SIGKILL);
+    }
+    int status = 0;
+    REQUIRE(::waitpid(child, &status, 0) == child);
+    REQUIRE(WIFSIGNALED(status));
+  }
+  std::string bytes() const {
+    std::string all;
+    if (split_max_bytes == 0) return read_bytes(path);
+    const GgufModel model = GgufModel::open(path.substr(0, path.size() - 5) + "-00001-of-00005.gguf");
+    for (const GgufFile& file : model.files()) all += read_bytes(file.file->path());
+    return all;
+  }
+  static std::string name(int64_t i) { return "t" + std::to_string(i); }
+};
+
+TEST_CASE("a writer killed at any moment is gone on with, and the bytes are those of one left alone") {
+  std::mt19937 rng(5);
+  int n_gone_on = 0;
+  for (const uint64_t split : {uint64_t{0}, uint64_t{90000}}) {
+    CAPTURE(split);
+    const TempFolder undisturbed;
+    const Job whole{undisturbed / "out.gguf", split};
+    whole.run([](uint64_t) {});
+    for (int round = 0; round < 12; ++round) {
+      CAPTURE(round);
+      const TempFolder folder;
+      const Job job{folder / "out.gguf", split};
+      for (int kill = 0; kill < 3; ++kill) job.run_killed(rng() % 160000, false);
+      CHECK_FALSE(std::filesystem::exists(folder / "out.gguf"));
+      const size_t n_there = job.run([](uint64_t) {});
+      n_gone_on += n_there > 0 ? 1 : 0;
+      CHECK(job.bytes() == whole.bytes());
+      CHECK(n_files_in(folder) == n_files_in(undisturbed));
+    }
+  }
+  CHECK(n_gone_on > 20);
+}
+
+TEST_CASE("a writer killed when all was written, or while shards got their names, only has to put them in place") {
+  for (const uint64_t split : {uint64_t{0}, uint64_t{90000}}) {
+    CAPTURE(split);
+    const TempFolder folder;
+    const Job job{folder / "out.gguf", split};
+    job.run_killed(uint64_t{1} << 30, false);
+    CHECK(job.run([](uint64_t) {}) == 12);
+  }
+  // As finish() leaves it between two shards: the journal says that all are whole, the last has its name.
+  const TempFolder folder;
+  const Job job{folder / "out.gguf", 90000};
+  job.run([](uint64_t) {});
+  const std::string whole = job.bytes();
+  const auto shard = [&](int i) { return folder / ("out-0000" + std::to_string(i) + "-of-00005.gguf"); };
+  job.run_killed(uint64_t{1} << 30, false);
+  std::string journal = read_bytes(folder / "out.gguf.journal");
+  journal = journal.substr(0, journal.find(' ', 18)) + " 5 0\n";
+  folder.write("out.gguf.journal", journal);
+  for (const int i : {4, 5}) std::filesystem::rename(shard(i) + ".part", shard(i));
+  CHECK(job.run([](uint64_t) {}) == 12);
+  CHECK(job.bytes() == whole);
+  CHECK(n_files_in(folder) == 5);
+}
+
+TEST_CASE("a journal does not speak for what another job wrote in the place of its own bytes") {
+  const TempFolder folder;
+  const Job mine{folder / "out.gguf"}, other{folder / "out.gguf", 0, 'A'};
+  mine.run_killed(100000);
+  std::string journal = read_bytes(folder / "out.gguf.journal");
+  other.run_killed(3000);
+  CHECK(read_bytes(folder / "out.gguf.journal") != journal);
+  CHECK(mine.run([](uint64_t) {}) == 0);
+  CHECK(mine.bytes().find('A' + std::string(100, 'A')) == std::string::npos);
 }
 
 TEST_CASE("misuse of the writer is a bug, a folder that does not exist is an error") {
