@@ -11,11 +11,13 @@ namespace {
 
 constexpr int64_t kUsualWindow = 512;
 
-/// On the CPU whatever else there is: the rows must be readable between operations.
-EngineFlags on_cpu(EngineFlags flags, const std::string& command) {
+/// On the CPU whatever else there is: the rows must be readable between operations. With the MTP block, which is
+/// measured like any other.
+EngineFlags for_reading(EngineFlags flags, const std::string& command) {
   if (flags.backend == "cuda")
     throw Error(ErrorCode::kUsage, command + ": runs on the CPU only; expected --backend cpu, got cuda");
   flags.backend = "cpu";
+  flags.draft = "auto";
   return flags;
 }
 
@@ -43,7 +45,7 @@ std::vector<int32_t> text_ids(const Tokenizer& tokenizer, const std::string& tex
 ReadingRun::ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console)
     : line_(console, command + ":", "tokens") {
   const std::string text = read_input(flags.file, "--file");
-  engine = load_engine(flags.model, on_cpu(flags.engine, command), flags.common, console);
+  engine = load_engine(flags.model, for_reading(flags.engine, command), flags.common, console);
   tokens = text_ids(engine->tokenizer(), text, flags.special);
   // --ctx is the window here; without it a short text is one window.
   options.window = flags.engine.context.value_or(

@@ -112,7 +112,11 @@ WriteReport prune_file(const PruneOptions& options) {
   if (n_experts < 2 || options.saliency.empty())
     throw Error(ErrorCode::kModel,
                 printable(options.in, 400) + ": no routed experts to drop; expected a mixture-of-experts model");
-  const int64_t n_mtp = in.find("blk." + std::to_string(n_all_blocks - 1) + ".nextn.eh_proj.weight") == nullptr
+  const auto is_measured = [&](int64_t block) {
+    return options.saliency.contains("blk." + std::to_string(block) + ".ffn_down_exps.weight");
+  };
+  const int64_t n_mtp = in.find("blk." + std::to_string(n_all_blocks - 1) + ".nextn.eh_proj.weight") == nullptr ||
+                                is_measured(n_all_blocks - 1)
                             ? 0
                             : std::max<int64_t>(1, m.integer(prefix + "nextn_predict_layers").value_or(1));
   const int64_t n_blocks = n_all_blocks - n_mtp;
@@ -193,7 +197,7 @@ WriteReport prune_file(const PruneOptions& options) {
   };
   model.check_intact = [&in] { in.check_intact(); };
   std::vector<std::string> notes;
-  if (n_mtp > 0) notes.push_back("the MTP layer is left out: no text measures its experts");
+  if (n_mtp > 0) notes.push_back("the MTP layer is left out: its experts were not measured");
   return write_model(model, options, std::move(notes));
 }
 

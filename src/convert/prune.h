@@ -31,7 +31,7 @@ struct PruneOptions : WriteOptions {
 };
 
 /// Writes the model with `n_keep` experts a layer: stacks, router rows and selection biases lose the same ones,
-/// everything else is copied bit for bit. MTP layers, whose experts no text has measured, are left out. The file tells
+/// everything else is copied bit for bit. MTP layers whose experts were not measured are left out. The file tells
 /// what was done to it (fathom.prune.*) and is called so. Resumed as converting is. Throws Error{kUsage}, Error{kModel}
 /// for a model without routed experts or whose experts are chosen by a table of tokens (V4's first layers),
 /// Error{kRuntime}.

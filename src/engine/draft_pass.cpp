@@ -19,7 +19,7 @@ Draft likeliest(std::span<const float> logits) {
 }  // namespace
 
 std::vector<Draft> DraftPass::run(const deepseek::Model& model, const Tensor& hidden, const std::vector<Tensor>& caches,
-                                  std::span<const DraftPart> parts) {
+                                  std::span<const DraftPart> parts, const NodeHook& hook) {
   StepInputs& in = inputs_;
   in.clear();
   pages_.clear();
@@ -30,7 +30,7 @@ std::vector<Draft> DraftPass::run(const deepseek::Model& model, const Tensor& hi
     in.slots.insert(in.slots.end(), slots.begin(), slots.end());
     in.ids.insert(in.ids.end(), part.next_ids.begin(), part.next_ids.end());
     for (int64_t i = 0; i < n; ++i) {
-      if (part.wants_draft && i == n - 1) in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
+      if (i >= n - part.n_drafts) in.output_rows.push_back(static_cast<int32_t>(in.positions.size()));
       in.positions.push_back(static_cast<int32_t>(part.first_position + i));
       in.selects = in.selects || model.config.chooses_at(part.first_position + i);
       in.sequence_of.push_back(static_cast<int32_t>(s));
@@ -46,7 +46,11 @@ std::vector<Draft> DraftPass::run(const deepseek::Model& model, const Tensor& hi
                                              {sent.token_ids, hidden, in.sent_hidden_rows(), sent.where,
                                               sent.output_rows, caches, AttentionForm::kAuto, sent.selects});
   if (value) graph.keep(value);
-  executor_.run(graph);
+  if (hook) {
+    executor_.run(graph, hook);
+  } else {
+    executor_.run(graph);
+  }
   if (!value) {
     backend_.finish();
     return {};

@@ -27,7 +27,7 @@ struct DraftPart {
   int64_t first_position;             ///< of the first; all lie below sequence->length()
   int64_t first_row;                  ///< of the first among the tokens of that step
   std::span<const int32_t> next_ids;  ///< not empty
-  bool wants_draft;                   ///< else only the block's cache rows are written
+  int64_t n_drafts;                   ///< for so many of the last of them; the others only write the block's cache rows
 };
 
 /// Memory and graph of such passes. One thread.
@@ -36,9 +36,10 @@ class DraftPass {
   DraftPass(Backend& backend, int64_t most_tokens, int64_t most_pages)
       : backend_(backend), executor_(backend), inputs_(backend, most_tokens, most_pages) {}
 
-  /// `hidden`: the step's hidden states; `caches`: the block's rows. A draft for each part that wants one, in order.
+  /// `hidden`: the step's hidden states; `caches`: the block's rows. The drafts that the parts want, in order. `hook`:
+  /// as Executor::run's, if there is one.
   std::vector<Draft> run(const deepseek::Model& model, const Tensor& hidden, const std::vector<Tensor>& caches,
-                         std::span<const DraftPart> parts);
+                         std::span<const DraftPart> parts, const NodeHook& hook = {});
 
   size_t arena_bytes() const { return executor_.arena_bytes(); }
 

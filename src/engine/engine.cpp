@@ -541,11 +541,13 @@ std::vector<Draft> Engine::draft(std::span<const DraftPart> parts) {
   for (const DraftPart& part : parts) {
     const auto n = static_cast<int64_t>(part.next_ids.size());
     FATHOM_CHECK(n > 0 && part.first_row >= 0 && part.first_row + n <= pass.hidden_tokens &&
-                     part.first_position + n <= part.sequence->length(),
+                     part.first_position + n <= part.sequence->length() && part.n_drafts <= n,
                  "drafts follow tokens of the last step");
   }
   const Tensor hidden(DType::kF32, {pass.hidden_tokens, m.model.config.hidden_size}, pass.hidden->data());
-  return m.drafts->run(m.model, hidden, mtp_arrays(m.model.config, cache_arrays(m.model.config, *m.pool)), parts);
+  NodeHook hook;
+  if (m.tap) hook = [&m](const Node& node) { return m.tap->run(node); };
+  return m.drafts->run(m.model, hidden, mtp_arrays(m.model.config, cache_arrays(m.model.config, *m.pool)), parts, hook);
 }
 
 void Engine::observe(WeightObserver* observer) {

@@ -129,11 +129,18 @@ Reading read_text(Engine& engine, std::span<const int32_t> tokens, const Reading
       const StepPart part{&sequence,
                           std::span<const int32_t>(ids).subspan(static_cast<size_t>(at), static_cast<size_t>(n)),
                           Outputs::kAll};
-      if (engine.step({&part, 1}) == StepStatus::kNoPages)
+      if (engine.step({&part, 1}, {}, engine.has_mtp()) == StepStatus::kNoPages)
         throw Error(ErrorCode::kRuntime,
                     "no page left in the cache; expected room for " + std::to_string(window) + " tokens");
       for (int64_t i = 0; i < n && at + i + 1 < window; ++i)
         nll += negative_log_likelihood(engine.logits(i), ids[static_cast<size_t>(at + i + 1)]);
+      const int64_t n_next = std::min(n, window - at - 1);  // the MTP block's inputs: the last token has none after it
+      if (engine.has_mtp() && n_next > 0) {
+        const DraftPart after{
+            &sequence, at, 0,
+            std::span<const int32_t>(ids).subspan(static_cast<size_t>(at + 1), static_cast<size_t>(n_next)), n_next};
+        engine.draft({&after, 1});
+      }
       at += n;
     }
   }

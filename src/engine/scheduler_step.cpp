@@ -364,7 +364,7 @@ void Scheduler::Impl::run_mtp(std::span<const Evaluated> evaluated) {
     const bool wants_draft = task.answering() && !task.writer.ended();
     asked.push_back({&task.sequence, e.first_position, e.first_row,
                      std::span(task.tokens).subspan(static_cast<size_t>(e.first_position) + 1, static_cast<size_t>(n)),
-                     wants_draft});
+                     wants_draft ? 1 : 0});
     if (wants_draft) tasks.push_back(&task);
   }
   if (asked.empty()) return;

@@ -47,6 +47,43 @@ class Quality(ProgramTest):
         self.assertFalse(out.exists())
 
 
+class Shards(ProgramTest):
+    """What --split-max-size writes is the model, from any of its files."""
+
+    def test_a_split_model_runs_as_the_whole_one_does(self):
+        self.run_ok("quantize", TINY, self.folder / "m.gguf", "--type", "copy", "--split-max-size", "2M")
+        shards = sorted(self.folder.glob("m-*-of-*.gguf"))
+        self.assertGreater(len(shards), 2)
+        self.assertFalse((self.folder / "m.gguf").exists())
+        logits = {}
+        for model in (TINY, shards[0], shards[-1]):
+            out = self.folder / "l.safetensors"
+            self.run_ok("logits", "-m", model, "-p", "Once upon a time", "-o", out)
+            content = out.read_bytes()
+            logits[model] = content[8 + struct.unpack("<Q", content[:8])[0]:]
+            self.assertIn(b"Paris", self.run_ok("run", "-m", model, "--temp", "0", "-n", "12", "What is the capital of France?").out)
+        self.assertEqual(len(set(logits.values())), 1)
+        # And they go back into one file.
+        self.run_ok("quantize", shards[0], self.folder / "one.gguf", "--type", "copy")
+        self.run_ok("quantize", TINY, self.folder / "copy.gguf", "--type", "copy")
+        self.assertEqual((self.folder / "one.gguf").read_bytes(), (self.folder / "copy.gguf").read_bytes())
+
+    def test_missing_and_foreign_shards(self):
+        self.run_ok("quantize", TINY, self.folder / "m.gguf", "--type", "copy", "--split-max-size", "2M")
+        self.run_ok("quantize", TINY, self.folder / "other.gguf", "--type", "q4_0", "--split-max-size", "2M")
+        shards, others = sorted(self.folder.glob("m-*.gguf")), sorted(self.folder.glob("other-*.gguf"))
+        second = shards[1].read_bytes()
+        shards[1].unlink()
+        for model in (shards[0], shards[2]):
+            self.assert_refused(3, "run", "-m", model, "Hi", says=f"shard 2 of {len(shards)}")
+        shards[1].write_bytes(shards[0].read_bytes())
+        self.assert_refused(3, "run", "-m", shards[0], "Hi", says="expected shard 2")
+        shards[1].write_bytes(others[1].read_bytes())
+        self.assert_refused(3, "run", "-m", shards[0], "Hi", says="split.count")
+        shards[1].write_bytes(second)
+        self.run_ok("run", "-m", shards[0], "-n", "1", "Hi")
+
+
 CONFIG = {"model_type": "deepseek_v3", "vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
           "num_attention_heads": 1, "q_lora_rank": 32, "kv_lora_rank": 32, "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32, "intermediate_size": 32,
           "first_k_dense_replace": 1, "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}

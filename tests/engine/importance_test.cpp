@@ -170,6 +170,59 @@ TEST_CASE("an importance matrix is written as llama.cpp's programs read it, and 
 }
 
 TEST_CASE(
+    "the MTP block is measured on every token that has a next one, and keeps its experts when a model is pruned") {
+  // V3's block of random weights: a converted checkpoint.
+  const TempFolder folder;
+  made_v3().save(folder / "hf");
+  ConvertOptions c;
+  c.folder = folder / "hf";
+  c.out = folder / "m.gguf";
+  c.type = "bf16";
+  convert_checkpoint(c);
+  EngineOptions run = fathom::testing::small_engine_options();
+  run.model_path = c.out;
+  run.mtp = true;
+  PruneOptions o;
+  {
+    const auto engine = Engine::load(run);
+    REQUIRE(engine->has_mtp());
+    const std::vector<int32_t> text = random_prompt(66, 7);
+    const ImportanceReport report = measure_importance(*engine, text, {.window = 33, .max_windows = {}}, {}, {});
+    const GgufModel model = GgufModel::open(c.out);
+    for (const auto& [name, tensor] : model.tensors()) {
+      if (!name.starts_with("blk.2.") || tensor.shape.rank < 2) continue;
+      CAPTURE(name);
+      if (name.find("embed_tokens") != std::string::npos) continue;  // rows of it are looked up
+      REQUIRE(report.tensors.contains(name));
+      int64_t n = 0;
+      for (const int64_t count : report.tensors.at(name).counts) n += count;
+      const deepseek::Config& config = engine->config();
+      const bool is_stack = name.find("_exps.") != std::string::npos;
+      const bool is_split = name.ends_with("attn_k_b.weight") || name.ends_with("attn_v_b.weight");
+      CHECK(n == 2 * 32 * (is_stack ? config.router.n_used : is_split ? config.n_heads : 1));
+    }
+    o.saliency = measure_experts(*engine, text, {.window = 33, .max_windows = {}}, {}, {}).saliency;
+    CHECK(o.saliency.contains("blk.2.ffn_down_exps.weight"));
+    const deepseek::Config& config = engine->config();
+    o.router = {config.n_experts, config.router.n_used, config.router.n_groups, config.router.n_groups_used,
+                config.router.n_groups > 1 ? 2 : 1};
+  }
+  o.in = c.out;
+  o.out = folder / "small.gguf";
+  o.type = "copy";
+  o.n_keep = o.router.n_experts - o.router.n_groups;
+  prune_file(o);
+  run.model_path = o.out;
+  CHECK(Engine::load(run)->has_mtp());
+  o.saliency.erase("blk.2.ffn_down_exps.weight");
+  o.out = folder / "without.gguf";
+  const WriteReport report = prune_file(o);
+  CHECK(report.notes.front().find("MTP") != std::string::npos);
+  run.model_path = o.out;
+  CHECK_FALSE(Engine::load(run)->has_mtp());
+}
+
+TEST_CASE(
     "the experts kept are the best of each group; counts that the router cannot use are refused with those it can") {
   const RouterShape router{8, 2, 2, 1, 2};
   CHECK(choose_experts({1, 5, 3, 4, 9, 9, 0, 9}, router, 4) == std::vector<int64_t>{1, 3, 4, 5});

@@ -51,7 +51,7 @@ TEST_CASE("guesses of the MTP block have the reference's probabilities, whole or
         const StepPart part{&sequence, here, Outputs::kNone};
         REQUIRE(engine->step({&part, 1}, {}, true) == StepStatus::kDone);
         for (int64_t i = 0; i < n; ++i) {  // one at a time, each with its guess
-          const DraftPart draft{&sequence, at + i, i, {ids.data() + at + i + 1, 1}, true};
+          const DraftPart draft{&sequence, at + i, i, {ids.data() + at + i + 1, 1}, 1};
           const std::vector<Draft> guess = engine->draft({&draft, 1});
           REQUIRE(guess.size() == 1);
           drafts.push_back(guess[0]);
