@@ -20,7 +20,8 @@ Command add_imatrix(CLI::App& root) {
   app->add_option("-o,--out", o.out, "File to write, of llama.cpp's GGUF form")->required()->type_name("FILE");
   o.reading.declare(*app);
   app->footer(
-      "Experts are measured on the tokens that choose them, W_UK and W_UV head by head. Best on a model in f16, bf16 "
+      "The text is read in windows of --ctx tokens (default: 512), each by itself. Experts are measured on the tokens "
+      "that choose them, W_UK and W_UV head by head, the MTP block like any other. Best on a model in f16, bf16 "
       "or q8_0 and on text like what it will meet.");
   return {app, [options] {
             const Options& o = *options;

@@ -61,7 +61,8 @@ Command add_prune(CLI::App& root) {
   app->add_flag("--json", o.json, "Report as one JSON object");
   o.reading.declare(*app, /*with_model=*/false);
   app->footer(
-      "An expert's saliency is the mean, over the tokens that choose it, of its router weight times the norm of its "
+      "The text is read in windows of --ctx tokens (default: 512). An expert's saliency is the mean, over the tokens "
+      "that choose it, of its router weight times the norm of its "
       "output (REAP, arXiv:2510.13999). Compare with fathom perplexity --kl.");
   return {app, [options] {
             Options& o = *options;

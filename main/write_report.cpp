@@ -7,6 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
+#include "convert/type_mix.h"
 #include "core/error.h"
 #include "core/printable.h"
 #include "main/signals.h"
@@ -105,6 +106,11 @@ void declare_split(CLI::App& app, std::string& split_max_size) {
 }
 
 void WriteFlags::declare(CLI::App& app, WriteOptions& options) {
+  std::string types;
+  for (const std::string& name : TypeMix::names()) types += (types.empty() ? "" : " ") + name;
+  app.footer("Types and mixes: " + types +
+             ". Below 4 bits give an importance matrix. A killed run keeps OUT.gguf.part and OUT.gguf.journal for the "
+             "same command to go on with.");
   app.add_option("--type", options.type,
                  "Mix or type: f32, f16, bf16, q8_0, q6_k, q5_k_m, q4_k_m, iq4_xs, q2_k, mxfp4 ...")
       ->required()

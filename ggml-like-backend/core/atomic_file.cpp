@@ -30,6 +30,13 @@ std::filesystem::path temporary_name(const std::filesystem::path& path) {
 
 AtomicFile::AtomicFile(std::filesystem::path path, mode_t mode)
     : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  std::error_code ignored;
+  const std::filesystem::file_status there = std::filesystem::status(path_, ignored);
+  if (std::filesystem::exists(there) && !std::filesystem::is_regular_file(there)) {
+    throw Error(ErrorCode::kRuntime, path_.string() +
+                                         ": no regular file, and not to be replaced by one; expected the path of a "
+                                         "file, got a folder or a device; try another path");
+  }
   // A leftover of a dead process that had our pid is nobody's: replace it.
   ::unlink(temporary_.c_str());
   fd_ = ::open(temporary_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);

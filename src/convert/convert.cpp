@@ -21,8 +21,9 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
     throw Error(ErrorCode::kModel, printable(options.folder, 400) +
                                        ": no such folder; expected a Hugging Face checkpoint with config.json, "
                                        "tokenizer.json and safetensors files, got " +
-                                       (std::filesystem::exists(options.folder, ignored) ? "a file" : "nothing") +
-                                       "; try the folder the model was downloaded to");
+                                       (std::filesystem::exists(options.folder, ignored)
+                                            ? "a file; try that file's folder, or fathom quantize for a GGUF file"
+                                            : "nothing; try the folder the model was downloaded to"));
   }
   HfConfig config = read_hf_config(options.folder);
   if (!options.name.empty()) config.name = options.name;
@@ -47,6 +48,7 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
 
 WriteReport quantize_file(const QuantizeOptions& options) {
   if (!options.is_dry_run) check_output(options.out);
+  check_is_gguf_path(options.in);
   const GgufModel in = GgufModel::open(options.in);
   if (!options.is_dry_run) check_not_source(options.out, in);
   const Metadata& m = in.metadata();

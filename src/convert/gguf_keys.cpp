@@ -5,6 +5,7 @@
 
 #include "convert/hf_config.h"
 #include "core/file_io.h"
+#include "text/chat_templates.h"
 #include "text/hf_tokenizer.h"
 
 namespace fathom {
@@ -159,6 +160,14 @@ std::vector<GgufKey> tokenizer_keys(const std::string& folder, const HfConfig& c
   // BOS.
   if (config.generation == HfGeneration::kV4) metadata.set("tokenizer.ggml.pre", std::string("joyai-llm"));
   if (config.generation == HfGeneration::kV32) metadata.set("tokenizer.ggml.add_bos_token", true);
+  // Their repositories have an encoder in Python instead of a template; programs that know no other would take a format
+  // that the model never saw.
+  if (!metadata.has("tokenizer.chat_template")) {
+    const std::string text = config.generation == HfGeneration::kV4    ? chat_template_of(ChatGeneration::kV4)
+                             : config.generation == HfGeneration::kV32 ? chat_template_of(ChatGeneration::kV32)
+                                                                       : "";
+    if (!text.empty()) metadata.set("tokenizer.chat_template", text);
+  }
   std::vector<GgufKey> keys;
   for (const auto& [name, value] : metadata.all()) {
     GgufKey key{name, value, GgufValueType::kString};

@@ -276,8 +276,12 @@ HfConfig read_hf_config(const std::string& folder) {
   const auto kind =
       std::find_if(std::begin(kKinds), std::end(kKinds), [&](const Kind& k) { return model_type == k.model_type; });
   if (kind == std::end(kKinds))
-    f.refuse("model_type", "deepseek, deepseek_v2, deepseek_v3, deepseek_v32 or deepseek_v4",
-             model_type.empty() ? "nothing" : in_quotes(model_type));
+    throw Error(ErrorCode::kModel,
+                printable(c.path, 400) +
+                    ": a model of another family; expected model_type deepseek, deepseek_v2, deepseek_v3, "
+                    "deepseek_v32 or deepseek_v4, got " +
+                    (model_type.empty() ? "nothing" : in_quotes(model_type)) +
+                    "; try a checkpoint of DeepSeek V1 to V4");
   c.generation = kind->generation;
   c.architecture = kind->architecture;
   c.name = printable(model_name(folder));

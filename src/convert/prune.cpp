@@ -103,6 +103,7 @@ std::vector<int64_t> choose_experts(const std::vector<double>& saliency, const R
 
 WriteReport prune_file(const PruneOptions& options) {
   if (!options.is_dry_run) check_output(options.out);
+  check_is_gguf_path(options.in);
   const GgufModel in = GgufModel::open(options.in);
   if (!options.is_dry_run) check_not_source(options.out, in);
   const Metadata& m = in.metadata();

@@ -141,6 +141,17 @@ void check_output(const std::string& out) {
   if (std::filesystem::is_directory(out, ignored))
     throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) +
                                        "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
+  if (std::filesystem::exists(out, ignored) && !std::filesystem::is_regular_file(out, ignored))
+    throw Error(ErrorCode::kUsage, "--out: a device or pipe, which a file would replace; expected the path of a GGUF " +
+                                       std::string("file, got ") + in_quotes(out) + "; try --dry-run to write nothing");
+}
+
+void check_is_gguf_path(const std::string& in) {
+  std::error_code ignored;
+  if (!std::filesystem::is_directory(in, ignored)) return;
+  throw Error(ErrorCode::kModel, printable(in, 400) +
+                                     ": a folder; expected a GGUF file or its first shard; try fathom convert to make "
+                                     "one of a Hugging Face folder");
 }
 
 void check_not_source(const std::string& out, const GgufModel& in) {

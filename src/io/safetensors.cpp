@@ -95,6 +95,11 @@ TensorMap read_file(const MappedFile& file, std::map<std::string, std::string>& 
   const std::string& path = file.path();
   if (file.size_bytes() < 8)
     fail(path, "too short for a safetensors file", "at least 8 bytes", std::to_string(file.size_bytes()));
+  constexpr std::string_view kPointer = "version https://git-lfs";
+  if (file.size_bytes() > kPointer.size() && std::memcmp(file.data(), kPointer.data(), kPointer.size()) == 0)
+    throw Error(ErrorCode::kModel, printable(path, 400) +
+                                       ": Git LFS's pointer to a file, not the file; expected "
+                                       "safetensors, got a few lines of text; try git lfs pull in that folder");
   uint64_t header_bytes = 0;
   std::memcpy(&header_bytes, file.data(), sizeof header_bytes);
   if (header_bytes > file.size_bytes() - 8) {

@@ -247,7 +247,9 @@ std::string_view chat_template(const Json& config) {
 
 std::string read_text(const std::filesystem::path& path) {
   std::optional<std::string> text = read_whole(path);
-  if (!text) throw Error(ErrorCode::kModel, path.string() + ": cannot read; expected a file of the model folder");
+  if (!text)
+    throw Error(ErrorCode::kModel,
+                path.string() + ": cannot read it; expected a file of the model's folder; try to download it");
   return std::move(*text);
 }
 
@@ -310,7 +312,12 @@ Metadata read_tokenizer_folder(const std::filesystem::path& folder, std::optiona
   const Json tokenizer = read_json(folder / "tokenizer.json");
   const auto config_path = folder / "tokenizer_config.json", template_path = folder / "chat_template.jinja";
   const Json config = std::filesystem::exists(config_path) ? read_json(config_path) : Json();
-  Metadata metadata = tokenizer_metadata(tokenizer, config, vocab_size);
+  Metadata metadata;
+  try {
+    metadata = tokenizer_metadata(tokenizer, config, vocab_size);
+  } catch (const Error& error) {
+    throw Error(error.code(), folder.string() + ": " + error.what());
+  }
   if (std::filesystem::exists(template_path)) metadata.set("tokenizer.chat_template", read_text(template_path));
   return metadata;
 }

@@ -110,7 +110,8 @@ class DamagedCheckpoints(ProgramTest):
         for path, content in files.items():
             (folder / path).write_bytes(content)
         out = self.folder / "o.gguf"
-        for line in (self.assert_refused(3, "convert", folder, "-o", out, "--type", "q8_0", says=says), self.assert_refused(3, "run", "-m", folder, "Hi", says=says)):
+        for line in (self.assert_refused(3, "convert", folder, "-o", out, "--type", "q8_0", says=says), self.assert_refused(3, "run", "-m", folder, "Hi", says=says),
+                     self.assert_refused(3, "inspect", "-m", folder, says=says)):
             self.assertIn(name, line)
         self.assertEqual(list(self.folder.glob("o.gguf*")), [])
 

@@ -206,6 +206,30 @@ TEST_CASE("V4: experts stored as FP4 become MXFP4 bit for bit, the table of expe
   CHECK(k.numbers("deepseek4.swiglu_clamp_exp")->size() == 3);
 }
 
+TEST_CASE("V3.2 and V4 get a chat template where the checkpoint has none, and keep one that it has") {
+  struct Case {
+    MadeCheckpoint checkpoint;
+    const char* says;
+  };
+  for (const Case& c : {Case{made_v32(), "function_calls"}, Case{made_v4(), "tool_calls"}}) {
+    const TempFolder folder;
+    convert(c.checkpoint, folder, "f32");
+    const GgufModel model = GgufModel::open(folder / "out.gguf");
+    const std::string* text = model.metadata().text("tokenizer.chat_template");
+    REQUIRE(text != nullptr);
+    CHECK(text->find(c.says) != std::string::npos);
+  }
+  const TempFolder folder;
+  made_v4().save(folder / "hf");
+  write_bytes(folder / "hf/chat_template.jinja", "{{ messages }}");
+  ConvertOptions o;
+  o.folder = folder / "hf";
+  o.out = folder / "out.gguf";
+  o.type = "f32";
+  convert_checkpoint(o);
+  CHECK(*GgufModel::open(o.out).metadata().text("tokenizer.chat_template") == "{{ messages }}");
+}
+
 TEST_CASE("a damaged or foreign configuration is refused with the field's name") {
   const auto with = [](const std::string& field, const nlohmann::json& value) {
     MadeCheckpoint c = made_v3(32);
@@ -216,7 +240,7 @@ TEST_CASE("a damaged or foreign configuration is refused with the field's name")
     }
     return c;
   };
-  check_refused(with("model_type", "llama"), "'model_type'");
+  check_refused(with("model_type", "llama"), "another family");
   check_refused(with("hidden_size", "64"), "'hidden_size'");
   check_refused(with("hidden_size", -1), "'hidden_size'");
   check_refused(with("hidden_size", 64.5), "'hidden_size'");

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/error.h"
+#include "text/chat_templates.h"
 
 using namespace fathom;
 
@@ -28,6 +29,16 @@ ChatGeneration choose(const std::string& chat_template, std::vector<std::string>
 const std::string kUser = "<｜User｜>", kThink = "<think>", kSearch = "<｜search▁begin｜>", kDsml = "｜DSML｜";
 
 }  // namespace
+
+TEST_CASE(
+    "the templates that conversion adds are known as their generation's, by this program and by llama.cpp's rule") {
+  for (const ChatGeneration generation : {ChatGeneration::kV32, ChatGeneration::kV4}) {
+    const std::string text = chat_template_of(generation);
+    CHECK(choose(text, {kUser, kThink}, 129280, "deepseek2") == generation);
+    CHECK(text.find("dsml_token") != std::string::npos);  // what llama.cpp looks for before it reads calls as DSML
+  }
+  CHECK(chat_template_of(ChatGeneration::kV31).empty());
+}
 
 TEST_CASE("the template decides") {
   CHECK(choose("{{'User: ' + m}}{{'Assistant:'}}", {}, 102400) == ChatGeneration::kV2);
