@@ -1,5 +1,7 @@
 """convert, quantize, imatrix and prune: model files from model files, and checkpoints that somebody damaged."""
 import json
+import os
+import stat
 import struct
 import unittest
 
@@ -44,6 +46,11 @@ class Quality(ProgramTest):
         self.assert_refused(2, "imatrix", "-m", TINY, "-f", self.file("s.txt", "Hi"), "-o", out, "--ctx", "64", says="shorter than one window")
         self.assert_refused(3, "quantize", TINY, out, "--type", "q4_0", "--imatrix", TINY, says="not an importance matrix")
         self.assert_refused(2, "quantize", TINY, out, "--type", "q9", says="expected one of f32")
+        pipe = self.folder / "pipe"  # a device would do as well, but a failure would remove it
+        os.mkfifo(pipe)
+        self.assert_refused(2, "quantize", TINY, pipe, "--type", "q4_0", says="a device or pipe")
+        self.assert_refused(1, "logits", "-m", TINY, "--ids", "1", "-o", pipe, says="not to be replaced")
+        self.assertTrue(stat.S_ISFIFO(pipe.stat().st_mode))
         self.assertFalse(out.exists())
 
 
@@ -132,6 +139,11 @@ class DamagedCheckpoints(ProgramTest):
                               (safetensors({"a": tensor("BF16", [64, 32], 4096, 0)}, b"\0" * 4096), "")):
             with self.subTest(content=content[:80], says=says):
                 self.check({"model.safetensors": content}, says)
+
+    def test_what_is_no_weight_file_at_all(self):
+        self.check({"model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4096\n"}, "try git lfs pull")
+        self.assert_refused(3, "quantize", self.folder / "hf", self.folder / "o.gguf", "--type", "q8_0", says="try fathom convert")
+        self.assert_refused(3, "convert", TINY, "-o", self.folder / "o.gguf", "--type", "q8_0", says="fathom quantize for a GGUF file")
 
     def test_tensors_that_the_configuration_does_not_ask_for(self):
         embedding = {"model.embed_tokens.weight": tensor("I64", [64, 32], 0, 16384)}
