@@ -71,32 +71,35 @@ template <typename Fn> void with_mma_cache(DType type, Fn&& fn) {
   if (type == DType::kF8_E4M3) fn(TypeTag<DType::kF8_E4M3>());
 }
 
-/// Each lane finds one row of a tile: a list of rows and the page table are read once for all of them.
-FATHOM_DEVICE uint64_t find_rows(const SeenRows& rows, const TokenRows& token, int first, int end, int lane) {
-  return reinterpret_cast<uint64_t>(seen_row(rows, token, min(first + lane, end - 1)));
+/// Each lane finds one row of a tile: a list of rows and the page table are read once for all of them. As a distance
+/// from the first page, so that the compiler sees where the loads go.
+FATHOM_DEVICE int64_t find_rows(const SeenRows& rows, const TokenRows& token, int first, int end, int lane) {
+  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(seen_row(rows, token, min(first + lane, end - 1))) -
+                              reinterpret_cast<uintptr_t>(rows.rows.data));
 }
 
-/// Brings rows [first, first + 32) of a piece that ends at `end` to shared memory as operands, zeros past the end.
-/// `own` is the lane's of find_rows.
+/// Brings rows [first, first + 32) of a piece that ends at `end` to shared memory as operands; past the end zeros or
+/// the last row, which get no weight. `own` is the lane's of find_rows.
 template <DType kType, int kRow>
-FATHOM_DEVICE void load_row_tile(unsigned char* tile, uint64_t own, int first, int end, int warp, int lane) {
+FATHOM_DEVICE void load_row_tile(unsigned char* tile, const SeenRows& rows, int64_t own, int first, int end, int warp,
+                                 int lane) {
 #pragma unroll(kType == DType::kBF16 || kType == DType::kF16 ? 8 : 2)
   for (int s = warp; s < kMmaRows; s += kMmaThreads / 32) {
-    const bool is_there = first + s < end;
-    const auto row = reinterpret_cast<Bytes>(__shfl_sync(0xffffffffU, own, s));
+    const Bytes row = rows.rows.data + __shfl_sync(0xffffffffU, own, s);
     unsigned char* to = tile + s * MmaShared<kRow>::kStride * 2;
     if constexpr (kType == DType::kBF16 || kType == DType::kF16) {
 #pragma unroll
-      for (int i = lane; i < kRow / 8; i += 32) cp_async_16(to + 16 * i, row + 16 * i, is_there);
+      for (int i = lane; i < kRow / 8; i += 32) cp_async_16(to + 16 * i, row + 16 * i, first + s < end);
     } else {
 #pragma unroll
       for (int i = 4 * lane; i < kRow; i += 128)
-        store_operands<kType>(to, i, is_there ? four_elements<kType>(row, i, Codebooks{}) : make_float4(0, 0, 0, 0));
+        store_operands<kType>(to, i, four_elements<kType>(row, i, Codebooks{}));
     }
   }
 }
 
-/// The queries of 16 heads from `first_head` on to shared memory as operands, zeros behind the last head.
+/// The queries of 16 heads from `first_head` on to shared memory as operands; behind the last head again its own, whose
+/// results nobody stores.
 template <DType kType, int kRow>
 FATHOM_DEVICE void load_queries(unsigned char* to, const QueryParts& query, int64_t t, int first_head, int n_heads) {
   const float* first = query.first + t * query.first_token;
@@ -110,8 +113,7 @@ FATHOM_DEVICE void load_queries(unsigned char* to, const QueryParts& query, int6
       const int in_group = i / (kRow / 4), d = i % (kRow / 4) * 4, h = min(first_head + in_group, n_heads - 1);
       const float4 x =
           load(d < kLatent ? first + h * query.first_head + d : second + h * query.second_head + d - kLatent);
-      const bool is_there = first_head + in_group < n_heads;
-      store_operands<kType>(to + in_group * MmaShared<kRow>::kStride * 2, d, is_there ? x : make_float4(0, 0, 0, 0));
+      store_operands<kType>(to + in_group * MmaShared<kRow>::kStride * 2, d, x);
     }
   };
   if (in_fours) {
@@ -146,10 +148,10 @@ attend_mma_kernel(QueryParts query, SeenRows rows, AttendSizes sizes, Partials o
             end = kFold ? n_visible : min(n_visible, first_row + each);
   if (first_row >= end) return;
 
-  load_row_tile<kType, kRow>(shared + S::kTile, find_rows(rows, token, first_row, end, lane), first_row, end, warp,
-                             lane);
+  load_row_tile<kType, kRow>(shared + S::kTile, rows, find_rows(rows, token, first_row, end, lane), first_row, end,
+                             warp, lane);
   cp_async_commit();
-  uint64_t next_rows = find_rows(rows, token, first_row + kMmaRows, end, lane);  // found a tile before they are loaded
+  int64_t next_rows = find_rows(rows, token, first_row + kMmaRows, end, lane);  // found a tile before they are loaded
   load_queries<kType, kRow>(shared + S::kQuery, query, t, first_head, sizes.n_heads);
   if (thread < kMmaHeads) largest[thread] = -INFINITY, total[thread] = 0;
   float folded[kFold ? 16 : 1][4], folded_largest[2] = {-INFINITY, -INFINITY},
@@ -168,8 +170,8 @@ attend_mma_kernel(QueryParts query, SeenRows rows, AttendSizes sizes, Partials o
   for (int first = first_row; first < end; first += kMmaRows, buffer ^= 1) {
     const unsigned char* tile = shared + S::kTile + buffer * S::kTileBytes;
     if (first + kMmaRows < end) {
-      load_row_tile<kType, kRow>(shared + S::kTile + (buffer ^ 1) * S::kTileBytes, next_rows, first + kMmaRows, end,
-                                 warp, lane);
+      load_row_tile<kType, kRow>(shared + S::kTile + (buffer ^ 1) * S::kTileBytes, rows, next_rows, first + kMmaRows,
+                                 end, warp, lane);
       next_rows = find_rows(rows, token, first + 2 * kMmaRows, end, lane);
     }
     cp_async_commit();

@@ -47,12 +47,37 @@ template <int kColumns> FATHOM_DEVICE void sum_over_warps(float (&sum)[kRowPair]
   }
 }
 
+// Blocks of 256 threads on an SM that kernels are compiled for. Three leave a thread 80 registers: too few for several
+// columns, and for one column of formats that look weights up, or, beside what experts need, of those that load most;
+// two steps are under way together.
+constexpr bool looks_up(DType type) {
+  switch (type) {
+    case DType::kIQ4_NL:
+    case DType::kMXFP4:
+    case DType::kIQ4_XS:
+    case DType::kIQ3_XXS:
+    case DType::kIQ3_S:
+    case DType::kIQ2_XXS:
+    case DType::kIQ2_XS:
+    case DType::kIQ2_S:
+    case DType::kIQ1_S:
+    case DType::kIQ1_M: return true;
+    default: return false;
+  }
+}
+constexpr int linear_blocks(DType type, int n_columns) { return n_columns > 1 || looks_up(type) ? 2 : 3; }
+constexpr int ffn_blocks(DType type, int n_columns) {
+  const WeightLayout layout = weight_layout(type);
+  const bool loads_much = layout.block_elements == 256 ? layout.n_planes > 2 : layout.block_bytes > 32;
+  return loads_much ? 2 : linear_blocks(type, n_columns);
+}
+
 constexpr int kLinearThreads = 256;
 
 /// Threads of a block in groups of `lanes`, a pair of rows each; plain weights alone may have lanes of several warps,
 /// all of the block's.
 template <typename Format, int kColumns>
-FATHOM_KERNEL(kLinearThreads, kColumns == 1 ? 3 : 2)
+FATHOM_KERNEL(kLinearThreads, linear_blocks(Format::kDType, kColumns))
 linear_gemv_kernel(LinearLaunch l, int lanes_log2) {
   let_next_kernel_start();
   const LinearTask& task = l.tasks[blockIdx.y];
@@ -132,15 +157,6 @@ constexpr int kFfnThreads = 256;
 constexpr int kRowsOfWarp = kTileRows / (kFfnThreads / 32);
 constexpr int kGateLanes = 32 / kRowsOfWarp;             ///< a row of gate and the same row of up for every 8 lanes
 constexpr int kDownLanes = 32 * kRowPair / kRowsOfWarp;  ///< a pair of rows for every 16 lanes
-
-/// Blocks on an SM that a kernel of experts is compiled for. Three leave a thread 80 registers: too few for several
-/// columns, and for one of the formats that load or look up most, whose two steps are under way together.
-constexpr int ffn_blocks(DType type, int n_columns) {
-  const WeightLayout layout = weight_layout(type);
-  const bool loads_much = layout.block_elements == 256 ? layout.n_planes > 2 : layout.block_bytes > 32,
-             looks_up = type == DType::kIQ4_NL || type == DType::kMXFP4;
-  return n_columns > 1 || loads_much || looks_up ? 2 : 3;
-}
 
 /// What a block works on.
 struct FfnPart {

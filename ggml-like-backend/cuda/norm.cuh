@@ -21,11 +21,48 @@ FATHOM_DEVICE float4 load_four(const float* x, int i, int n) {
 
 }  // namespace detail
 
+/// norm_row by a share for each thread, which keeps its values: read once, all loads under way together.
+template <int kFours>
+FATHOM_DEVICE void norm_short_row(const float* x, const float* weight, float* out, int n, float eps, int8_t* q,
+                                  ActScale* scales, float* scratch) {
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
+  const float4 zero = make_float4(0, 0, 0, 0);
+  float4 v[kFours];
+#pragma unroll
+  for (int j = 0; j < kFours; ++j) {
+    const int i = 4 * (thread + j * kNormShares);
+    v[j] = i < n ? __ldcg(reinterpret_cast<const float4*>(x + i)) : zero;
+  }
+  float squares = 0;
+#pragma unroll
+  for (int j = 0; j < kFours; ++j)
+    squares = fmaf(v[j].w, v[j].w, fmaf(v[j].z, v[j].z, fmaf(v[j].y, v[j].y, fmaf(v[j].x, v[j].x, squares))));
+  squares = warp_sum(squares);
+  if (lane == 0) scratch[thread / 32] = squares;
+  __syncthreads();
+  const float total = warp_sum(lane < kNormShares / 32 ? scratch[lane] : 0.0F);
+  const float scale = 1.0F / sqrtf(total / static_cast<float>(n) + eps);
+#pragma unroll
+  for (int j = 0; j < kFours; ++j) {
+    const int i = 4 * (thread + j * kNormShares);
+    if (i - 4 * lane >= n) break;  // whole warps
+    const float4 w = i < n ? __ldg(reinterpret_cast<const float4*>(weight + i)) : zero;
+    const float4 y =
+        make_float4(v[j].x * scale * w.x, v[j].y * scale * w.y, v[j].z * scale * w.z, v[j].w * scale * w.w);
+    if (i < n) *reinterpret_cast<float4*>(out + i) = y;
+    if (q != nullptr) quantize_fours(y, i < n, q + i / 32 * 32, scales + i / 32);
+  }
+  __syncthreads();
+}
+
 /// out = x / sqrt(mean(x^2) + eps) * weight, and the same in int8 unless q is null (n then is a multiple of 32). x, out
 /// and weight are 16-byte aligned if n is a multiple of 4. All threads of the block; `scratch` [kNormShares / 32] can
 /// be used again afterwards.
 FATHOM_DEVICE void norm_row(const float* x, const float* weight, float* out, int n, float eps, int8_t* q,
                             ActScale* scales, float* scratch) {
+  constexpr int kFours = 8;
+  if (n % 4 == 0 && n <= 4 * kNormShares * kFours && blockDim.x == kNormShares)
+    return norm_short_row<kFours>(x, weight, out, n, eps, q, scales, scratch);
   const int step = static_cast<int>(blockDim.x), lane = static_cast<int>(threadIdx.x % 32);
   for (int share = static_cast<int>(threadIdx.x); share < kNormShares; share += step) {
     float squares = 0;

@@ -17,8 +17,15 @@ FATHOM_DEVICE float score_of(RouterScore kind, float z, float largest) {
   return sqrtf(z > 20.0F ? z : log1pf(expf(z)));
 }
 
-/// Floats of shared memory that route_token works in: scores and selection scores of experts, scores of groups.
-constexpr int route_floats(const RouterSizes& r) { return 2 * r.n_experts + r.n_groups; }
+/// A whole number that rises with the float; zeros of both signs are equal.
+FATHOM_DEVICE uint32_t rank_of(float x) {
+  const uint32_t bits = __float_as_uint(x + 0.0F);
+  return (bits >> 31) != 0 ? ~bits : bits | 0x80000000U;
+}
+
+/// Floats of shared memory that route_token works in: scores and selection scores of experts, scores of groups, weights
+/// of the chosen.
+constexpr int route_floats(const RouterSizes& r) { return 2 * r.n_experts + r.n_groups + r.n_used; }
 
 /// z: a token's logits [E], which other blocks of this launch may have written; ids, weights: its own [K].
 FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, float* weights, float* shared,
@@ -26,6 +33,7 @@ FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, floa
   float* scores = shared;
   float* selection = scores + r.n_experts;
   float* group_scores = selection + r.n_experts;
+  float* picked = group_scores + r.n_groups;
   const int lane = static_cast<int>(threadIdx.x % 32);
 
   float divisor = 1.0F;
@@ -47,8 +55,8 @@ FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, floa
     const int size = r.n_experts / r.n_groups;
     for (int g = lane; g < r.n_groups; g += 32) {
       float best = kExcluded, second = kExcluded;
-      for (int e = g * size; e < (g + 1) * size; ++e) {
-        const float s = selection[e];
+      for (int j = 0, at = g % size; j < size; ++j, at = at + 1 == size ? 0 : at + 1) {  // lanes in different banks
+        const float s = selection[g * size + at];
         second = s > best ? best : fmaxf(second, s);
         best = fmaxf(best, s);
       }
@@ -66,33 +74,36 @@ FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, floa
     __syncwarp();
   }
 
+  // Each lane keeps the best of its own experts, the first of equals; only the lane that loses it looks again.
+  float best = kExcluded;
+  int best_e = INT_MAX;
+  auto find_best = [&] {
+    best = kExcluded, best_e = INT_MAX;
+    for (int e = lane; e < r.n_experts; e += 32) {
+      if (selection[e] > best) best = selection[e], best_e = e;
+    }
+  };
+  find_best();
   float sum = 0;
   for (int k = 0; k < r.n_used; ++k) {
-    float best = kExcluded;
-    int best_e = INT_MAX;
-    for (int e = lane; e < r.n_experts; e += 32) {
-      if (selection[e] > best) best = selection[e], best_e = e;  // the first of equals
-    }
-    for (int offset = 16; offset > 0; offset /= 2) {
-      const float other = __shfl_xor_sync(0xffffffffU, best, offset);
-      const int other_e = __shfl_xor_sync(0xffffffffU, best_e, offset);
-      if (other > best || (other == best && other_e < best_e)) best = other, best_e = other_e;
-    }
-    __syncwarp();  // all have read the selection
+    const uint32_t rank = rank_of(best), highest = __reduce_max_sync(0xffffffffU, rank);
     // Scores that are not numbers choose nobody; the request fails at its logits, the kernels after this one need an
     // expert.
-    const int chosen = min(best_e, r.n_experts - 1);
+    const int chosen = min(static_cast<int>(__reduce_min_sync(
+                               0xffffffffU, rank == highest ? static_cast<uint32_t>(best_e) : uint32_t{INT_MAX})),
+                           r.n_experts - 1);
     const float weight = scores[chosen];
     sum += weight;
-    if (lane == 0) {
+    if (lane == chosen % 32) {  // its own
       ids[k] = chosen;
-      weights[k] = weight;
+      picked[k] = weight;
       selection[chosen] = kExcluded;
+      find_best();
     }
     __syncwarp();
   }
   const float factor = r.scale / (r.normalizes ? sum + 1e-20F : 1.0F);
-  for (int k = lane; k < r.n_used; k += 32) weights[k] *= factor;
+  for (int k = lane; k < r.n_used; k += 32) weights[k] = picked[k] * factor;
 }
 
 inline RouterSizes router_sizes(const RouteExpertsArgs& a) {
