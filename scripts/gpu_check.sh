@@ -80,7 +80,7 @@ keep_going=(-k)
 command -v ninja >/dev/null && keep_going=(-k 0)
 step "build" 480 cmake --build $build -j "$(nproc)" --target fathom test_cuda test_cuda_engine -- "${keep_going[@]}"
 [ -x $fathom ] || finish
-devices=$($fathom doctor 2>>"$logs/doctor.log" | sed -n 's/^devices *//p')
+devices=$(timeout -k 5 60 $fathom doctor 2>>"$logs/doctor.log" | sed -n 's/^devices *//p')
 if [ "${devices#cuda 0}" = "$devices" ]; then
   result "device" "${devices:-fathom doctor says nothing}"
   failed=1
@@ -88,13 +88,25 @@ if [ "${devices#cuda 0}" = "$devices" ]; then
 fi
 [ -n "$device" ] || device=$devices
 
-step "kernels against the CPU" 120 $build/test_cuda
-step "models against the CPU" 120 $build/test_cuda_engine
+# each_alone NAME PROGRAM: after a failure the test cases of a program, each in a process of its own: an error on the device
+# fails all that come after it in its process.
+each_alone() {
+  local name=$1 program=$2 log="$logs/${1// /_}_one_by_one.log" case_name filter passed=0 end=$((SECONDS + 100))
+  [ -x "$program" ] || return
+  while IFS= read -r case_name; do
+    if [ $SECONDS -ge $end ]; then result "  others" "not run: no time left"; break; fi
+    filter=${case_name//,/\\,}
+    if timeout -k 5 30 "$program" -tc="$filter" >>"$log" 2>&1; then passed=$((passed + 1)); else result "  fails alone too" "$case_name"; fi
+  done < <(timeout 30 "$program" -ltc | grep -v '^\[doctest\]\|^=====')
+  result "  $name, one by one" "$passed passed; $log"
+}
+step "kernels against the CPU" 120 $build/test_cuda || each_alone "kernels" $build/test_cuda
+step "models against the CPU" 120 $build/test_cuda_engine || each_alone "models" $build/test_cuda_engine
 grep -h 'deviations from the CPU' "$logs/models_against_the_CPU.log" | sed 's/^.*MESSAGE: */  /' || true
 
 # Greedy text of the model that ships with fathom, on both.
 text() {
-  $fathom run -m models/tiny/tiny-q8_0.gguf --raw "Once upon a time" --temp 0 -n 96 --ignore-eos --backend "$1" --json 2>>"$logs/text.log" |
+  timeout -k 5 60 $fathom run -m models/tiny/tiny-q8_0.gguf --raw "Once upon a time" --temp 0 -n 96 --ignore-eos --backend "$1" --json 2>>"$logs/text.log" |
     python3 -c 'import json, sys; print("\n".join(map(str, json.load(sys.stdin)["tokens"])))' 2>>"$logs/text.log"
 }
 text cpu >"$logs/text.cpu"
