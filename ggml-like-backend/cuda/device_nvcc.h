@@ -106,6 +106,14 @@ FATHOM_DEVICE uint32_t pack_half(float low, float high) {
   return static_cast<uint32_t>(float_to_half(low)) | static_cast<uint32_t>(float_to_half(high)) << 16;
 }
 
+// ---- integers ----
+
+FATHOM_DEVICE uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t bytes;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(bytes) : "r"(a), "r"(b), "r"(selector));
+  return bytes;
+}
+
 // ---- memory ----
 
 FATHOM_DEVICE int4 load_streaming(const int4* p) {

@@ -50,7 +50,7 @@ FATHOM_DEVICE int load_signed(const uint8_t* p) { return __ldg(reinterpret_cast<
 FATHOM_DEVICE float half_at(const uint8_t* p) { return half_to_float(static_cast<uint16_t>(load2(p))); }
 FATHOM_DEVICE float low_half(uint32_t w) { return half_to_float(static_cast<uint16_t>(w & 0xffffu)); }
 FATHOM_DEVICE float high_half(uint32_t w) { return half_to_float(static_cast<uint16_t>(w >> 16)); }
-FATHOM_DEVICE uint32_t byte_of(uint32_t w, int i) { return __byte_perm(w, 0, 0x4440u + static_cast<unsigned>(i)); }
+FATHOM_DEVICE uint32_t byte_of(uint32_t w, int i) { return choose_bytes(w, 0, 0x4440u + static_cast<unsigned>(i)); }
 
 FATHOM_DEVICE void set_one_scale(Chunk& c, float d, int scale = 1) {
   c.d = d, c.dmin = 0;
@@ -105,23 +105,20 @@ constexpr uint32_t table_word(const int8_t* table, int i) {
   return w;
 }
 
-/// Four nibbles of w (in its low 16 bits) looked up in a table of 16 bytes.
-template <uint32_t kT0, uint32_t kT1, uint32_t kT2, uint32_t kT3> FATHOM_DEVICE uint32_t look_up4(uint32_t w) {
-  const uint32_t low = __byte_perm(kT0, kT1, w & 0x7777u);
-  const uint32_t high = __byte_perm(kT2, kT3, w & 0x7777u);
-  return __byte_perm(low, high, 0x3210u | (w & 0x8888u) >> 1);
-}
-
-/// set_nibbles through a table.
+/// set_nibbles through a table of 16 bytes: four nibbles at a time choose from each half of it by their low three bits,
+/// then by the fourth between the two. Selectors count in their low 16 bits alone.
 template <uint32_t kT0, uint32_t kT1, uint32_t kT2, uint32_t kT3>
 FATHOM_DEVICE void set_looked_up(Chunk& c, const uint4& packed) {
   const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint32_t a = look_up4<kT0, kT1, kT2, kT3>(words[i]),
-                   b = look_up4<kT0, kT1, kT2, kT3>(words[i] >> 16);  // low, high, low, high nibbles
-    c.q[i] = static_cast<int>(__byte_perm(a, b, 0x6420u));
-    c.q[i + 4] = static_cast<int>(__byte_perm(a, b, 0x7531u));
+    const uint32_t low = words[i] & 0x77777777u, half = (words[i] >> 1 & 0x44444444u) | 0x32103210u;
+    auto four = [&](int by) {
+      return choose_bytes(choose_bytes(kT0, kT1, low >> by), choose_bytes(kT2, kT3, low >> by), half >> by);
+    };
+    const uint32_t a = four(0), b = four(16);  // low, high, low, high nibbles
+    c.q[i] = static_cast<int>(choose_bytes(a, b, 0x6420u));
+    c.q[i + 4] = static_cast<int>(choose_bytes(a, b, 0x7531u));
   }
 }
 
@@ -294,7 +291,7 @@ namespace detail {
 /// 0 .. 7, the others' low four in the halves of the bytes 8 .. 11 and high two on top of the first ones'.
 FATHOM_DEVICE void set_six_bit_scales(Chunk& c, const uint4& head, int g) {
   const uint32_t two = g % 2 == 0 ? 0x5410u : 0x7632u;  // the bytes of 2g and 2g + 1 of both words
-  const uint32_t pairs = __byte_perm(head.y, head.z, two), fours = __byte_perm(head.w, head.w >> 4, two);
+  const uint32_t pairs = choose_bytes(head.y, head.z, two), fours = choose_bytes(head.w, head.w >> 4, two);
   const bool is_low = g < 2;
   const uint32_t top = (pairs & (is_low ? 0x3f3f3f3fu : 0xc0c0c0c0u)) >> (is_low ? 0 : 2);
   const uint32_t all = top | (fours & (is_low ? 0u : 0x0f0f0f0fu));

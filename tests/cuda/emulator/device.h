@@ -256,6 +256,11 @@ inline uint32_t pack_half(float low, float high) {
   return float_to_half(low) | static_cast<uint32_t>(float_to_half(high)) << 16;
 }
 
+// ---- integers ----
+
+/// __byte_perm without the instruction that makes the selector's digits smaller than 8: they have to be.
+inline uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t selector) { return __byte_perm(a, b, selector); }
+
 // ---- memory ----
 
 /// 16 bytes that this SM reads once: they displace nothing in its cache.
