@@ -126,10 +126,10 @@ FATHOM_DEVICE int4 load_streaming(const int4* p) {
 
 FATHOM_DEVICE void prefetch_run(const void* p, int64_t size_bytes, int thread, int n_threads) {
 #if __CUDA_ARCH__ >= 900
-  if (thread != 0) return;
-  const auto first = reinterpret_cast<uintptr_t>(p) / 16 * 16;
-  const auto size = static_cast<uint32_t>((reinterpret_cast<uintptr_t>(p) + size_bytes + 15) / 16 * 16 - first);
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(first), "r"(size));
+  const uintptr_t first = (reinterpret_cast<uintptr_t>(p) + 15) / 16 * 16,
+                  end = (reinterpret_cast<uintptr_t>(p) + size_bytes) / 16 * 16;
+  if (thread != 0 || end <= first) return;
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(first), "r"(static_cast<uint32_t>(end - first)));
 #else
   for (int64_t at = 128 * static_cast<int64_t>(thread); at < size_bytes; at += 128 * n_threads)
     asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(p) + at));

@@ -267,8 +267,8 @@ inline uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t selector) { return
 inline int4 load_streaming(const int4* p) { return *p; }
 
 /// Thread `thread` of the n_threads that together ask for a run of bytes, at least one, to be brought into the
-/// second-level cache; on a device also for what else lies in its first and last 16 bytes. The emulator reads bytes of
-/// it: they have to exist.
+/// second-level cache; a device may leave out what fills no 16 bytes at either end. The emulator reads bytes of it:
+/// they have to exist.
 inline void prefetch_run(const void* p, int64_t size_bytes, int thread, int n_threads) {
   auto read = [&](int64_t at) { static_cast<void>(*(static_cast<const volatile char*>(p) + at)); };
   for (int64_t at = 128 * static_cast<int64_t>(thread); at < size_bytes; at += 128 * n_threads) read(at);
