@@ -9,7 +9,7 @@
 // this is the arithmetic that avx512/panel.h describes: both give the same bits.
 //
 // Written once for all instruction sets: FATHOM_ISA/rows.h includes this after defining what it works with
-// (kStretchBlocks, kRowsTogether, RowFormat, Stretch, activation_place, multiply_stretch, add_blocks).
+// (kStretchBlocks, kRowsTogether, RowFormat, Stretch, place_activations, multiply_stretch, add_blocks).
 
 namespace fathom::cpu::FATHOM_ISA {
 
@@ -26,9 +26,8 @@ struct RowColumn {
   alignas(64) float t[kRowsTogether][kPieceBlocks];
 
   template <typename Format> void load(const uint8_t* act, int n_blocks) {
+    place_activations<Format>(act, n_blocks, q);
     for (int b = 0; b < n_blocks; ++b, act += sizeof(ActBlock)) {
-      _mm_store_si128(reinterpret_cast<__m128i*>(q + activation_place<Format>(b, 0)), load16(act));
-      _mm_store_si128(reinterpret_cast<__m128i*>(q + activation_place<Format>(b, 1)), load16(act + 16));
       __builtin_memcpy(d + b, act + offsetof(ActBlock, d), sizeof(float));
       __builtin_memcpy(s[0] + b, act + offsetof(ActBlock, s), sizeof(uint32_t));
       __builtin_memcpy(s[1] + b, act + offsetof(ActBlock, s) + 4, sizeof(uint32_t));

@@ -10,7 +10,10 @@ namespace fathom::cpu::FATHOM_ISA {
 static constexpr int kStretchBlocks = 8;
 static constexpr int kRowsTogether = 8;
 
-template <typename Format> static constexpr int activation_place(int block, int half) { return 32 * block + 16 * half; }
+/// Activations of n_blocks blocks in order.
+template <typename Format> static inline void place_activations(const uint8_t* act, int n_blocks, uint8_t* q) {
+  for (int b = 0; b < n_blocks; ++b) store(q + 32 * b, load32(act + b * static_cast<int>(sizeof(ActBlock))));
+}
 
 /// One row's stretch: vector j is block j; scales and minima with a lane for each block, two vectors where its halves
 /// have their own.

@@ -9,21 +9,36 @@ namespace fathom::cpu::avx512 {
 
 static constexpr int kStretchBlocks = 16;
 
-/// Which 16 elements lie where in a stretch's eight vectors.
+/// Which elements lie where in a stretch's eight vectors.
 enum class Order : uint8_t {
   kPlain,        ///< blocks 0 1, 2 3, 4 5, 6 7 ...: as in the row
   kEvenOdd,      ///< blocks 0 2, 1 3, 4 6, 5 7 ...: low and high nibbles of 64 bytes of Q4_K
-  kFourApart,    ///< blocks 0 4, 1 5, 2 6, 3 7 ...: the four pairs of bits of 64 bytes of Q2_K
   kHalvesApart,  ///< first halves of blocks 0 1 2 3, their second halves ...: nibbles of blocks of their own
+  kPairs,        ///< vector 2 j: of blocks j, j + 4, j + 8, j + 12 the first eight elements of each half, then the last
+                 ///< eight: the four pairs of bits of two blocks of Q2_K
+  kAcrossTwos,   ///< a lane of vector 4 v + e: elements e, 4 + e, 8 + e, 12 + e of a half block, so that four vectors
+                ///< add up to sums of half blocks. Lanes of a 128-bit quarter: of two blocks; blocks 0..7 in vectors of
+                ///< v = 0
+  kAcrossFours,  ///< the same, but a quarter has two of four blocks in a row, vectors of v = 1 the other two
 };
 
-/// Byte of a stretch at which 16 elements, a half of a block, begin.
-static constexpr int place(Order order, int block, int half) {
+static constexpr bool is_across(Order order) { return order == Order::kAcrossTwos || order == Order::kAcrossFours; }
+
+/// The half block whose elements lie across in a lane of the vectors of v.
+static constexpr int half_block(Order order, int v, int lane) {
+  return order == Order::kAcrossTwos ? 16 * v + lane : lane / 4 * 8 + 4 * v + lane % 4;
+}
+
+/// Byte of a stretch at which eight elements begin, of orders that keep so many together.
+static constexpr int place(Order order, int block, int eighth) {
+  const int half = eighth / 2, rest = eighth % 2 * 8;
   switch (order) {
-    case Order::kPlain: return 32 * block + 16 * half;
-    case Order::kEvenOdd: return block / 4 * 128 + block % 2 * 64 + block / 2 % 2 * 32 + 16 * half;
-    case Order::kFourApart: return block / 8 * 256 + block % 4 * 64 + block / 4 % 2 * 32 + 16 * half;
-    case Order::kHalvesApart: return block / 4 * 128 + half * 64 + block % 4 * 16;
+    case Order::kPlain: return 32 * block + 16 * half + rest;
+    case Order::kEvenOdd: return block / 4 * 128 + block % 2 * 64 + block / 2 % 2 * 32 + 16 * half + rest;
+    case Order::kHalvesApart: return block / 4 * 128 + half * 64 + block % 4 * 16 + rest;
+    case Order::kPairs: return block % 4 * 128 + 8 * rest + block / 4 % 2 * 32 + half * 16 + block / 8 * 8;
+    case Order::kAcrossTwos:
+    case Order::kAcrossFours: break;
   }
   return 0;
 }
@@ -32,12 +47,13 @@ struct alignas(64) Lanes {
   int32_t at[16];
 };
 
-/// Where the sum of a block's half is found in the two vectors that sum_fours makes of eight.
+/// Where the sum of a block's half is found in the two vectors that are left of eight.
 static constexpr Lanes half_lanes(Order order, int half) {
   Lanes lanes{};
   for (int block = 0; block < 16; ++block) {
-    const int vector = place(order, block, half) / 64, quarter = place(order, block, half) % 64 / 16;
-    lanes.at[block] = vector / 4 * 16 + quarter * 4 + vector % 4;
+    const int at = place(order, block, 2 * half), vector = at / 64, quarter = at % 64 / 16;
+    lanes.at[block] =
+        vector / 4 * 16 + quarter * 4 + (order == Order::kPairs ? vector / 2 % 2 * 2 + block / 8 : vector % 4);
   }
   return lanes;
 }
@@ -50,6 +66,14 @@ static constexpr Lanes four_block_lanes() {
   return lanes;
 }
 static constexpr Lanes kFourBlockLanes = four_block_lanes();
+
+/// Where a block's number is found when quarters have two of the first eight blocks and two of the last.
+static constexpr Lanes two_block_lanes() {
+  Lanes lanes{};
+  for (int block = 0; block < 16; ++block) lanes.at[block] = block % 8 / 2 * 4 + block / 8 * 2 + block % 2;
+  return lanes;
+}
+static constexpr Lanes kTwoBlockLanes = two_block_lanes();
 
 /// One row's stretch; scales and minima with a lane for each block, two vectors where its halves have their own.
 template <typename Format> struct Stretch {
@@ -80,46 +104,14 @@ static inline __m512i first_dwords(const uint8_t* p, int64_t stride) {
 }
 /// Eight lanes of each of two numbers.
 static inline __m512 two_halves(const void* low, const void* high) {
-  uint16_t a, b;
+  int16_t a, b;
   __builtin_memcpy(&a, low, 2), __builtin_memcpy(&b, high, 2);
-  return _mm512_mask_mov_ps(_mm512_set1_ps(half_to_float(a)), 0xff00, _mm512_set1_ps(half_to_float(b)));
+  return _mm512_cvtph_ps(_mm256_mask_set1_epi16(_mm256_set1_epi16(a), 0xff00, b));
 }
 
 /// How a format's stretches are loaded: load(p, stretch), the order in which its bytes come, and up to how many columns
 /// rows are faster than panels: a second one pays where unpacking is very cheap, or is what everything waits for.
-/// Any format: through the block decoder and memory, 32 bytes at a time, as it stores them.
-template <typename Format> struct RowFormat {
-  static constexpr Order kOrder = Order::kPlain;
-  static constexpr int kColumns = 1;
-  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Format>& s) {
-    constexpr int kScales = Format::kElements / Format::kSub;
-    alignas(64) uint8_t u[kStretchBlocks * 32];
-    alignas(64) float scale[kStretchBlocks * 32 / Format::kSub], min[kStretchBlocks * 32 / Format::kSub];
-#pragma GCC unroll 1
-    for (int i = 0; i < kStretchBlocks * 32 / Format::kElements; ++i) {
-      decode(*reinterpret_cast<const typename Format::Block*>(p + i * Format::kBytes), u + i * Format::kElements,
-             scale + i * kScales, min + i * kScales);
-    }
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) s.u[j] = join(load32(u + 64 * j), load32(u + 64 * j + 32));
-    if constexpr (Format::kSub == 32) {
-      s.scale[0] = join(_mm256_load_ps(scale), _mm256_load_ps(scale + 8));
-      if constexpr (Format::kHasMin) s.min[0] = join(_mm256_load_ps(min), _mm256_load_ps(min + 8));
-    } else {
-      apart(scale, s.scale);
-      if constexpr (Format::kHasMin) apart(min, s.min);
-    }
-  }
-  /// 32 numbers: those of first halves, those of second halves.
-  static inline void apart(const float* p, __m512* out) {
-    const __m512 low = join(_mm256_load_ps(p), _mm256_load_ps(p + 8));
-    const __m512 high = join(_mm256_load_ps(p + 16), _mm256_load_ps(p + 24));
-    out[0] =
-        _mm512_permutex2var_ps(low, _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30), high);
-    out[1] =
-        _mm512_permutex2var_ps(low, _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31), high);
-  }
-};
+template <typename Format> struct RowFormat;
 
 template <> struct RowFormat<Q8_0> {
   static constexpr Order kOrder = Order::kPlain;
@@ -132,38 +124,60 @@ template <> struct RowFormat<Q8_0> {
   }
 };
 
-/// Blocks of 32 nibbles of their own, first halves low, behind kHeader bytes: four blocks are a few bytes more than a
-/// vector, and two overlapping loads bring them.
-template <typename Format, int kHeader>
-static inline __attribute__((always_inline)) void load_nibbles(const uint8_t* p, __m512i* u) {
-  constexpr int kBytes = Format::kBytes, kSecond = 4 * kBytes - 64;
-  struct alignas(64) Bytes64 {
+/// Bytes of four blocks of 32 elements, which are a few more than a vector: two overlapping loads bring them.
+template <typename Format> struct FourBlocks {
+  static constexpr int kBytes = Format::kBytes, kSecond = 4 * kBytes - 64;
+  __m512i first, second;
+
+  explicit FourBlocks(const uint8_t* p) : first(_mm512_loadu_si512(p)), second(_mm512_loadu_si512(p + kSecond)) {}
+
+  struct alignas(64) Places {
     uint8_t at[64];
   };
-  static constexpr Bytes64 kNibblesAt = [] {
-    Bytes64 b{};
-    for (int i = 0; i < 48; ++i) b.at[i] = static_cast<uint8_t>(i / 16 * kBytes + kHeader + i % 16);
-    return b;
-  }();
+  /// Byte i of the result is that of block i / 16 at kHeader + i % 16 / kRepeat % kPeriod.
+  template <int kHeader, int kRepeat = 1, int kPeriod = 16> __m512i pick() const {
+    static constexpr Places kPlaces = [] {
+      Places places{};
+      for (int i = 0; i < 64; ++i) {
+        const int at = i / 16 * kBytes + kHeader + i % 16 / kRepeat % kPeriod;
+        places.at[i] = static_cast<uint8_t>(at < 64 ? at : 64 + at - kSecond);
+      }
+      return places;
+    }();
+    return _mm512_permutex2var_epi8(first, _mm512_load_si512(kPlaces.at), second);
+  }
+};
+
+/// Blocks of 32 nibbles of their own behind kHeader bytes; with a fifth bit each where kFifth bytes lie before the
+/// bits.
+template <typename Format, int kHeader, int kFifth = 0>
+static inline __attribute__((always_inline)) void load_nibbles(const uint8_t* p, __m512i* u) {
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const uint8_t* four = p + 4 * j * kBytes;
-    const __m512i packed = _mm512_mask_permutexvar_epi8(_mm512_loadu_si512(four + kSecond), 0x0000ffffffffffff,
-                                                        _mm512_load_si512(kNibblesAt.at), _mm512_loadu_si512(four));
+    const FourBlocks<Format> four(p + 4 * j * Format::kBytes);
+    const __m512i packed = four.template pick<kHeader>();
     u[2 * j] = low_nibbles(packed);
     u[2 * j + 1] = high_nibbles(packed);
+    if constexpr (kFifth != 0) {
+      // The block's 32 bits in every quarter of 128; element i's at bit 4 of eight bits from i - 4 on.
+      const __m512i bits = four.template pick<kFifth, 1, 4>(), fifth = splat8(0x10);
+      const __m512i start = _mm512_broadcast_i32x4(_mm_setr_epi8(-4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11));
+      u[2 * j] = or_masked(u[2 * j], _mm512_multishift_epi64_epi8(start, bits), fifth);
+      u[2 * j + 1] =
+          or_masked(u[2 * j + 1], _mm512_multishift_epi64_epi8(_mm512_add_epi8(start, splat8(16)), bits), fifth);
+    }
   }
 }
-/// First bytes (kWidth of them) of 16 blocks of 16 bytes and a header, zero-extended.
+/// First bytes (kWidth of them: 1, 2 or 4) of 16 blocks of nibbles, zero-extended.
 template <typename Format, int kWidth>
 static inline __attribute__((always_inline)) __m512i load_headers(const uint8_t* p) {
   constexpr int kBytes = Format::kBytes;
   __m512i v = _mm512_setzero_si512();
 #pragma GCC unroll 4
   for (int j = 0; j < 4; ++j) {
-    const auto index = [](int block) { return block * kBytes | (block * kBytes + 1) << 8; };
+    const auto index = [](int block) { return block * kBytes * 0x01010101 + 0x03020100; };
     const __m512i where = _mm512_broadcast_i32x4(_mm_setr_epi32(index(0), index(1), index(2), index(3)));
-    const __mmask64 lanes = (kWidth == 2 ? 0x3333ULL : 0x1111ULL) << (16 * j);
+    const __mmask64 lanes = (kWidth == 4 ? 0xffffULL : kWidth == 2 ? 0x3333ULL : 0x1111ULL) << (16 * j);
     v = _mm512_mask_permutexvar_epi8(v, lanes, where, _mm512_loadu_si512(p + 4 * j * kBytes));
   }
   return v;
@@ -180,6 +194,34 @@ template <> struct RowFormat<Q4_0> {
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_0>& s) {
     load_nibbles<Q4_0, 2>(p, s.u);
     s.scale[0] = low_halves(load_headers<Q4_0, 2>(p));
+  }
+};
+template <> struct RowFormat<Q4_1> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr int kColumns = 1;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q4_1>& s) {
+    load_nibbles<Q4_1, 4>(p, s.u);
+    const __m512i headers = load_headers<Q4_1, 4>(p);
+    s.scale[0] = low_halves(headers);
+    s.min[0] = high_halves(headers);
+  }
+};
+template <> struct RowFormat<Q5_0> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr int kColumns = 1;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q5_0>& s) {
+    load_nibbles<Q5_0, 6, 2>(p, s.u);
+    s.scale[0] = low_halves(first_dwords(p, Q5_0::kBytes));
+  }
+};
+template <> struct RowFormat<Q5_1> {
+  static constexpr Order kOrder = Order::kHalvesApart;
+  static constexpr int kColumns = 1;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q5_1>& s) {
+    load_nibbles<Q5_1, 8, 4>(p, s.u);
+    const __m512i headers = first_dwords(p, Q5_1::kBytes);
+    s.scale[0] = low_halves(headers);
+    s.min[0] = high_halves(headers);
   }
 };
 template <> struct RowFormat<IQ4_NL> {
@@ -289,45 +331,68 @@ template <> struct RowFormat<Q6_K> {
   }
 };
 
+/// Bytes at two addresses in pairs of eights: what kPairs makes of them.
+static inline __attribute__((always_inline)) void pair(__m512i low, __m512i high, __m512i* out) {
+  out[0] = _mm512_unpacklo_epi64(low, high);
+  out[1] = _mm512_unpackhi_epi64(low, high);
+}
+
 template <> struct RowFormat<Q2_K> {
-  static constexpr Order kOrder = Order::kFourApart;
+  static constexpr Order kOrder = Order::kPairs;
   static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q2_K>& s) {
+    const uint8_t* next = p + Q2_K::kBytes;
     const __m512i two = splat8(3);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const __m512i packed = _mm512_loadu_si512(p + i * Q2_K::kBytes + 16);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) s.u[4 * i + j] = bit_and(shift_right16(packed, 2 * j), two);
-    }
-    const __m128i a = load16(p), b = load16(p + Q2_K::kBytes), low = _mm_set1_epi8(15);
-    load_signed_scales(_mm_and_si128(a, low), _mm_and_si128(b, low), two_halves(p + 80, p + Q2_K::kBytes + 80),
-                       s.scale);
-    load_signed_scales(_mm_and_si128(_mm_srli_epi16(a, 4), low), _mm_and_si128(_mm_srli_epi16(b, 4), low),
-                       negated(two_halves(p + 82, p + Q2_K::kBytes + 82)), s.min);
+    __m512i packed[2];
+    pair(_mm512_loadu_si512(p + 16), _mm512_loadu_si512(next + 16), packed);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) s.u[j] = bit_and(shift_right16(packed[j % 2], j / 2 * 2), two);
+    // A word for each block: scale and minimum of its first half, of its second half.
+    const __m512i words =
+        _mm512_cvtepu16_epi32(_mm256_inserti128_si256(_mm256_castsi128_si256(load16(p)), load16(next), 1));
+    const __m512i four = splat32(15);
+    const __m512 d = two_halves(p + 80, next + 80), dmin = negated(two_halves(p + 82, next + 82));
+    s.scale[0] = mul(to_floats(bit_and(words, four)), d);
+    s.min[0] = mul(to_floats(bit_and(shift_right32(words, 4), four)), dmin);
+    s.scale[1] = mul(to_floats(bit_and(shift_right32(words, 8), four)), d);
+    s.min[1] = mul(to_floats(shift_right32(words, 12)), dmin);
   }
 };
 
 template <> struct RowFormat<Q3_K> {
-  static constexpr Order kOrder = Order::kFourApart;
+  static constexpr Order kOrder = Order::kPairs;
   static constexpr int kColumns = 1;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q3_K>& s) {
+    const uint8_t* next = p + Q3_K::kBytes;
     const __m512i two = splat8(3), third = splat8(4);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const uint8_t* block = p + i * Q3_K::kBytes;
-      const __m512i packed = _mm512_loadu_si512(block + 32);
-      // Bit b of these bytes belongs to block b: the upper half serves four blocks further on.
-      const __m256i bits = load32(block);
-      const __m512i mask = join(bits, _mm256_srli_epi16(bits, 4));
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        const __m512i bit = j < 2 ? shift_left16(mask, 2 - j) : shift_right16(mask, j - 2);
-        s.u[4 * i + j] = or_masked(bit_and(shift_right16(packed, 2 * j), two), bit, third);
-      }
+    __m512i packed[2], mask[2];
+    pair(_mm512_loadu_si512(p + 32), _mm512_loadu_si512(next + 32), packed);
+    // Bit b of these bytes belongs to block b: the upper half serves four blocks further on.
+    const __m256i low = load32(p), high = load32(next);
+    pair(join(low, _mm256_srli_epi16(low, 4)), join(high, _mm256_srli_epi16(high, 4)), mask);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      const __m512i m = mask[j % 2];
+      const __m512i bit = j / 2 < 2 ? shift_left16(m, 2 - j / 2) : shift_right16(m, j / 2 - 2);
+      s.u[j] = or_masked(bit_and(shift_right16(packed[j % 2], j / 2 * 2), two), bit, third);
     }
-    load_signed_scales(q3_k_scales(p + 96), q3_k_scales(p + Q3_K::kBytes + 96),
-                       two_halves(p + 108, p + Q3_K::kBytes + 108), s.scale);
+    // The last 16 bytes: two of quants, twelve of scales, d. Low four bits of scale j: byte j % 8, nibble j / 8; upper
+    // two: byte 8 + j % 4, pair j / 4.
+    const __m256i tail = _mm256_inserti128_si256(_mm256_castsi128_si256(load16(p + 94)), load16(next + 94), 1);
+    const __m256i nibbles = _mm256_shuffle_epi8(
+        tail, _mm256_broadcastsi128_si256(_mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9)));
+    const __m256i pairs = _mm256_shuffle_epi8(
+        tail,
+        _mm256_broadcastsi128_si256(_mm_setr_epi8(10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13, 10, 11, 12, 13)));
+    const __m256i four =
+        _mm256_and_si256(_mm256_srlv_epi64(nibbles, _mm256_set_epi64x(4, 0, 4, 0)), _mm256_set1_epi8(15));
+    const __m256i upper = _mm256_rolv_epi32(pairs, _mm256_setr_epi32(4, 2, 0, 30, 4, 2, 0, 30));
+    const __m256i six = _mm256_ternarylogic_epi32(four, upper, _mm256_set1_epi8(0x30), 0xf8);
+    // A word for each block; each byte to the top, times d / 2^24.
+    const __m512i words = _mm512_cvtepu16_epi32(_mm256_sub_epi8(six, _mm256_set1_epi8(32)));
+    const __m512 d = mul(two_halves(p + 108, next + 108), splat(0x1p-24F));
+    s.scale[0] = mul(to_floats(shift_left32(words, 24)), d);
+    s.scale[1] = mul(to_floats(bit_and(shift_left32(words, 16), splat32(static_cast<int>(0xff000000)))), d);
   }
 };
 

@@ -1,8 +1,9 @@
-// The IQ2, IQ3 and IQ1 formats as rows.h takes them: grid points looked up 32 at a time.
+// The IQ2, IQ3 and IQ1 formats as rows.h takes them: grid points looked up 64 at a time.
 //
-// Decoding these formats with a load for every point and every sign pattern gives 3 to 4 GB/s from a core. Here a grid
-// is a table of 16-bit codes, which vpermi2w reads for 32 indices at once, 64 entries an instruction; vpmultishiftqb
-// spreads their fields of two or three bits to bytes, and a byte shuffle makes those u = offset + or - magnitude.
+// A load for every point and every sign pattern gives 3 to 5 GB/s from a core. Here a grid is two tables of bytes,
+// which vpermi2b reads for 64 indices at once, 128 entries an instruction; each byte holds numbers of a few bits. Sign
+// bits are put beside them, and vpermb, which sees six bits of a byte, makes an element u = offset + or - magnitude of
+// number and sign. Points lie side by side, so that a vector has one element of many of them: Order::kAcross...
 #pragma once
 
 #include "cpu/avx512/row_formats.h"
@@ -10,234 +11,267 @@
 
 namespace fathom::cpu::avx512 {
 
-/// table[i] for 32 indices i < kEntries.
+static inline __m512i load64(const void* p) { return _mm512_loadu_si512(p); }
+
+/// table[i] for 64 indices i: their bits 0..6 in `low`, a mask for each further one.
 template <int kEntries>
-static inline __attribute__((always_inline)) __m512i codes_at(const uint16_t* table, __m512i i) {
-  if constexpr (kEntries == 64) {
-    return _mm512_permutex2var_epi16(_mm512_load_si512(table), i, _mm512_load_si512(table + 32));
+static inline __attribute__((always_inline)) __m512i bytes_at(const uint8_t* table, __m512i low,
+                                                              const __mmask64* bits) {
+  if constexpr (kEntries == 128) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table), low, _mm512_load_si512(table + 64));
   } else {
-    constexpr int kHalf = kEntries / 2;
-    return _mm512_mask_blend_epi16(_mm512_test_epi16_mask(i, _mm512_set1_epi16(kHalf)), codes_at<kHalf>(table, i),
-                                   codes_at<kHalf>(table + kHalf, i));
+    constexpr int kHalf = kEntries / 2, kBit = kHalf == 128 ? 0 : kHalf == 256 ? 1 : kHalf == 512 ? 2 : 3;
+    return _mm512_mask_blend_epi8(bits[kBit], bytes_at<kHalf>(table, low, bits),
+                                  bytes_at<kHalf>(table + kHalf, low, bits));
   }
 }
 
-/// offset + magnitude by number, offset - magnitude from entry 8 on.
-static inline __m512i signed_values(const uint8_t* magnitudes, int n, int offset) {
-  alignas(16) uint8_t both[16] = {};
-  for (int i = 0; i < n; ++i) {
-    both[i] = static_cast<uint8_t>(offset + magnitudes[i]);
-    both[8 + i] = static_cast<uint8_t>(offset - magnitudes[i]);
+struct alignas(64) Table64 {
+  uint8_t at[64];
+};
+/// What six bits make of element e of a point (or of half a point of eight): its number's bits at `places`, lowest
+/// first, its sign at bit `sign`.
+template <size_t kValues, size_t kBits>
+static constexpr Table64 signed_values(const uint8_t (&values)[kValues], int offset, const uint8_t (&places)[kBits],
+                                       int sign) {
+  Table64 table{};
+  for (int i = 0; i < 64; ++i) {
+    int number = 0;
+    for (size_t bit = 0; bit < kBits; ++bit) number |= (i >> places[bit] & 1) << bit;
+    table.at[i] = static_cast<uint8_t>((i >> sign & 1) != 0 ? offset - values[number] : offset + values[number]);
   }
-  return _mm512_broadcast_i32x4(load16(both));
+  return table;
+}
+static inline __m512i looked_up(const Table64& table, __m512i index) {
+  return _mm512_permutexvar_epi8(index, _mm512_load_si512(table.at));
 }
 
-/// Vector j of a stretch from 8 points of 8 elements, codes 8 (j % 4) .. of 32; negative where `minus` has a bit.
-static inline __attribute__((always_inline)) __m512i spread_eights(__m512i codes, int j, __m512i values,
-                                                                   __mmask64 minus) {
-  const __m512i word = _mm512_add_epi16(_mm512_set1_epi64(8 * (j % 4)), _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7));
-  const __m512i fields =
-      _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x0e0c0a0806040200), _mm512_permutexvar_epi16(word, codes));
-  const __m512i number = bit_and(fields, splat8(3));
-  return look_up(values, _mm512_mask_add_epi8(number, minus, number, splat8(8)));
+/// a, with b's bits where the mask has them.
+static inline __m512i with_bits(__m512i a, __m512i b, int mask) {
+  return _mm512_ternarylogic_epi32(splat8(mask), b, a, 0xca);
+}
+/// Bytes of a and b in turns, of the low or the high half of each 128-bit quarter.
+static inline __m512i interleave(int v, __m512i a, __m512i b) {
+  return v == 0 ? _mm512_unpacklo_epi8(a, b) : _mm512_unpackhi_epi8(a, b);
 }
 
-/// The same from 16 points of 4 elements, the lower or upper half of 32 codes.
-static inline __attribute__((always_inline)) __m512i spread_fours(__m512i codes, int j, __m512i values,
-                                                                  __mmask64 minus) {
-  const __m512i wide =
-      _mm512_cvtepu16_epi32(j % 2 == 0 ? _mm512_castsi512_si256(codes) : _mm512_extracti64x4_epi64(codes, 1));
-  const __m512i fields = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x2926232009060300), wide);
-  const __m512i number = bit_and(fields, splat8(7));
-  return look_up(values, _mm512_mask_add_epi8(number, minus, number, splat8(8)));
+/// Where spread_eights expects the sign bits of a point's elements in its byte: elements 0 and 1 at bits 4 and 5, 2 and
+/// 3 at bits 0 and 1; of elements 4..7 each two bits higher. Made of the eight bits in order by a product of matrices
+/// of bits (row 0 is the top byte), and of seven bits whose last one makes their number even, kEvenSigns.
+static constexpr int64_t kSignPlaces = 0x0408408001021020, kEvenSignPlaces = 0x0408407f01021020;
+static inline __m512i times_matrix(__m512i bytes, int64_t matrix) {
+  return _mm512_gf2p8affine_epi64_epi8(bytes, _mm512_set1_epi64(matrix), 0);
 }
 
-/// Bits 0..6 of each byte, and bit 7 that makes their number even: kEvenSigns.
-static inline __m512i with_parity(__m512i seven) {
-  const __m512i odd =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(0, -128, -128, 0, -128, 0, 0, -128, -128, 0, 0, -128, 0, -128, -128, 0));
-  const __m512i parity = bit_xor(look_up(odd, low_nibbles(seven)), look_up(odd, high_nibbles(seven)));
-  return bit_or(seven, parity);
+/// A stretch of 64 points of eight elements: numbers of elements 0..3, of 4..7, and signs.
+static inline __attribute__((always_inline)) void spread_eights(__m512i low, __m512i high, __m512i signs, __m512i* u) {
+  static constexpr uint8_t kPlaces[3][2] = {{0, 1}, {2, 3}, {4, 5}};
+  static constexpr Table64 kTables[4] = {signed_values(kGrid2Values, IQ2_XXS::kOffset, kPlaces[0], 4),
+                                         signed_values(kGrid2Values, IQ2_XXS::kOffset, kPlaces[1], 5),
+                                         signed_values(kGrid2Values, IQ2_XXS::kOffset, kPlaces[1], 0),
+                                         signed_values(kGrid2Values, IQ2_XXS::kOffset, kPlaces[2], 1)};
+  const __m512i high_signs = shift_right16(signs, 2);
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v, u += 4) {
+    const __m512i numbers = interleave(v, low, high), s = interleave(v, signs, high_signs);
+    const __m512i first = with_bits(numbers, s, 0x30), second = with_bits(shift_right16(numbers, 2), s, 0x03);
+    u[0] = looked_up(kTables[0], first), u[1] = looked_up(kTables[1], first);
+    u[2] = looked_up(kTables[2], second), u[3] = looked_up(kTables[3], second);
+  }
 }
 
-/// Sign bytes of 16 blocks from their words of four times seven bits.
-static inline __m512i even_signs_of(__m512i words) {
-  const __m512i fields = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x352e2720150e0700), words);
-  return with_parity(bit_and(fields, splat8(127)));
+struct Tables3 {
+  Table64 of[4];
+};
+static constexpr Tables3 tables_of_threes(const uint8_t (&values)[8], int offset) {
+  return {signed_values(values, offset, kPlaces3[0], 0), signed_values(values, offset, kPlaces3[1], 1),
+          signed_values(values, offset, kPlaces3[2], 2), signed_values(values, offset, kPlaces3[3], 3)};
+}
+/// Half a stretch, 64 points of four elements: numbers of elements 0 and 1, of 2 and 3; signs in bits 0..3.
+static inline __attribute__((always_inline)) void spread_fours(const Tables3& tables, __m512i low, __m512i high,
+                                                               __m512i signs, __m512i* u) {
+#pragma GCC unroll 4
+  for (int e = 0; e < 4; ++e) u[e] = looked_up(tables.of[e], with_bits(e < 2 ? low : high, signs, 1 << e));
 }
 
+/// 32 bytes of each of two blocks.
+static inline __m512i two_of(const void* low, const void* high) { return join(load32(low), load32(high)); }
+/// The same by turns of eight, so that the low halves of 128-bit quarters are the first block's.
+static inline __m512i by_turns(const void* low, const void* high) {
+  return _mm512_permutex2var_epi64(_mm512_castsi256_si512(load32(low)), _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11),
+                                   _mm512_castsi256_si512(load32(high)));
+}
+/// Sixteen bytes of each of two blocks.
+static inline __m256i two_sixteens(const void* low, const void* high) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(load16(low)), load16(high), 1);
+}
 static inline uint64_t load_u64(const void* p) {
   uint64_t value;
   __builtin_memcpy(&value, p, sizeof(value));
   return value;
 }
-
-/// Eight bytes of each of two blocks.
+/// Eight bytes of each.
 static inline __m128i two_eights(const void* low, const void* high) {
   return _mm_set_epi64x(static_cast<long long>(load_u64(high)), static_cast<long long>(load_u64(low)));
 }
 
-/// (0.5 + s) * d
-static inline __m512 half_up(__m512i s, __m512 d) { return mul(_mm512_add_ps(splat(0.5F), to_floats(s)), d); }
+/// The seven-bit fields of words of four, each in a byte; bit 7 is a rest.
+static inline __m512i sevens_of(__m512i words) {
+  return _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x352e2720150e0700), words);
+}
+
+/// factor * (s + 0.5) for four bits s, and factor * (2 s + 1) for three: what scales are before they are multiplied by
+/// d.
+static inline __m512 halves_up(__m512i s, float factor) {
+  const __m512 steps = _mm512_setr_ps(0.5F, 1.5F, 2.5F, 3.5F, 4.5F, 5.5F, 6.5F, 7.5F, 8.5F, 9.5F, 10.5F, 11.5F, 12.5F,
+                                      13.5F, 14.5F, 15.5F);
+  return _mm512_permutexvar_ps(s, mul(steps, splat(factor)));
+}
+static inline __m512 eighths_of_odds(__m512i s) {
+  return _mm512_permutexvar_ps(s, _mm512_setr_ps(0.125F, 0.375F, 0.625F, 0.875F, 1.125F, 1.375F, 1.625F, 1.875F, 0.125F,
+                                                 0.375F, 0.625F, 0.875F, 1.125F, 1.375F, 1.625F, 1.875F));
+}
 
 /// Four-bit scales of IQ2_XS and IQ2_S: low nibbles of first halves, high ones of second halves.
 static inline void load_nibble_scales(const void* low, const void* high, __m512 d, __m512* scale) {
   const __m512i bytes = _mm512_cvtepu8_epi32(two_eights(low, high));
-  scale[0] = half_up(bit_and(bytes, splat32(15)), d);
-  scale[1] = half_up(shift_right32(bytes, 4), d);
+  scale[0] = mul(halves_up(bytes, 0.25F), d);
+  scale[1] = mul(halves_up(shift_right32(bytes, 4), 0.25F), d);
 }
 
 template <> struct RowFormat<IQ2_XXS> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossFours;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_XXS>& s) {
-    const __m512i first = _mm512_loadu_si512(p + 2), second = _mm512_loadu_si512(p + IQ2_XXS::kBytes + 2);
+    const uint8_t* next = p + IQ2_XXS::kBytes;
+    const __m512i first = load64(p + 2), second = load64(next + 2);
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i indices = _mm512_permutex2var_epi32(first, even, second);
+    const __m512i index = _mm512_permutex2var_epi32(first, even, second);
     const __m512i words = _mm512_permutex2var_epi32(first, bit_or(even, splat32(1)), second);
-    const __m512i codes[2] = {
-        codes_at<256>(kGridCodes.iq2_xxs, _mm512_cvtepu8_epi16(_mm512_castsi512_si256(indices))),
-        codes_at<256>(kGridCodes.iq2_xxs, _mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(indices, 1)))};
-    alignas(64) uint64_t minus[8];
-    _mm512_store_si512(minus, even_signs_of(words));
-    const __m512i values = signed_values(kGrid2Values, 3, IQ2_XXS::kOffset);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) s.u[j] = spread_eights(codes[j / 4], j, values, minus[j]);
-    s.scale[0] = half_up(shift_right32(words, 28), mul(two_halves(p, p + IQ2_XXS::kBytes), splat(0.25F)));
+    const __mmask64 bits[] = {_mm512_movepi8_mask(index)};
+    spread_eights(bytes_at<256>(kGridCodes.iq2_xxs[0], index, bits), bytes_at<256>(kGridCodes.iq2_xxs[1], index, bits),
+                  times_matrix(sevens_of(words), kEvenSignPlaces), s.u);
+    s.scale[0] = mul(halves_up(shift_right32(words, 28), 0.25F), two_halves(p, next));
   }
 };
 
 template <> struct RowFormat<IQ2_XS> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossFours;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_XS>& s) {
-    const __m512i first = _mm512_loadu_si512(p + 2), second = _mm512_loadu_si512(p + IQ2_XS::kBytes + 2);
-    const __m512i index = _mm512_set1_epi16(511);
-    const __m512i codes[2] = {codes_at<512>(kGridCodes.iq2_xs, bit_and(first, index)),
-                              codes_at<512>(kGridCodes.iq2_xs, bit_and(second, index))};
-    alignas(64) uint64_t minus[8];
-    _mm512_store_si512(minus, with_parity(join(_mm512_cvtepi16_epi8(shift_right16(first, 9)),
-                                               _mm512_cvtepi16_epi8(shift_right16(second, 9)))));
-    const __m512i values = signed_values(kGrid2Values, 3, IQ2_XS::kOffset);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) s.u[j] = spread_eights(codes[j / 4], j, values, minus[j]);
-    load_nibble_scales(p + 66, p + IQ2_XS::kBytes + 66, mul(two_halves(p, p + IQ2_XS::kBytes), splat(0.25F)), s.scale);
+    const uint8_t* next = p + IQ2_XS::kBytes;
+    // Words: low bytes, and bytes of the index' bit 8 and seven bits of signs.
+    static constexpr Table64 kEven = [] {
+      Table64 table{};
+      for (int i = 0; i < 64; ++i) table.at[i] = static_cast<uint8_t>(2 * i);
+      return table;
+    }();
+    const __m512i first = load64(p + 2), second = load64(next + 2), even = _mm512_load_si512(kEven.at);
+    const __m512i low = _mm512_permutex2var_epi8(first, even, second);
+    const __m512i high = _mm512_permutex2var_epi8(first, bit_or(even, splat8(1)), second);
+    const __mmask64 bits[] = {_mm512_movepi8_mask(low), _mm512_test_epi8_mask(high, splat8(1))};
+    spread_eights(bytes_at<512>(kGridCodes.iq2_xs[0], low, bits), bytes_at<512>(kGridCodes.iq2_xs[1], low, bits),
+                  times_matrix(high, kEvenSignPlaces << 1), s.u);
+    load_nibble_scales(p + 66, next + 66, two_halves(p, next), s.scale);
   }
 };
 
 template <> struct RowFormat<IQ2_S> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossFours;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_S>& s) {
-    const __m512i values = signed_values(kGrid2Values, 3, IQ2_S::kOffset);
-    // Bits 2l.. of a block's byte become bits 8 and 9 of index l.
-    const __m512i shift = _mm512_set1_epi64(0x0002000400060008);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const uint8_t* block = p + i * IQ2_S::kBytes;
-      const __m512i bytes = _mm512_cvtepu8_epi64(_mm_cvtsi64_si128(static_cast<long long>(load_u64(block + 66))));
-      const __m512i high =
-          _mm512_shuffle_epi8(bytes, _mm512_set4_epi32(static_cast<int>(0x80088008), static_cast<int>(0x80088008),
-                                                       static_cast<int>(0x80008000), static_cast<int>(0x80008000)));
-      const __m512i index =
-          or_masked(_mm512_cvtepu8_epi16(load32(block + 2)), _mm512_sllv_epi16(high, shift), _mm512_set1_epi16(0x300));
-      const __m512i codes = codes_at<1024>(kGridCodes.iq2_s, index);
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) s.u[4 * i + j] = spread_eights(codes, j, values, load_u64(block + 34 + 8 * j));
-    }
-    load_nibble_scales(p + 74, p + IQ2_S::kBytes + 74, mul(two_halves(p, p + IQ2_S::kBytes), splat(0.25F)), s.scale);
+    const uint8_t* next = p + IQ2_S::kBytes;
+    const __m512i low = two_of(p + 2, next + 2);
+    // Two bits for each point: to every point its byte of four.
+    static constexpr Table64 kFourfold = [] {
+      Table64 table{};
+      for (int i = 0; i < 64; ++i) table.at[i] = static_cast<uint8_t>(i / 4);
+      return table;
+    }();
+    const __m512i high =
+        _mm512_permutexvar_epi8(_mm512_load_si512(kFourfold.at), _mm512_castsi128_si512(two_eights(p + 66, next + 66)));
+    const __mmask64 bits[] = {_mm512_movepi8_mask(low), _mm512_test_epi8_mask(high, splat32(0x40100401)),
+                              _mm512_test_epi8_mask(high, splat32(static_cast<int>(0x80200802)))};
+    spread_eights(bytes_at<1024>(kGridCodes.iq2_s[0], low, bits), bytes_at<1024>(kGridCodes.iq2_s[1], low, bits),
+                  times_matrix(two_of(p + 34, next + 34), kSignPlaces), s.u);
+    load_nibble_scales(p + 74, next + 74, two_halves(p, next), s.scale);
   }
 };
 
 template <> struct RowFormat<IQ3_XXS> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossTwos;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ3_XXS>& s) {
-    const __m512i words = join(load32(p + 66), load32(p + IQ3_XXS::kBytes + 66));
-    alignas(64) uint64_t minus[8];
-    _mm512_store_si512(minus, even_signs_of(words));
-    const __m512i values = signed_values(kGrid3XXSValues, 8, IQ3_XXS::kOffset);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const __m512i index = _mm512_cvtepu8_epi16(load32(p + i / 2 * IQ3_XXS::kBytes + 2 + 32 * (i % 2)));
-      const __m512i codes = codes_at<256>(kGridCodes.iq3_xxs, index);
+    static constexpr Tables3 kTables = tables_of_threes(kGrid3XXSValues, IQ3_XXS::kOffset);
+    const uint8_t* next = p + IQ3_XXS::kBytes;
+    const __m512i signs = times_matrix(sevens_of(by_turns(p + 66, next + 66)), 0x010204081020407f);
+    const __m512i high_signs = shift_right16(signs, 4);
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) s.u[2 * i + j] = spread_fours(codes, j, values, minus[2 * i + j]);
+    for (int v = 0; v < 2; ++v) {
+      const __m512i index = load64((v == 0 ? p : next) + 2);
+      const __mmask64 bits[] = {_mm512_movepi8_mask(index)};
+      spread_fours(kTables, bytes_at<256>(kGridCodes.iq3_xxs[0], index, bits),
+                   bytes_at<256>(kGridCodes.iq3_xxs[1], index, bits), interleave(v, signs, high_signs), s.u + 4 * v);
     }
-    s.scale[0] = half_up(shift_right32(words, 28), mul(two_halves(p, p + IQ3_XXS::kBytes), splat(0.5F)));
+    s.scale[0] = mul(halves_up(shift_right32(two_of(p + 66, next + 66), 28), 0.5F), two_halves(p, next));
   }
 };
 
 template <> struct RowFormat<IQ3_S> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossTwos;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ3_S>& s) {
-    constexpr uint8_t kOdd[8] = {1, 3, 5, 7, 9, 11, 13, 15};
-    const __m512i values = signed_values(kOdd, 8, IQ3_S::kOffset);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-      const uint8_t* block = p + i / 2 * IQ3_S::kBytes;
-      const int part = i % 2;
-      const __m512i low = _mm512_cvtepu8_epi16(load32(block + 2 + 32 * part));
-      const __m512i index = _mm512_mask_add_epi16(low, load_u32(block + 66 + 4 * part), low, _mm512_set1_epi16(256));
-      const __m512i codes = codes_at<512>(kGridCodes.iq3_s, index);
+    static constexpr Tables3 kTables = tables_of_threes(kGrid3SValues, IQ3_S::kOffset);
+    const uint8_t* next = p + IQ3_S::kBytes;
+    const __m512i signs = by_turns(p + 74, next + 74), high_signs = shift_right16(signs, 4);
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
-        s.u[2 * i + j] = spread_fours(codes, j, values, load_u64(block + 74 + 16 * part + 8 * j));
-      }
+    for (int v = 0; v < 2; ++v) {
+      const uint8_t* block = v == 0 ? p : next;
+      const __m512i index = load64(block + 2);
+      const __mmask64 bits[] = {_mm512_movepi8_mask(index), load_u64(block + 66)};
+      spread_fours(kTables, bytes_at<512>(kGridCodes.iq3_s[0], index, bits),
+                   bytes_at<512>(kGridCodes.iq3_s[1], index, bits), interleave(v, signs, high_signs), s.u + 4 * v);
     }
-    // Nibble b of a block's four bytes to lane b.
+    // 2 s + 1; nibble b of a block's four bytes to lane b.
     const __m512i nibble = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
     const __m512i both = _mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(load_u32(p + 106))), 0xff00,
-                                               _mm512_set1_epi32(static_cast<int>(load_u32(p + IQ3_S::kBytes + 106))));
-    const __m512i four = bit_and(_mm512_srlv_epi32(both, nibble), splat32(15));
-    s.scale[0] = mul(to_floats(_mm512_add_epi32(shift_left32(four, 1), splat32(1))), two_halves(p, p + IQ3_S::kBytes));
+                                               _mm512_set1_epi32(static_cast<int>(load_u32(next + 106))));
+    s.scale[0] = mul(halves_up(_mm512_srlv_epi32(both, nibble), 2.0F), two_halves(p, next));
   }
 };
 
-/// Vector j of a stretch of IQ1: the grid's bytes at 64 indices. Its 2048 points do not fit registers, and single loads
-/// are faster than a gather.
-static inline __attribute__((always_inline)) __m512i ternary_points(const uint16_t* index, int j) {
-  const auto at = [&](int i) { return kIQ1SGrid[index[8 * j + i]]; };
-  return join(four_words(at(0), at(1), at(2), at(3)), four_words(at(4), at(5), at(6), at(7)));
-}
-/// u = 8 * grid + delta
-static inline __m512i ternary_u(__m512i grid, __m512i delta) {
-  return _mm512_add_epi8(bit_and(shift_left16(grid, 3), splat8(static_cast<int>(0xf8))), delta);
-}
-/// (2 s + 1) * d
-static inline __m512 odd_times(__m512i s, __m512 d) {
-  return mul(to_floats(_mm512_add_epi32(shift_left32(s, 1), splat32(1))), d);
+/// A stretch of IQ1: u = 8 * (element + 1) + delta + 1. Of each point the low byte of its index, a byte whose bits 0..2
+/// are the upper three, and 2 or 0 for a delta of 1 or -1.
+static inline __attribute__((always_inline)) void spread_ternary(__m512i low, __m512i high, __m512i delta, __m512i* u) {
+  const __mmask64 bits[] = {_mm512_movepi8_mask(low), _mm512_test_epi8_mask(high, splat8(1)),
+                            _mm512_test_epi8_mask(high, splat8(2)), _mm512_test_epi8_mask(high, splat8(4))};
+  const __m512i first = bytes_at<2048>(kGridCodes.iq1_low, low, bits);
+  const __m512i run = with_bits(shift_left16(high, 4), shift_right16(low, 4), 15);  // bits 4..10 of the index
+  const __mmask64 changed = _mm512_cmpgt_epu8_mask(low, bytes_at<128>(kGridCodes.iq1_last, run, nullptr));
+  const __m512i last = _mm512_mask_blend_epi8(changed, bytes_at<128>(kGridCodes.iq1_high[0], run, nullptr),
+                                              bytes_at<128>(kGridCodes.iq1_high[1], run, nullptr));
+#pragma GCC unroll 2
+  for (int v = 0; v < 2; ++v, u += 4) {
+    const __m512i numbers = interleave(v, first, last), d = interleave(v, delta, delta);
+    u[0] = with_bits(d, shift_left16(numbers, 3), 0x18);
+    u[1] = with_bits(d, shift_left16(numbers, 1), 0x18);
+    u[2] = with_bits(d, shift_right16(numbers, 1), 0x18);
+    u[3] = with_bits(d, shift_right16(numbers, 3), 0x18);
+  }
 }
 
 template <> struct RowFormat<IQ1_S> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossFours;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ1_S>& s) {
-    const __m128i heads[2] = {load16(p + 34), load16(p + IQ1_S::kBytes + 34)};
-    alignas(64) uint16_t index[64];
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      // A block's word in four lanes: bits 3l.. to bits 8.. of lane l.
-      const __m512i fourfold = _mm512_cvtepu8_epi16(_mm256_setr_epi8(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4,
-                                                                     4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7));
-      const __m512i word = _mm512_permutexvar_epi16(fourfold, _mm512_castsi128_si512(heads[i]));
-      const __m512i high = _mm512_srlv_epi16(_mm512_sllv_epi16(word, _mm512_set1_epi64(0x0000000200050008)),
-                                             _mm512_set1_epi64(0x0001000000000000));
-      _mm512_store_si512(index + 32 * i, or_masked(_mm512_cvtepu8_epi16(load32(p + i * IQ1_S::kBytes + 2)), high,
-                                                   _mm512_set1_epi16(0x700)));
-    }
-    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_inserti128_si256(_mm256_castsi128_si256(heads[0]), heads[1], 1));
-    s.scale[0] =
-        odd_times(bit_and(shift_right32(wide, 12), splat32(7)), mul(two_halves(p, p + IQ1_S::kBytes), splat(0.125F)));
-    const __m512i delta = _mm512_mask_mov_epi32(
-        splat8(IQ1_S::kOffset + 1), _mm512_test_epi32_mask(wide, splat32(0x8000)), splat8(IQ1_S::kOffset - 1));
-    const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) {
-      s.u[j] =
-          ternary_u(ternary_points(index, j), _mm512_permutexvar_epi32(_mm512_add_epi32(first, splat32(2 * j)), delta));
-    }
+    const uint8_t* next = p + IQ1_S::kBytes;
+    // A word for four points: three bits each from bit 0 on, the scale at bit 12, the sign of delta in bit 15.
+    const __m256i words = two_sixteens(p + 34, next + 34);
+    const __m512i pairs = _mm512_cvtepu32_epi64(words);
+    const __m512i tops = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x1818181808080808), pairs);
+    spread_ternary(two_of(p + 2, next + 2), _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x1916131009060300), pairs),
+                   _mm512_maskz_mov_epi8(_mm512_testn_epi8_mask(tops, splat8(-128)), splat8(2)), s.u);
+    s.scale[0] = mul(eighths_of_odds(shift_right32(_mm512_cvtepu16_epi32(words), 12)), two_halves(p, next));
   }
 };
 
@@ -248,62 +282,71 @@ static inline uint16_t iq1_m_d(uint64_t words) {
 }
 
 template <> struct RowFormat<IQ1_M> {
-  static constexpr Order kOrder = Order::kPlain;
+  static constexpr Order kOrder = Order::kAcrossFours;
   static constexpr int kColumns = 2;
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ1_M>& s) {
-    alignas(64) uint16_t index[64];
-    const __m128i low = _mm_set1_epi8(15);
-    const __m512i plus = splat8(IQ1_M::kOffset + 1), minus = splat8(IQ1_M::kOffset - 1);
-#pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      const uint8_t* block = p + i * IQ1_M::kBytes;
-      const __m128i bytes = load16(block + 32);
-      const __m128i even = _mm_and_si128(bytes, low), odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), low);
-      const __m512i nibbles = _mm512_cvtepu8_epi16(_mm256_inserti128_si256(
-          _mm256_castsi128_si256(_mm_unpacklo_epi8(even, odd)), _mm_unpackhi_epi8(even, odd), 1));  // one a group of 8
-      _mm512_store_si512(index + 32 * i, or_masked(_mm512_cvtepu8_epi16(load32(block)), shift_left16(nibbles, 8),
-                                                   _mm512_set1_epi16(0x700)));
-      const __mmask32 down = _mm512_test_epi16_mask(nibbles, _mm512_set1_epi16(8));
-#pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) {
-        s.u[4 * i + j] = ternary_u(ternary_points(index, 4 * i + j),
-                                   _mm512_mask_mov_epi64(plus, static_cast<__mmask8>(down >> (8 * j)), minus));
-      }
-    }
-    const uint16_t d[2] = {iq1_m_d(load_u64(p + 48)), iq1_m_d(load_u64(p + IQ1_M::kBytes + 48))};
-    const __m512 small = mul(two_halves(d, d + 1), splat(0.125F));
+    const uint8_t* next = p + IQ1_M::kBytes;
+    // A nibble for each point: three bits of its index, the sign of its delta.
+    const __m512i high = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x1c1814100c080400),
+                                                      _mm512_cvtepu32_epi64(two_sixteens(p + 32, next + 32)));
+    spread_ternary(two_of(p, next), high, _mm512_maskz_mov_epi8(_mm512_testn_epi8_mask(high, splat8(8)), splat8(2)),
+                   s.u);
     // Four blocks' scales lie in two words: six bits each, three a half.
     const __m512i words = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3),
-                                                   _mm512_castsi128_si512(two_eights(p + 48, p + IQ1_M::kBytes + 48)));
+                                                   _mm512_castsi128_si512(two_eights(p + 48, next + 48)));
     const __m512i at = _mm512_setr_epi32(0, 6, 16, 22, 0, 6, 16, 22, 0, 6, 16, 22, 0, 6, 16, 22);
-    const __m512i six = _mm512_srlv_epi32(words, at);
-    s.scale[0] = odd_times(bit_and(six, splat32(7)), small);
-    s.scale[1] = odd_times(bit_and(shift_right32(six, 3), splat32(7)), small);
+    const uint16_t d[2] = {iq1_m_d(load_u64(p + 48)), iq1_m_d(load_u64(next + 48))};
+    const __m512 both = two_halves(d, d + 1);
+    s.scale[0] = mul(eighths_of_odds(_mm512_srlv_epi32(words, at)), both);
+    s.scale[1] = mul(eighths_of_odds(_mm512_srlv_epi32(words, _mm512_add_epi32(at, splat32(3)))), both);
   }
 };
 
 /// Panels of these formats, for many columns: a row's stretch is a panel's chunk.
 template <typename Format>
 static inline void unpack_stretches(const uint8_t* const* rows, int64_t offset, Panel& panel, Prefetcher& ahead) {
+  constexpr Order kOrder = RowFormat<Format>::kOrder;
+  static_assert(is_across(kOrder));
   constexpr int kHalves = 32 / Format::kSub, kPart = kUnpackLines<Format> * 2 / kRows + 1;
   alignas(64) uint8_t u[kRows][kChunk];
   alignas(64) float scale[kHalves][kRows][kRows];
   const uint8_t* starts[kRows];
+  const uint8_t* scale_starts[kHalves][kRows];
   for (int i = 0; i < kRows; ++i) {
     ahead.lines<kPart>();
     Stretch<Format> s;
     RowFormat<Format>::load(rows[i] + offset, s);
     starts[i] = u[i];
-#pragma GCC unroll 8
-    for (int j = 0; j < 8; ++j) store(u[i] + 64 * j, s.u[j]);
-    for (int h = 0; h < kHalves; ++h) store(scale[h][i], s.scale[h]);
-  }
-  for (int block = 0; block < kStretchBlocks; ++block) {
-    Bytes out[8];
-    transpose32(starts, 32 * block, out);
-    store_groups(panel.u + 8 * block, out);
+    // The elements of a half block, in a lane of each of four vectors, in a row again: those of lane 4 l + k become
+    // quarter l of vector 4 v + k.
+    for (int v = 0; v < 2; ++v) {
+      const Bytes* from = s.u + 4 * v;
+      const Bytes a = _mm512_unpacklo_epi8(from[0], from[1]), b = _mm512_unpackhi_epi8(from[0], from[1]);
+      const Bytes c = _mm512_unpacklo_epi8(from[2], from[3]), d = _mm512_unpackhi_epi8(from[2], from[3]);
+      store(u[i] + 256 * v, _mm512_unpacklo_epi16(a, c));
+      store(u[i] + 256 * v + 64, _mm512_unpackhi_epi16(a, c));
+      store(u[i] + 256 * v + 128, _mm512_unpacklo_epi16(b, d));
+      store(u[i] + 256 * v + 192, _mm512_unpackhi_epi16(b, d));
+    }
     for (int h = 0; h < kHalves; ++h) {
-      for (int i = 0; i < kRows; ++i) panel.scale[block * kHalves + h][i] = scale[h][i][block];
+      store(scale[h][i], s.scale[h]);
+      scale_starts[h][i] = reinterpret_cast<const uint8_t*>(scale[h][i]);
+    }
+  }
+  for (int v = 0; v < 2; ++v) {
+    for (int lane = 0; lane < 16; lane += 2) {
+      const int at = 256 * v + lane % 4 * 64 + lane / 4 * 16;
+      Bytes out[8];
+      transpose16(starts, at, out);
+      transpose16(starts, at + 64, out + 4);
+      store_groups(panel.u + 8 * (half_block(kOrder, v, lane) / 2), out);
+    }
+  }
+  for (int h = 0; h < kHalves; ++h) {
+    for (int block = 0; block < kStretchBlocks; block += 4) {
+      Bytes out[4];
+      transpose16(scale_starts[h], 4 * block, out);
+      for (int j = 0; j < 4; ++j) store(panel.scale[(block + j) * kHalves + h], _mm512_castsi512_ps(out[j]));
     }
   }
 }

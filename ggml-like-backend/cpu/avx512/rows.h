@@ -9,9 +9,36 @@ namespace fathom::cpu::avx512 {
 
 static constexpr int kRowsTogether = 16;
 
-/// Where a half of a block of the activations goes.
-template <typename Format> static constexpr int activation_place(int block, int half) {
-  return block / 16 * 512 + place(RowFormat<Format>::kOrder, block % 16, half);
+/// Activations of n_blocks blocks in the format's order.
+template <typename Format> static inline void place_activations(const uint8_t* act, int n_blocks, uint8_t* q) {
+  constexpr Order kOrder = RowFormat<Format>::kOrder;
+  constexpr auto kStride = static_cast<int>(sizeof(ActBlock));
+  if constexpr (is_across(kOrder)) {
+    const __m512i across = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    for (int first = 0; first < n_blocks; first += kStretchBlocks) {
+      for (int v = 0; v < 2; ++v, q += 256) {
+        const uint8_t* halves[16];
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) {
+          const int half = half_block(kOrder, v, i), block = first + half / 2;
+          halves[i] = act + (block < n_blocks ? block : n_blocks - 1) * kStride + half % 2 * 16;
+        }
+        __m512i in[4], out[4];
+        load_rows16(halves, 0, in);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) in[j] = _mm512_shuffle_epi8(in[j], across);
+        transpose4(in, out);
+#pragma GCC unroll 4
+        for (int e = 0; e < 4; ++e) store(q + 64 * e, out[e]);
+      }
+    }
+  } else {
+    for (int b = 0; b < n_blocks; ++b, act += kStride) {
+      uint8_t* to = q + b / 16 * 512;
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) __builtin_memcpy(to + place(kOrder, b % 16, i), act + 8 * i, 8);
+    }
+  }
 }
 
 /// Sums of groups of four lanes of four vectors: group L of z[j] to lane 4 L + j.
@@ -19,6 +46,14 @@ static inline __m512i sum_fours(const __m512i* z) {
   const __m512i a = _mm512_add_epi32(_mm512_unpacklo_epi32(z[0], z[1]), _mm512_unpackhi_epi32(z[0], z[1]));
   const __m512i b = _mm512_add_epi32(_mm512_unpacklo_epi32(z[2], z[3]), _mm512_unpackhi_epi32(z[2], z[3]));
   return _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b));
+}
+
+/// Even or odd lanes of each 128-bit quarter: two of a, then two of b.
+static inline __m512i evens(__m512i a, __m512i b) {
+  return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0x88));
+}
+static inline __m512i odds(__m512i a, __m512i b) {
+  return _mm512_castps_si512(_mm512_shuffle_ps(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b), 0xdd));
 }
 
 /// t = the stretch's blocks times one column's: activation bytes, and s of ActBlock as two vectors.
@@ -37,6 +72,30 @@ static inline __attribute__((always_inline)) void multiply_stretch(const Stretch
       z[j] = _mm512_dpbusd_epi32(z[j], w.u[2 * j + 1], _mm512_load_si512(q + 128 * j + 64));
     }
     sum[0] = _mm512_permutexvar_epi32(_mm512_load_si512(kFourBlockLanes.at), sum_fours(z));
+  } else if constexpr (kOrder == Order::kPairs) {
+    __m512i z[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      z[j] = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w.u[2 * j], _mm512_load_si512(q + 128 * j));
+      z[j] = _mm512_dpbusd_epi32(z[j], w.u[2 * j + 1], _mm512_load_si512(q + 128 * j + 64));
+    }
+    const __m512i low = _mm512_add_epi32(evens(z[0], z[1]), odds(z[0], z[1]));
+    const __m512i high = _mm512_add_epi32(evens(z[2], z[3]), odds(z[2], z[3]));
+    sum[0] = _mm512_permutex2var_epi32(low, _mm512_load_si512(kHalfLanes<kOrder, 0>.at), high);
+    sum[1] = _mm512_permutex2var_epi32(low, _mm512_load_si512(kHalfLanes<kOrder, 1>.at), high);
+  } else if constexpr (is_across(kOrder)) {
+    __m512i z[2];
+#pragma GCC unroll 2
+    for (int v = 0; v < 2; ++v) {
+      z[v] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+      for (int j = 4 * v; j < 4 * v + 4; ++j) z[v] = _mm512_dpbusd_epi32(z[v], w.u[j], _mm512_load_si512(q + 64 * j));
+    }
+    sum[0] = evens(z[0], z[1]), sum[1] = odds(z[0], z[1]);
+    if (kScales == 1) sum[0] = _mm512_add_epi32(sum[0], sum[1]);
+    if (kOrder == Order::kAcrossTwos) {
+      sum[0] = _mm512_permutexvar_epi32(_mm512_load_si512(kTwoBlockLanes.at), sum[0]);
+    }
   } else {
     __m512i z[8];
 #pragma GCC unroll 8
