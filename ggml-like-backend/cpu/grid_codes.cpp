@@ -54,7 +54,13 @@ GridCodes make_codes() {
   encode(kIQ3XXSGrid, kGrid3XXSValues, codes.iq3_xxs);
   encode(kIQ3SGrid, kGrid3SValues, codes.iq3_s);
   constexpr uint8_t kTernary[3] = {0xff, 0, 1};
-  for (size_t i = 0; i < std::size(kIQ1SGrid); ++i) codes.iq1_low[i] = code_of_four(kIQ1SGrid[i], 0, kTernary);
+  for (size_t i = 0; i < std::size(kIQ1SGrid); ++i) {
+    codes.iq1_low[i] = code_of_four(kIQ1SGrid[i], 0, kTernary);
+    codes.iq1_points[i] = 0;
+    for (int j = 0; j < 8; ++j) {
+      codes.iq1_points[i] |= static_cast<uint64_t>(8 * number_of(kIQ1SGrid[i], j, kTernary)) << (8 * j);
+    }
+  }
   for (size_t run = 0; run < std::size(codes.iq1_last); ++run) {
     const auto high = [&](size_t i) { return code_of_four(kIQ1SGrid[16 * run + i], 4, kTernary); };
     codes.iq1_high[0][run] = high(0);

@@ -20,6 +20,7 @@ struct GridCodes {
   /// the change, after it, and the low byte of the last index before it, all by index / 16.
   alignas(64) uint8_t iq1_high[2][128];
   alignas(64) uint8_t iq1_last[128];
+  alignas(64) uint64_t iq1_points[2048];  ///< all elements, 8 * (element + 1) in a byte each
 };
 
 /// Of the four elements of a point of IQ3: 0 and 1 share a byte, 2 and 3. Bit e is free of number e's bits, and bits 6

@@ -39,6 +39,7 @@ template <typename Format, int kColumns> static void multiply_rows(const MatmulT
   constexpr int kPerBlock = Format::kElements / 32;
   constexpr int kStretchBytes = kStretchBlocks / kPerBlock * Format::kBytes;
   RowColumn columns[kColumns];
+  alignas(64) uint8_t rest[kStretchBytes] = {};  // what is left of a row, filled up with zeros
   const auto* w = reinterpret_cast<const uint8_t*>(task.w);
   const int64_t n_blocks = task.k / 32, stride = task.row_stride_bytes;
   for (int64_t first = 0; first < n_blocks; first += kPieceBlocks) {
@@ -70,7 +71,6 @@ template <typename Format, int kColumns> static void multiply_rows(const MatmulT
           if (n - b >= kStretchBlocks) {
             RowFormat<Format>::load(p, s);
           } else {
-            alignas(64) uint8_t rest[kStretchBytes] = {};
             __builtin_memcpy(rest, p, static_cast<size_t>((n - b) / kPerBlock * Format::kBytes));
             RowFormat<Format>::load(rest, s);
           }

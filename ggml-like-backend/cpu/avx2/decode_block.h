@@ -6,6 +6,7 @@
 #include <immintrin.h>
 
 #include "core/quant/codebooks.h"
+#include "cpu/grid_codes.h"
 #include "cpu/weight_formats.h"
 
 namespace fathom::cpu {
@@ -285,23 +286,19 @@ static inline void decode(const BlockIQ3_S& b, uint8_t* u, float* scale, float*)
   }
 }
 
-/// u = 8 * grid + delta, delta = +1 or -1 (an eighth of the grid's step) plus the offset, per group.
-static inline __m256i ternary(__m256i grid, __m256i delta) {
-  const __m256i eightfold = _mm256_and_si256(_mm256_slli_epi16(grid, 3), _mm256_set1_epi8(static_cast<char>(0xf8)));
-  return _mm256_add_epi8(eightfold, delta);
-}
-static inline uint64_t iq1_delta(bool negative) {
-  return 0x0101010101010101u * static_cast<uint64_t>(IQ1_S::kOffset + (negative ? -1 : 1));
-}
+/// u = 8 * grid + delta + offset, delta = +1 or -1 (an eighth of the grid's step), per group: what iq1_points leave.
+static inline uint64_t iq1_delta(bool negative) { return negative ? 0 : 0x0202020202020202; }
 
 static inline void decode(const BlockIQ1_S& b, uint8_t* u, float* scale, float*) {
   const float d = half_to_float(b.d) * 0.125f;
   for (int ib = 0; ib < 8; ++ib) {
     const uint8_t* q = b.qs + 4 * ib;
     const uint32_t h = b.qh[ib];
-    const __m256i grid = four_words(kIQ1SGrid[q[0] | (h & 7) << 8], kIQ1SGrid[q[1] | (h & 0x38) << 5],
-                                    kIQ1SGrid[q[2] | (h & 0x1c0) << 2], kIQ1SGrid[q[3] | (h & 0xe00) >> 1]);
-    store32(u + 32 * ib, ternary(grid, _mm256_set1_epi64x(static_cast<long long>(iq1_delta((h & 0x8000) != 0)))));
+    const __m256i grid =
+        four_words(kGridCodes.iq1_points[q[0] | (h & 7) << 8], kGridCodes.iq1_points[q[1] | (h & 0x38) << 5],
+                   kGridCodes.iq1_points[q[2] | (h & 0x1c0) << 2], kGridCodes.iq1_points[q[3] | (h & 0xe00) >> 1]);
+    store32(u + 32 * ib,
+            _mm256_or_si256(grid, _mm256_set1_epi64x(static_cast<long long>(iq1_delta((h & 0x8000) != 0)))));
     scale[ib] = d * static_cast<float>(2 * ((h >> 12) & 7) + 1);
   }
 }
@@ -314,11 +311,12 @@ static inline void decode(const BlockIQ1_M& b, uint8_t* u, float* scale, float*)
   for (int ib = 0; ib < 8; ++ib) {
     const uint8_t* q = b.qs + 4 * ib;
     const uint32_t h0 = b.qh[2 * ib], h1 = b.qh[2 * ib + 1];
-    const __m256i grid = four_words(kIQ1SGrid[q[0] | (h0 & 7) << 8], kIQ1SGrid[q[1] | (h0 & 0x70) << 4],
-                                    kIQ1SGrid[q[2] | (h1 & 7) << 8], kIQ1SGrid[q[3] | (h1 & 0x70) << 4]);
+    const __m256i grid =
+        four_words(kGridCodes.iq1_points[q[0] | (h0 & 7) << 8], kGridCodes.iq1_points[q[1] | (h0 & 0x70) << 4],
+                   kGridCodes.iq1_points[q[2] | (h1 & 7) << 8], kGridCodes.iq1_points[q[3] | (h1 & 0x70) << 4]);
     const __m256i delta = four_words(iq1_delta((h0 & 8) != 0), iq1_delta((h0 & 0x80) != 0), iq1_delta((h1 & 8) != 0),
                                      iq1_delta((h1 & 0x80) != 0));
-    store32(u + 32 * ib, ternary(grid, delta));
+    store32(u + 32 * ib, _mm256_or_si256(grid, delta));
     const uint32_t s = static_cast<uint32_t>(w[ib / 2]) >> (6 * (ib & 1));
     scale[2 * ib] = d * static_cast<float>(2 * (s & 7) + 1);
     scale[2 * ib + 1] = d * static_cast<float>(2 * ((s >> 3) & 7) + 1);

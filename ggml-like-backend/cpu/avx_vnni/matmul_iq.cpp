@@ -1,6 +1,7 @@
 // AVX-VNNI matrix kernels of the IQ formats with blocks of 256 elements.
 #define FATHOM_ISA avx_vnni
 #include "cpu/avx2/quantize_act.h"
+#include "cpu/avx2/row_formats_iq.h"
 #include "cpu/avx2/rows.h"
 #include "cpu/isa_tables.h"
 

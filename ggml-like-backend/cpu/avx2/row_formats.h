@@ -1,0 +1,141 @@
+// From a stretch of a weight row, 8 blocks of 32 elements, to operands: what rows.h multiplies on AVX2 and AVX-VNNI.
+// Everything is static: this header is compiled for one instruction set, in the namespace FATHOM_ISA.
+#pragma once
+
+#include "cpu/avx2/unpack.h"
+
+namespace fathom::cpu::FATHOM_ISA {
+
+static constexpr int kStretchBlocks = 8;
+
+/// One row's stretch: vector j is block j; scales and minima with a lane for each block, two vectors where its halves
+/// have their own.
+template <typename Format> struct Stretch {
+  __m256i u[kStretchBlocks];
+  __m256 scale[32 / Format::kSub];
+  __m256 min[32 / Format::kSub];
+};
+
+/// 16 numbers: those of first halves, those of second halves.
+static inline void apart(const float* p, __m256* out) {
+  const __m256 low = _mm256_load_ps(p), high = _mm256_load_ps(p + 8);
+  const auto in_order = [](__m256 v) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8)); };
+  out[0] = in_order(_mm256_shuffle_ps(low, high, 0x88));
+  out[1] = in_order(_mm256_shuffle_ps(low, high, 0xdd));
+}
+
+/// Products of 32 bytes: sums of four as int32, without VNNI sums of two in 16 bits.
+static inline __m256i multiply_bytes(__m256i u, __m256i q) {
+#ifdef __AVXVNNI__
+  return _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), u, q);
+#else
+  return _mm256_maddubs_epi16(u, q);
+#endif
+}
+
+/// What a format with unpacked stretches has to say of its products.
+template <typename Format> struct UnpackedRow {
+  static constexpr int kLargest = Format::kMaxU;  ///< what products have as a factor at most
+  static constexpr bool kAddsOffset = Format::kOffset != 0 && !kSignedWeights<Format>;
+  /// Block j of the stretch times 32 activations.
+  static inline __attribute__((always_inline)) __m256i products(const Stretch<Format>& s, int j, const uint8_t* q) {
+    if constexpr (kSignedWeights<Format>) {
+      return multiply_bytes(_mm256_abs_epi8(s.u[j]), _mm256_sign_epi8(load32(q), s.u[j]));
+    } else {
+      return multiply_bytes(s.u[j], load32(q));
+    }
+  }
+};
+
+/// How a format's stretches are loaded, load(p, stretch), and multiplied, products(stretch, j, q). Any format: by its
+/// block decoder.
+template <typename Format> struct RowFormat : UnpackedRow<Format> {
+  /// Up to so many columns rows are faster than panels: small blocks and tables of values cost more than they gain.
+  static constexpr int kColumns = Format::kElements == kSuperBlock && Format::kMaxU < 255 ? 1 : 0;
+
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Format>& s) {
+    constexpr int kScales = Format::kElements / Format::kSub, kCount = kStretchBlocks * 32 / Format::kElements;
+    alignas(32) uint8_t u[kStretchBlocks * 32];
+    alignas(32) float scale[kCount * kScales], min[kCount * kScales];
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) {
+      decode(*reinterpret_cast<const typename Format::Block*>(p + i * Format::kBytes), u + i * Format::kElements,
+             scale + i * kScales, min + i * kScales);
+    }
+    const Bytes flip = splat8(Format::kMaxU == 255 ? kFullRangeOffset ^ 128 : 0);
+#pragma GCC unroll 8
+    for (int j = 0; j < kStretchBlocks; ++j) {
+      s.u[j] = load32(u + 32 * j);
+      if constexpr (Format::kMaxU == 255) s.u[j] = bit_xor(s.u[j], flip);
+    }
+    if constexpr (Format::kSub == 32) {
+      s.scale[0] = _mm256_load_ps(scale);
+      if constexpr (Format::kHasMin) s.min[0] = _mm256_load_ps(min);
+    } else {
+      apart(scale, s.scale);
+      if constexpr (Format::kHasMin) apart(min, s.min);
+    }
+  }
+};
+
+template <> struct RowFormat<Q8_0> : UnpackedRow<Q8_0> {
+  static constexpr int kColumns = 1;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q8_0>& s) {
+    const auto* blocks = reinterpret_cast<const BlockQ8_0*>(p);
+    const Bytes flip = splat8(kFullRangeOffset);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) s.u[j] = bit_xor(load32(blocks[j].qs), flip);
+    __m128i d = _mm_setzero_si128();
+    d = _mm_insert_epi16(d, blocks[0].d, 0), d = _mm_insert_epi16(d, blocks[1].d, 1);
+    d = _mm_insert_epi16(d, blocks[2].d, 2), d = _mm_insert_epi16(d, blocks[3].d, 3);
+    d = _mm_insert_epi16(d, blocks[4].d, 4), d = _mm_insert_epi16(d, blocks[5].d, 5);
+    d = _mm_insert_epi16(d, blocks[6].d, 6), d = _mm_insert_epi16(d, blocks[7].d, 7);
+    s.scale[0] = _mm256_cvtph_ps(d);
+  }
+};
+
+template <> struct RowFormat<Q2_K> : UnpackedRow<Q2_K> {
+  static constexpr int kColumns = 1;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q2_K>& s) {
+    const auto& block = *reinterpret_cast<const BlockQ2_K*>(p);
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      s.u[j] = bit_and(shift_right16(load32(block.qs + j / 4 * 32), j % 4 * 2), splat8(3));
+    }
+    // A word for each block: scale and minimum of its first half, of its second half.
+    const __m256i words = _mm256_cvtepu16_epi32(load16(block.scales)), four = splat32(15);
+    const __m256 d = splat(half_to_float(block.d)), dmin = splat(-half_to_float(block.dmin));
+    s.scale[0] = mul(to_floats(bit_and(words, four)), d);
+    s.min[0] = mul(to_floats(bit_and(shift_right32(words, 4), four)), dmin);
+    s.scale[1] = mul(to_floats(bit_and(shift_right32(words, 8), four)), d);
+    s.min[1] = mul(to_floats(shift_right32(words, 12)), dmin);
+  }
+};
+
+template <> struct RowFormat<Q3_K> : UnpackedRow<Q3_K> {
+  static constexpr int kColumns = 1;
+  static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Q3_K>& s) {
+    const auto& block = *reinterpret_cast<const BlockQ3_K*>(p);
+    const __m256i mask = load32(block.hmask);  // bit j of these bytes belongs to block j
+#pragma GCC unroll 8
+    for (int j = 0; j < 8; ++j) {
+      const __m256i bit = j < 2 ? shift_left16(mask, 2 - j) : shift_right16(mask, j - 2);
+      s.u[j] = or_masked(bit_and(shift_right16(load32(block.qs + j / 4 * 32), j % 4 * 2), splat8(3)), bit, splat8(4));
+    }
+    // The last 16 bytes: two of quants, twelve of scales, d. Low four bits of scale j: byte j % 8, nibble j / 8; upper
+    // two: byte 8 + j % 4, pair j / 4.
+    const __m128i tail = load16(p + 94);
+    const __m128i nibbles = _mm_srlv_epi64(
+        _mm_shuffle_epi8(tail, _mm_setr_epi8(2, 3, 4, 5, 6, 7, 8, 9, 2, 3, 4, 5, 6, 7, 8, 9)), _mm_set_epi64x(4, 0));
+    const __m128i pairs = _mm_srlv_epi32(_mm_shuffle_epi32(_mm_srli_si128(tail, 10), 0), _mm_setr_epi32(0, 2, 4, 6));
+    const __m128i six = _mm_or_si128(_mm_and_si128(nibbles, _mm_set1_epi8(15)),
+                                     _mm_and_si128(_mm_slli_epi32(pairs, 4), _mm_set1_epi8(0x30)));
+    // A word for each block; each byte to the top, times d / 2^24.
+    const __m256i words = _mm256_cvtepu16_epi32(_mm_sub_epi8(six, _mm_set1_epi8(32)));
+    const __m256 d = splat(half_to_float(block.d) * 0x1p-24F);
+    s.scale[0] = mul(to_floats(shift_left32(words, 24)), d);
+    s.scale[1] = mul(to_floats(bit_and(shift_left32(words, 16), splat32(static_cast<int>(0xff000000)))), d);
+  }
+};
+
+}  // namespace fathom::cpu::FATHOM_ISA
