@@ -1,5 +1,5 @@
-// The IQ2, IQ3 and IQ1 formats as rows.h takes them on AVX2 and AVX-VNNI: every grid point is a load of its own; what
-// surrounds the loads, indices, signs and scales, is computed for a block of 256 elements at once.
+// The IQ2, IQ3 and IQ1 formats as rows.h takes them on AVX2 and AVX-VNNI: every grid point is a load of its own, and
+// its index is computed in general registers, which are idle; signs and scales, for a block of 256 elements at once.
 //
 // These stretches are not unpacked: 32 elements are put together where they are multiplied, in few registers. Weights
 // of IQ2 and IQ3 are magnitudes there, and their signs go to the activations. Everything is static: this header is
@@ -68,14 +68,15 @@ static inline __m256 odd_times(__m256i s, float d) {
   return mul(to_floats(bit_or(_mm256_add_epi32(s, s), splat32(1))), splat(d));
 }
 
-template <typename Format, int kLargestMagnitude> struct SignedRow {
+/// Magnitudes, whose products need no offset.
+template <int kLargestMagnitude> struct SignedRow {
   static constexpr int kColumns = 1;
   static constexpr int kLargest = kLargestMagnitude;
   static constexpr bool kAddsOffset = false;
 };
 
 template <> struct Stretch<IQ2_XXS> : BlockAndScales<BlockIQ2_XXS, 1>, SignBytes {};
-template <> struct RowFormat<IQ2_XXS> : SignedRow<IQ2_XXS, 43> {
+template <> struct RowFormat<IQ2_XXS> : SignedRow<43> {
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_XXS>& s) {
     const auto& block = *reinterpret_cast<const BlockIQ2_XXS*>(p);
     s.block = &block;
@@ -101,7 +102,7 @@ static inline void nibble_scales(const uint8_t* scales, float d, __m256* scale) 
 }
 
 template <> struct Stretch<IQ2_XS> : BlockAndScales<BlockIQ2_XS, 2>, SignBytes {};
-template <> struct RowFormat<IQ2_XS> : SignedRow<IQ2_XS, 43> {
+template <> struct RowFormat<IQ2_XS> : SignedRow<43> {
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_XS>& s) {
     const auto& block = *reinterpret_cast<const BlockIQ2_XS*>(p);
     s.block = &block;
@@ -118,7 +119,7 @@ template <> struct RowFormat<IQ2_XS> : SignedRow<IQ2_XS, 43> {
 };
 
 template <> struct Stretch<IQ2_S> : BlockAndScales<BlockIQ2_S, 2>, SignBytes {};
-template <> struct RowFormat<IQ2_S> : SignedRow<IQ2_S, 43> {
+template <> struct RowFormat<IQ2_S> : SignedRow<43> {
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ2_S>& s) {
     const auto& block = *reinterpret_cast<const BlockIQ2_S*>(p);
     s.block = &block;
@@ -133,7 +134,7 @@ template <> struct RowFormat<IQ2_S> : SignedRow<IQ2_S, 43> {
 };
 
 template <> struct Stretch<IQ3_XXS> : BlockAndScales<BlockIQ3_XXS, 1>, SignBytes {};
-template <> struct RowFormat<IQ3_XXS> : SignedRow<IQ3_XXS, 62> {
+template <> struct RowFormat<IQ3_XXS> : SignedRow<62> {
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ3_XXS>& s) {
     const auto& block = *reinterpret_cast<const BlockIQ3_XXS*>(p);
     s.block = &block;
@@ -149,7 +150,7 @@ template <> struct RowFormat<IQ3_XXS> : SignedRow<IQ3_XXS, 62> {
 };
 
 template <> struct Stretch<IQ3_S> : BlockAndScales<BlockIQ3_S, 1>, SignBytes {};
-template <> struct RowFormat<IQ3_S> : SignedRow<IQ3_S, 15> {
+template <> struct RowFormat<IQ3_S> : SignedRow<15> {
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<IQ3_S>& s) {
     const auto& block = *reinterpret_cast<const BlockIQ3_S*>(p);
     s.block = &block;

@@ -1,5 +1,5 @@
-// Stretches of 8 blocks of 32 elements: what row_products.h works with on AVX2 and AVX-VNNI. Blocks come as the block
-// decoders give them, in order, through a few lines of the first-level cache.
+// Stretches of 8 blocks of 32 elements: what row_products.h works with on AVX2 and AVX-VNNI. Blocks come in order
+// (row_formats.h).
 // Everything is static: this header is compiled for one instruction set, in the namespace FATHOM_ISA.
 #pragma once
 

@@ -88,13 +88,6 @@ static inline __m512i join(__m256i low, __m256i high) {
 static inline __m512 join(__m256 low, __m256 high) {
   return _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(low)), _mm256_castps_pd(high), 1));
 }
-/// 16 bytes at each of four addresses.
-static inline __m512i four_of(const uint8_t* p, int64_t stride) {
-  __m512i v = _mm512_castsi128_si512(load16(p));
-  v = _mm512_inserti32x4(v, load16(p + stride), 1);
-  v = _mm512_inserti32x4(v, load16(p + 2 * stride), 2);
-  return _mm512_inserti32x4(v, load16(p + 3 * stride), 3);
-}
 /// First dword of each of 16 blocks. (Bringing them together by permutations of whole vectors is as fast from the
 /// cache, and takes 1.4 times as long from memory: the lines are waited for twice.)
 static inline __m512i first_dwords(const uint8_t* p, int64_t stride) {
