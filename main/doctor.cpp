@@ -76,8 +76,8 @@ int run(bool as_json) {
   std::istringstream words(field("flags"));
   for (std::string flag; words >> flag;) flags.insert(flag);
   std::vector<std::string> found;
-  for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512vbmi", "avx512_bf16", "avx_vnni",
-                           "amx_tile", "amx_int8", "amx_bf16"}) {
+  for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512vbmi", "gfni", "avx512_bf16",
+                           "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}) {
     if (flags.contains(flag)) found.emplace_back(flag);
   }
   const std::vector<std::string> isas = cpu_isa_names();
