@@ -274,7 +274,27 @@ void CudaBackend::run(std::span<const Node> nodes) {
       return args;
     };
     std::visit(Overload{
-                   [&](const RmsNormArgs& a) { rms_norm_quantized(a, wanted_rows, c); },
+                   [&](const RmsNormArgs& a) {
+                     group.kind == NodeGroup::kNormAndRotate
+                         ? norm_and_rotate(a, std::get<RotateHeadsArgs>(nodes[last].args), c)
+                         : rms_norm_quantized(a, wanted_rows, c);
+                   },
+                   [&](const GroupedLinearArgs& a) { grouped_linear(a, matmul_, options(a.x)); },
+                   [&](const CollapseStreamsArgs& a) {
+                     NormOfResult norm;
+                     if (group.kind == NodeGroup::kCollapseAndNorm) {
+                       const auto& n = std::get<RmsNormArgs>(nodes[last].args);
+                       norm = {n.weight.as<const float>(), n.out.as<float>(), n.eps, wanted_rows};
+                     }
+                     collapse_streams(a, norm, c);
+                   },
+                   [&](const ExpandStreamsArgs& a) { expand_streams(a, c); },
+                   [&](const CompressRowsArgs& a) { compress_rows(a, c); },
+                   [&](const CompressedAttentionArgs& a) {
+                     group.kind == NodeGroup::kAttendAndRotate
+                         ? attend_and_rotate(a, std::get<RotateHeadsArgs>(nodes[last].args), wanted_rows, c)
+                         : compressed_attention(a, c);
+                   },
                    [&](const LinearArgs& a) {
                      if (group.kind == NodeGroup::kProductsOfOne) {
                        std::array<LinearArgs, kMaxProducts> products;
@@ -328,7 +348,6 @@ void CudaBackend::run(std::span<const Node> nodes) {
                    [&](const StoreKeyValueArgs& a) { store_key_value(a, c); },
                    [&](const LatentAttentionArgs& a) { latent_attention(a, wanted_rows, c); },
                    [&](const MultiHeadAttentionArgs& a) { multi_head_attention(a, c); },
-                   [](const auto&) { FATHOM_CHECK(false, "an operation that check_supported() refuses"); },
                },
                nodes[i].args);
     for (size_t k = i; k <= last; ++k) {

@@ -24,6 +24,13 @@ struct ListedRows {
   FATHOM_DEVICE int operator()(int c) const { return list[c]; }
 };
 
+/// silu(min(gate, clamp)) * max(-clamp, min(up, clamp)); what is no number stays none.
+FATHOM_DEVICE float gated(float gate, float up, float clamp) {
+  gate = gate > clamp ? clamp : gate;
+  up = up > clamp ? clamp : up < -clamp ? -clamp : up;
+  return gate / (1.0F + expf(-gate)) * up;
+}
+
 namespace detail {
 
 FATHOM_DEVICE int4 load_q16(const int8_t* p) { return *reinterpret_cast<const int4*>(p); }

@@ -120,7 +120,7 @@ linear_gemv_kernel(LinearLaunch l, int lanes_log2) {
     if constexpr (Format::kIsFloat) {
       FATHOM_DYNAMIC_SHARED(shared);
       if (l.route.ids != nullptr && threadIdx.x < 32)
-        route_token(task.out, l.route.bias, l.route.ids, l.route.weights, reinterpret_cast<float*>(shared),
+        route_token(task.out, l.route.bias, nullptr, l.route.ids, l.route.weights, reinterpret_cast<float*>(shared),
                     l.route.sizes);
     }
   }
@@ -248,7 +248,7 @@ gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
     if (lane % kGateLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
-        if (c < n) values[c * kTileRows + in_tile] = sum[0][c] / (1.0F + expf(-sum[0][c])) * sum[1][c];
+        if (c < n) values[c * kTileRows + in_tile] = gated(sum[0][c], sum[1][c], l.clamp[part.shared ? 1 : 0]);
       }
     }
     __syncthreads();

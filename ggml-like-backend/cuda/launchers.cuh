@@ -13,7 +13,7 @@ template <typename Format> FATHOM_KERNEL(256, 1) decode_kernel(DecodeLaunch l) {
   if (i >= l.n_rows * per_row) return;
   const int64_t row = i / per_row;
   const int chunk = static_cast<int>(i % per_row);
-  const uint8_t* from = l.w.data + (l.ids != nullptr ? l.ids[row] : row) * l.w.row_bytes;
+  const uint8_t* from = l.w.data + (l.ids != nullptr ? l.ids[row / l.copies] : row) * l.w.row_bytes;
   auto store = [&](int e, float v) {
     if (l.out_f32 != nullptr) {
       l.out_f32[row * l.w.k + e] = v;

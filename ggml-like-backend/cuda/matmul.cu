@@ -108,6 +108,7 @@ struct FfnProblem {
   Tensor x, ids, expert_weights, out;
   const GatedFfnWeights* routed = nullptr;
   const GatedFfnWeights* shared = nullptr;
+  float clamp = kNoClamp, shared_clamp = kNoClamp;
 
   int64_t n_tokens() const { return x.dim(0); }
   int64_t n_used() const { return routed != nullptr ? ids.dim(1) : 0; }
@@ -116,9 +117,10 @@ struct FfnProblem {
   bool in_tiles() const { return n_tokens() > kGemvTokens; }
 };
 
-FfnProblem problem_of(const GatedFfnArgs& a) { return {a.x, {}, {}, a.out, nullptr, &a.weights}; }
+FfnProblem problem_of(const GatedFfnArgs& a) { return {a.x, {}, {}, a.out, nullptr, &a.weights, kNoClamp, a.clamp}; }
 FfnProblem problem_of(const MoeFfnArgs& a) {
-  return {a.x, a.expert_ids, a.expert_weights, a.out, &a.experts, a.shared.gate ? &a.shared : nullptr};
+  return {a.x,     a.expert_ids,  a.expert_weights, a.out, &a.experts, a.shared.gate ? &a.shared : nullptr,
+          a.clamp, a.shared_clamp};
 }
 
 /// The memory of a run; the same walk counts and places it.
@@ -223,6 +225,7 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
     l.hidden[i] = m.hidden[i];
   }
   l.outputs = m.outputs;
+  l.clamp[0] = p.clamp, l.clamp[1] = p.shared_clamp;
   if (p.routed != nullptr) {
     FATHOM_CHECK(p.ids.is_contiguous(), "expert ids are packed");
     l.expert_weights = p.expert_weights.as<const float>();
@@ -280,6 +283,7 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
 bool supports_weights(DType dtype) { return find_launchers(dtype) != nullptr; }
 
 void check_weights(const LinearArgs& a) { check_type(a.weight, "linear"); }
+void check_weights(const GroupedLinearArgs& a) { check_type(a.weight, "grouped_linear"); }
 void check_weights(const GatedFfnArgs& a) { check_ffn(a.weights, "gated_ffn"); }
 void check_weights(const MoeFfnArgs& a) {
   check_ffn(a.experts, "moe_ffn");
@@ -381,7 +385,7 @@ size_t head_linear_workspace(const HeadLinearArgs& a) {
   return takes_quantized_rows(a.weight.dtype) ? quantized_rows_bytes(a.x.dim(0) * a.x.dim(1), a.x.dim(2)) : 0;
 }
 
-void head_linear(const HeadLinearArgs& a, const MatmulContext& c) {
+void head_linear(const HeadLinearArgs& a, const MatmulContext& c, const MatmulOptions& options) {
   FATHOM_CHECK(
       a.x.shape.rank == 3 && a.weight.shape.rank == 3 && a.weight.dim(0) == a.x.dim(1) &&
           a.weight.dim(2) == a.x.dim(2) && a.out.shape == Shape({a.x.dim(0), a.x.dim(1), a.weight.dim(1)}),
@@ -396,14 +400,38 @@ void head_linear(const HeadLinearArgs& a, const MatmulContext& c) {
   l.grids = c.grids;
   l.stream = c.stream;
   if (takes_quantized_rows(a.weight.dtype)) {
-    const QuantizedRows q = quantized_rows_at(c.workspace, n_tokens * n_heads, k);
-    launch_quantize({a.x.as<const float>(), floats(a.x, 0), floats(a.x, 1), n_tokens * n_heads, n_heads, q}, c.stream);
+    QuantizedRows q = options.quantized_x;
+    if (q.q == nullptr) {
+      q = quantized_rows_at(c.workspace, n_tokens * n_heads, k);
+      launch_quantize({a.x.as<const float>(), floats(a.x, 0), floats(a.x, 1), n_tokens * n_heads, n_heads, q},
+                      c.stream);
+    }
     l.x = {q.q, q.scales, nullptr, k};
   } else {
     FATHOM_CHECK(floats(a.x, 0) == n_heads * floats(a.x, 1), "plain weights want heads at even distances");
     l.x = {nullptr, nullptr, a.x.as<const float>(), floats(a.x, 1)};
   }
   run_linear(l, a.weight.dtype);
+}
+
+namespace {
+
+/// Groups as heads: x [T, G, I], weight [G, O, I], out [T, G, O].
+HeadLinearArgs as_heads(const GroupedLinearArgs& a) {
+  const int64_t n_groups = a.n_groups(), k = a.weight.dim(1), rows = a.weight.dim(0) / n_groups;
+  Tensor weight = a.weight;
+  weight.shape = {n_groups, rows, k};
+  weight.strides_bytes[1] = a.weight.strides_bytes[0];
+  weight.strides_bytes[0] = rows * weight.strides_bytes[1];
+  weight.strides_bytes[2] = a.weight.strides_bytes[1];
+  return {a.x.reshaped({a.x.dim(0), n_groups, k}), weight, a.out.reshaped({a.x.dim(0), n_groups, rows})};
+}
+
+}  // namespace
+
+size_t grouped_linear_workspace(const GroupedLinearArgs& a) { return head_linear_workspace(as_heads(a)); }
+void grouped_linear(const GroupedLinearArgs& a, const MatmulContext& c, const MatmulOptions& options) {
+  head_linear(as_heads(a), c, options);
 }
 
 size_t gated_ffn_workspace(const GatedFfnArgs& a) { return ffn_workspace(problem_of(a)); }
@@ -449,7 +477,8 @@ void embed_rows(const EmbedRowsArgs& a, const MatmulContext& c) {
   DecodeLaunch l;
   l.w = weight_rows(a.table);
   l.ids = a.ids.as<const int32_t>();
-  l.n_rows = a.ids.dim(0);
+  l.copies = a.copies;
+  l.n_rows = a.ids.dim(0) * a.copies;
   l.out_f32 = a.out.as<float>();
   l.grids = c.grids;
   l.stream = c.stream;

@@ -42,6 +42,7 @@ void write_grid_tables(std::byte* host);
 bool supports_weights(DType dtype);
 /// Throws Error{kModel} naming `operation` if the types of a node's weights cannot be multiplied here. Call at load.
 void check_weights(const LinearArgs& a);
+void check_weights(const GroupedLinearArgs& a);
 void check_weights(const GatedFfnArgs& a);
 void check_weights(const MoeFfnArgs& a);
 
@@ -143,7 +144,12 @@ struct HeadLinearArgs {
   Tensor x, weight, out;
 };
 size_t head_linear_workspace(const HeadLinearArgs& a);
-void head_linear(const HeadLinearArgs& a, const MatmulContext& c);
+/// options.quantized_x: rows (token, head) one after the other; nothing else of the options.
+void head_linear(const HeadLinearArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
+
+/// The same for x [T, G * I], weight [G * O, I], out [T, G * O], packed.
+size_t grouped_linear_workspace(const GroupedLinearArgs& a);
+void grouped_linear(const GroupedLinearArgs& a, const MatmulContext& c, const MatmulOptions& options = {});
 
 size_t gated_ffn_workspace(const GatedFfnArgs& a);
 void gated_ffn(const GatedFfnArgs& a, const MatmulContext& c, const MatmulOptions& options = {});

@@ -85,6 +85,7 @@ struct FfnLaunch {
   const int32_t* expert_ids = nullptr;  ///< [K] of one token: every route is a group by itself; null: see groups
   RouteGroups groups;
   ActRows x;                              ///< [T, D]
+  float clamp[2] = {kNoClamp, kNoClamp};  ///< of routed and shared hidden values
   QuantizedRows hidden_q[2];              ///< [T * K, F] of routed, [T, F] of shared, if down takes quantized rows
   float* hidden[2] = {};                  ///< else
   float* outputs = nullptr;               ///< [T * K + T, D] before the sum; the last T rows are the shared experts'
@@ -99,10 +100,11 @@ struct FfnLaunch {
   Stream stream = nullptr;
 };
 
-/// Rows of weights to floats: out row r is row r of w, or row ids[r].
+/// Rows of weights to floats: out row r is row r of w, or row ids[r / copies].
 struct DecodeLaunch {
   WeightRows w;
   const int32_t* ids = nullptr;
+  int copies = 1;  ///< rows of out for each of `ids`
   int64_t n_rows = 0;
   float* out_f32 = nullptr;  ///< packed rows; one of the two
   uint16_t* out_bf16 = nullptr;

@@ -21,14 +21,16 @@ namespace {
 template <typename... Fns> struct Overload : Fns... { using Fns::operator()...; };
 
 size_t workspace_of(const Node& node) {
-  return std::visit(
-      Overload{[](const LinearArgs& a) { return linear_workspace(a); },
-               [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
-               [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); },
-               [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
-               [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); },
-               [](const IndexRowsArgs& a) { return index_rows_workspace(a); }, [](const auto&) { return size_t{0}; }},
-      node.args);
+  return std::visit(Overload{[](const LinearArgs& a) { return linear_workspace(a); },
+                             [](const GatedFfnArgs& a) { return gated_ffn_workspace(a); },
+                             [](const MoeFfnArgs& a) { return moe_ffn_workspace(a); },
+                             [](const LatentAttentionArgs& a) { return latent_attention_workspace(a); },
+                             [](const MultiHeadAttentionArgs& a) { return multi_head_attention_workspace(a); },
+                             [](const IndexRowsArgs& a) { return index_rows_workspace(a); },
+                             [](const GroupedLinearArgs& a) { return grouped_linear_workspace(a); },
+                             [](const CompressedAttentionArgs& a) { return compressed_attention_workspace(a); },
+                             [](const auto&) { return size_t{0}; }},
+                    node.args);
 }
 
 }  // namespace
@@ -38,54 +40,46 @@ void check_supported(const Node& node) {
     throw Error(ErrorCode::kModel, "cuda backend: operation " + std::string(op_name(node)) + " has no kernel for " +
                                        why + "; try --backend cpu");
   };
+  auto number = [](int64_t n) { return std::to_string(n); };
+  auto check_streams = [&](int64_t m) {
+    if (m != 1 && m != 2 && m != kMostMixed) refuse(number(m) + " residual streams; expected 1, 2 or 4");
+  };
   std::visit(
-      Overload{[](const LinearArgs& a) { check_weights(a); },
-               [&](const GatedFfnArgs& a) {
-                 check_weights(a);
-                 if (a.clamp != kNoClamp) refuse("limited hidden values");
-               },
-               [&](const MoeFfnArgs& a) {
-                 check_weights(a);
-                 if (a.clamp != kNoClamp || a.shared_clamp != kNoClamp) refuse("limited hidden values");
-               },
+      Overload{[](const LinearArgs& a) { check_weights(a); }, [](const GroupedLinearArgs& a) { check_weights(a); },
+               [](const GatedFfnArgs& a) { check_weights(a); }, [](const MoeFfnArgs& a) { check_weights(a); },
                [&](const EmbedRowsArgs& a) {
                  if (!supports_weights(a.table.dtype))
                    refuse("weights of type " + std::string(dtype_name(a.table.dtype)));
-                 if (a.copies != 1) refuse("several residual streams");
                },
                [&](const LatentAttentionArgs& a) {
                  if (a.latent_dim() > kMostLatent || a.latent_dim() % 2 != 0)
-                   refuse("latents of " + std::to_string(a.latent_dim()) + " values; expected an even number up to " +
-                          std::to_string(kMostLatent));
+                   refuse("latents of " + number(a.latent_dim()) + " values; expected an even number up to " +
+                          number(kMostLatent));
                  if (attention_shared_bytes(a) > kMostShared)
-                   refuse("queries of " + std::to_string(a.cache.dim(2)) + " values");
+                   refuse("queries of " + number(a.cache.dim(2)) + " values");
                },
                [&](const MultiHeadAttentionArgs& a) {
                  if (a.q.dim(2) > kMostHead)
-                   refuse("heads of " + std::to_string(a.q.dim(2)) + " values, at most " + std::to_string(kMostHead));
+                   refuse("heads of " + number(a.q.dim(2)) + " values, at most " + number(kMostHead));
                },
-               [&](const RmsNormArgs& a) {
-                 if (!a.weight) refuse("a norm without weights");
+               [&](const CompressedAttentionArgs& a) {
+                 if (a.q.dim(2) > kMostLatent || compressed_attention_shared_bytes(a) > kMostShared)
+                   refuse("heads of " + number(a.q.dim(2)) + " values, at most " + number(kMostLatent));
+                 if (a.compressed && a.compressed.dtype != a.window.dtype) refuse("rows of two types");
                },
-               [&](const RotateHeadsArgs& a) {
-                 if (a.inverse) refuse("the inverse rotation");
+               [&](const CompressRowsArgs& a) {
+                 if (compress_rows_shared_bytes(a) > kMostShared)
+                   refuse("rows of " + number(a.row_dim()) + " values that stand for " + number(a.ratio) + " tokens");
                },
-               [&](const StoreLatentArgs& a) {
-                 if (a.norm_weight.dim(0) == a.kv_a.dim(1)) refuse("rows that are key and value at once");
-               },
-               [&](const GroupedLinearArgs&) { refuse("groups"); },
-               [&](const CollapseStreamsArgs&) { refuse("several residual streams"); },
-               [&](const ExpandStreamsArgs&) { refuse("several residual streams"); },
-               [&](const CompressRowsArgs&) { refuse("compressed rows"); },
-               [&](const CompressedAttentionArgs&) { refuse("compressed rows"); },
+               [&](const CollapseStreamsArgs& a) { check_streams(a.n_streams()); },
+               [&](const ExpandStreamsArgs& a) { check_streams(a.n_streams()); },
                [&](const RouteExpertsArgs& a) {
-                 if (a.table) refuse("experts that the token's id chooses");
                  if (a.logits.dim(1) > kMostExperts)
-                   refuse(std::to_string(a.logits.dim(1)) + " experts, at most " + std::to_string(kMostExperts));
+                   refuse(number(a.logits.dim(1)) + " experts, at most " + number(kMostExperts));
                },
                [&](const IndexRowsArgs& a) {
                  if (index_rows_shared_bytes(a) > kMostShared)
-                   refuse(std::to_string(a.q.dim(1)) + " heads of " + std::to_string(a.q.dim(2)) + " values");
+                   refuse(number(a.q.dim(1)) + " heads of " + number(a.q.dim(2)) + " values");
                },
                [](const auto&) {}},
       node.args);
@@ -98,6 +92,7 @@ Needs needs_of(std::span<const Node> nodes) {
     Tensor rows;
     if (const auto* a = std::get_if<RmsNormArgs>(&node.args)) rows = a->out;
     if (const auto* a = std::get_if<LatentAttentionArgs>(&node.args)) rows = a->out;
+    if (const auto* a = std::get_if<CompressedAttentionArgs>(&node.args)) rows = a->out;
     if (!rows) continue;
     if (rows.dim(0) > kMostTokens) {
       throw Error(ErrorCode::kUsage, "--batch: too large for the device; expected at most " +

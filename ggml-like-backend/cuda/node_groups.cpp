@@ -99,6 +99,24 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
         !overlap(index->chosen, rotate->table))
       return {.kind = NodeGroup::kRotateAndIndex, .n_nodes = 2};
   }
+  if (const auto* collapse = std::get_if<CollapseStreamsArgs>(&node.args)) {
+    const auto* norm = std::get_if<RmsNormArgs>(&next.args);
+    if (norm != nullptr && norm->weight && same(norm->x, collapse->out) && !overlap(norm->out, collapse->out) &&
+        !overlap(norm->out, collapse->streams) && !overlap(norm->out, collapse->products))
+      return {.kind = NodeGroup::kCollapseAndNorm, .n_nodes = 2};
+  }
+  if (const auto* norm = std::get_if<RmsNormArgs>(&node.args)) {
+    const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
+    if (rotate != nullptr && !norm->weight && rotate->x.data == norm->out.data &&
+        rotate->x.dim(2) == norm->out.dim(1) && !overlap(rotate->out, norm->x))
+      return {.kind = NodeGroup::kNormAndRotate, .n_nodes = 2};
+  }
+  if (const auto* attend = std::get_if<CompressedAttentionArgs>(&node.args)) {
+    const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
+    if (rotate != nullptr && rotate->x.data == attend->out.data && rotate->x.dim(2) == attend->q.dim(2) &&
+        rotate->x.dim(0) == attend->q.dim(0))
+      return {.kind = NodeGroup::kAttendAndRotate, .n_nodes = 2};
+  }
   if (const auto* sum = std::get_if<AddArgs>(&next.args)) {
     Tensor x;
     const Tensor out = summable(node, x);
@@ -125,11 +143,18 @@ Tensor wanted_quantized(std::span<const Node> nodes, size_t first) {
   if (const auto* a = std::get_if<RmsNormArgs>(&nodes[first].args); a != nullptr && a->out.dim(1) % 32 == 0) x = a->out;
   if (const auto* a = std::get_if<LatentAttentionArgs>(&nodes[first].args); a != nullptr && a->value_dim() % 32 == 0)
     x = a->out;
+  if (const auto* a = std::get_if<RotateHeadsArgs>(&nodes[first].args);
+      a != nullptr && a->x.dim(2) % 32 == 0 && first > 0 &&
+      next_group(nodes, first - 1).kind == NodeGroup::kAttendAndRotate)
+    x = a->out.reshaped({a->out.dim(0), a->out.dim(1) * a->out.dim(2)});
   if (!x) return {};
   for (size_t i = first + 1; i < std::min(nodes.size(), first + 1 + kSoon); ++i) {
     const Node& node = nodes[i];
     if (const auto* a = std::get_if<LinearArgs>(&node.args);
         a != nullptr && same(a->x, x) && takes_quantized_rows(a->weight.dtype))
+      return x;
+    if (const auto* a = std::get_if<GroupedLinearArgs>(&node.args);
+        a != nullptr && same(a->x, x) && a->weight.dim(1) % 32 == 0 && takes_quantized_rows(a->weight.dtype))
       return x;
     if (const auto* a = std::get_if<GatedFfnArgs>(&node.args);
         a != nullptr && same(a->x, x) && takes_quantized_rows(a->weights.gate.dtype))

@@ -21,6 +21,9 @@ struct NodeGroup {
     kStoreRotateAndAttend,  ///< the same, then latent_attention of the rotated heads
     kStoreIndexKey,         ///< layer_norm, rotate_heads of its result as one head, store_rows of that
     kRotateAndIndex,        ///< rotate_heads, then index_rows of the rotated heads
+    kCollapseAndNorm,       ///< collapse_streams, then rms_norm of its result
+    kNormAndRotate,         ///< rms_norm without weights of heads, then their rotate_heads
+    kAttendAndRotate,       ///< compressed_attention, then rotate_heads of its result
   } kind = kSingle;
   size_t n_nodes = 1;
   Tensor add{}, sum{};

@@ -46,7 +46,9 @@ FATHOM_DEVICE void norm_short_row(const float* x, const float* weight, float* ou
   for (int j = 0; j < kFours; ++j) {
     const int i = 4 * (thread + j * kNormShares);
     if (i - 4 * lane >= n) break;  // whole warps
-    const float4 w = i < n ? __ldg(reinterpret_cast<const float4*>(weight + i)) : zero;
+    const float4 w = weight == nullptr ? make_float4(1, 1, 1, 1)
+                     : i < n           ? __ldg(reinterpret_cast<const float4*>(weight + i))
+                                       : zero;
     const float4 y =
         make_float4(v[j].x * scale * w.x, v[j].y * scale * w.y, v[j].z * scale * w.z, v[j].w * scale * w.w);
     if (i < n) *reinterpret_cast<float4*>(out + i) = y;
@@ -55,9 +57,9 @@ FATHOM_DEVICE void norm_short_row(const float* x, const float* weight, float* ou
   __syncthreads();
 }
 
-/// out = x / sqrt(mean(x^2) + eps) * weight, and the same in int8 unless q is null (n then is a multiple of 32). x, out
-/// and weight are 16-byte aligned if n is a multiple of 4. All threads of the block; `scratch` [kNormShares / 32] can
-/// be used again afterwards.
+/// out = x / sqrt(mean(x^2) + eps) * weight (null: ones), and the same in int8 unless q is null (n then is a multiple
+/// of 32). x, out and weight are 16-byte aligned if n is a multiple of 4. All threads of the block; `scratch`
+/// [kNormShares / 32] can be used again afterwards.
 FATHOM_DEVICE void norm_row(const float* x, const float* weight, float* out, int n, float eps, int8_t* q,
                             ActScale* scales, float* scratch) {
   constexpr int kFours = 8;
@@ -85,12 +87,14 @@ FATHOM_DEVICE void norm_row(const float* x, const float* weight, float* out, int
       const float4 v = i < n ? detail::load_four(x, i, n) : make_float4(0, 0, 0, 0);
       float4 y = make_float4(0, 0, 0, 0);
       if (n % 4 != 0) {
-        if (i < n) out[i] = v.x * scale * weight[i];
-        if (i + 1 < n) out[i + 1] = v.y * scale * weight[i + 1];
-        if (i + 2 < n) out[i + 2] = v.z * scale * weight[i + 2];
-        if (i + 3 < n) out[i + 3] = v.w * scale * weight[i + 3];
+        auto weight_of = [&](int j) { return weight != nullptr ? weight[j] : 1.0F; };
+        if (i < n) out[i] = v.x * scale * weight_of(i);
+        if (i + 1 < n) out[i + 1] = v.y * scale * weight_of(i + 1);
+        if (i + 2 < n) out[i + 2] = v.z * scale * weight_of(i + 2);
+        if (i + 3 < n) out[i + 3] = v.w * scale * weight_of(i + 3);
       } else if (i < n) {
-        const float4 w = __ldg(reinterpret_cast<const float4*>(weight + i));
+        const float4 w =
+            weight != nullptr ? __ldg(reinterpret_cast<const float4*>(weight + i)) : make_float4(1, 1, 1, 1);
         y = make_float4(v.x * scale * w.x, v.y * scale * w.y, v.z * scale * w.z, v.w * scale * w.w);
         *reinterpret_cast<float4*>(out + i) = y;
       }

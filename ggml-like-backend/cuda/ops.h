@@ -23,6 +23,8 @@ void add(const AddArgs& a, const OpContext& c);
 void rms_norm(const RmsNormArgs& a, const OpContext& c);
 /// The same, and its result in int8 for the products that follow, if that has memory; rows then of a multiple of 32.
 void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c);
+/// A norm without weights of each head, [T * H, N], and their rotation in one launch.
+void norm_and_rotate(const RmsNormArgs& norm, const RotateHeadsArgs& rotate, const OpContext& c);
 void rope_table(const RopeTableArgs& a, const OpContext& c);
 void rotate_heads(const RotateHeadsArgs& a, const OpContext& c);
 void store_latent(const StoreLatentArgs& a, const OpContext& c);
@@ -41,7 +43,14 @@ RouteByResult route_by_result(const RouteExpertsArgs& a);
 // What the kernels can take; refused at load beyond.
 constexpr int64_t kMostTokens = 65535;  ///< of a step: a grid's second and third dimension
 constexpr int64_t kMostLatent = 512, kMostHead = 256, kMostExperts = 2048;
+constexpr int kMostMixed = 4;              ///< residual streams; 1, 2 or 4
 constexpr size_t kMostShared = 99 * 1024;  ///< bytes that a block can have on every supported device
+
+/// norm.out may be null; else it gets the norm of the result, in int8 too if that has memory.
+void collapse_streams(const CollapseStreamsArgs& a, const NormOfResult& norm, const OpContext& c);
+void expand_streams(const ExpandStreamsArgs& a, const OpContext& c);
+void compress_rows(const CompressRowsArgs& a, const OpContext& c);
+size_t compress_rows_shared_bytes(const CompressRowsArgs& a);
 
 void index_rows(const IndexRowsArgs& a, const OpContext& c);
 /// The same of queries that are rotated on the way: a.q is rotate.out.
@@ -57,6 +66,13 @@ void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantiz
 void store_rotate_and_attend(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const LatentAttentionArgs& a,
                              const QuantizedRows& quantized, const OpContext& c);
 size_t latent_attention_workspace(const LatentAttentionArgs& a);
+void compressed_attention(const CompressedAttentionArgs& a, const OpContext& c);
+/// The same, its result rotated on the way: rotate.x is a.out. `quantized` as of latent_attention, heads of multiples
+/// of 32.
+void attend_and_rotate(const CompressedAttentionArgs& a, const RotateHeadsArgs& rotate, const QuantizedRows& quantized,
+                       const OpContext& c);
+size_t compressed_attention_shared_bytes(const CompressedAttentionArgs& a);
+size_t compressed_attention_workspace(const CompressedAttentionArgs& a);
 void multi_head_attention(const MultiHeadAttentionArgs& a, const OpContext& c);
 size_t multi_head_attention_workspace(const MultiHeadAttentionArgs& a);
 

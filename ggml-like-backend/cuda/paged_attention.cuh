@@ -211,8 +211,8 @@ attend_kernel(QueryParts query, SeenRows rows, RowParts parts, AttendSizes sizes
   }
 }
 
-/// Prepares the fold of a (token, head)'s pieces: steps[s] for each, by a whole warp.
-FATHOM_DEVICE void fold_steps(const float2* stats, int n_used, float2* steps, int lane) {
+/// Prepares the fold of a (token, head)'s pieces: steps[s] for each, by a whole warp. Returns the largest score of all.
+FATHOM_DEVICE float fold_steps(const float2* stats, int n_used, float2* steps, int lane) {
   float before = -INFINITY;  // largest of all pieces before this round of 32
   for (int first = 0; first < n_used; first += 32) {
     const float own = first + lane < n_used ? stats[first + lane].x : -INFINITY;
@@ -229,6 +229,7 @@ FATHOM_DEVICE void fold_steps(const float2* stats, int n_used, float2* steps, in
     }
     before = fmaxf(before, __shfl_sync(0xffffffffU, largest, 31));
   }
+  return before;
 }
 
 /// Column d of the folded pieces, `value_of(s)` giving piece s's.

@@ -27,9 +27,10 @@ FATHOM_DEVICE uint32_t rank_of(float x) {
 /// of the chosen.
 constexpr int route_floats(const RouterSizes& r) { return 2 * r.n_experts + r.n_groups + r.n_used; }
 
-/// z: a token's logits [E], which other blocks of this launch may have written; ids, weights: its own [K].
-FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, float* weights, float* shared,
-                               const RouterSizes& r) {
+/// z: a token's logits [E], which other blocks of this launch may have written; ids, weights: its own [K]. `listed`
+/// [K]: the experts are these; null: the best ones.
+FATHOM_DEVICE void route_token(const float* z, const float* bias, const int* listed, int* ids, float* weights,
+                               float* shared, const RouterSizes& r) {
   float* scores = shared;
   float* selection = scores + r.n_experts;
   float* group_scores = selection + r.n_experts;
@@ -85,7 +86,12 @@ FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, floa
   };
   find_best();
   float sum = 0;
-  for (int k = 0; k < r.n_used; ++k) {
+  for (int k = 0; k < r.n_used && listed != nullptr; ++k) {
+    const float weight = scores[listed[k]];
+    sum += weight;
+    if (lane == 0) ids[k] = listed[k], picked[k] = weight;
+  }
+  for (int k = 0; k < r.n_used && listed == nullptr; ++k) {
     const uint32_t rank = rank_of(best), highest = __reduce_max_sync(0xffffffffU, rank);
     // Scores that are not numbers choose nobody; the request fails at its logits, the kernels after this one need an
     // expert.
@@ -102,9 +108,23 @@ FATHOM_DEVICE void route_token(const float* z, const float* bias, int* ids, floa
     }
     __syncwarp();
   }
+  __syncwarp();  // the weights are there
   const float factor = r.scale / (r.normalizes ? sum + 1e-20F : 1.0F);
   for (int k = lane; k < r.n_used; k += 32) weights[k] = picked[k] * factor;
 }
+
+/// The experts of each token by its id; by default none.
+struct ListedExperts {
+  const int* table = nullptr;  ///< [W, K]
+  const int* token_ids = nullptr;
+
+  explicit ListedExperts(const RouteExpertsArgs& a)
+      : table(a.table ? a.table.as<const int>() : nullptr),
+        token_ids(a.table ? a.token_ids.as<const int>() : nullptr) {}
+  FATHOM_DEVICE const int* of(int64_t t, int n_used) const {
+    return table == nullptr ? nullptr : table + static_cast<int64_t>(token_ids[t]) * n_used;
+  }
+};
 
 inline RouterSizes router_sizes(const RouteExpertsArgs& a) {
   const RouterParams& p = a.params;

@@ -64,7 +64,7 @@ struct LatentRow {
   const int* slots = nullptr;
   CacheRows cache{};
   DType type{};
-  int n_latent = 0;
+  int n_latent = 0;  ///< values that are normed: those that are not rotated, or the whole row
   float eps = 0;
   Rotation rotation{};  ///< of the row as one head
 
@@ -78,8 +78,8 @@ struct LatentRow {
         type(a.cache.dtype),
         n_latent(static_cast<int>(a.norm_weight.dim(0))),
         eps(a.eps),
-        rotation{static_cast<int>(a.kv_a.dim(1)), n_latent, static_cast<int>(a.rope_table.dim(1)),
-                 a.pairing == RopePairing::kAdjacent} {}
+        rotation{static_cast<int>(a.kv_a.dim(1)), static_cast<int>(a.kv_a.dim(1) - 2 * a.rope_table.dim(1)),
+                 static_cast<int>(a.rope_table.dim(1)), a.pairing == RopePairing::kAdjacent} {}
 };
 
 /// By a whole block of kStoreThreads: token t's row.
@@ -99,12 +99,8 @@ FATHOM_DEVICE void store_latent_row(const LatentRow& r, int64_t t) {
   unsigned char* row = row_of(r.cache, r.slots[t]);
   for (int group = warp; 32 * group < n; group += kThreads / 32) {
     const int i = 32 * group + lane;
-    float y = 0;
-    if (i < r.n_latent) {
-      y = x[i] * scale * r.norm_weight[i];
-    } else if (i < n) {
-      y = rotated(x, i, r.table + t * 2 * r.rotation.n_pairs, r.rotation);
-    }
+    auto normed = [&](int j) { return j < r.n_latent ? x[j] * scale * r.norm_weight[j] : x[j]; };
+    const float y = i < n ? rotated_value(normed, i, r.table + t * 2 * r.rotation.n_pairs, r.rotation) : 0.0F;
     store_element(r.type, row, group, lane, n, y);
   }
 }

@@ -4,8 +4,7 @@
 // prompts: right first.
 #pragma once
 
-#include "cuda/formats.cuh"
-#include "cuda/matmul_kernels.h"
+#include "cuda/dot.cuh"
 
 namespace fathom::cuda {
 
@@ -35,6 +34,7 @@ struct TileTask {
   int64_t out_stride = 0, out_head = 0;
   const float* add = nullptr;
   int64_t add_stride = 0;
+  float clamp = kNoClamp;  ///< of gated products
   const std::byte* grids = nullptr;
 };
 
@@ -223,10 +223,11 @@ template <typename Format> FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask 
     first = task.groups.tile_first[y];
     end = task.groups.first[group + 1];
   }
-  const bool gated = task.up.data != nullptr;
-  const int rows_here = gated ? kTileWeights / 2 : kTileWeights, first_row = static_cast<int>(blockIdx.x) * rows_here;
+  const bool is_gated = task.up.data != nullptr;
+  const int rows_here = is_gated ? kTileWeights / 2 : kTileWeights,
+            first_row = static_cast<int>(blockIdx.x) * rows_here;
   if (tid < kTileWeights) {
-    const WeightRows& w = gated && tid >= rows_here ? task.up : task.w;
+    const WeightRows& w = is_gated && tid >= rows_here ? task.up : task.w;
     const int row = first_row + tid % rows_here;
     rows[tid] = row < w.n_rows ? w.data + matrix * w.matrix_bytes + row * w.row_bytes : nullptr;
   } else {
@@ -252,7 +253,7 @@ template <typename Format> FATHOM_KERNEL(kTileThreads, 3) tiles_kernel(TileTask 
     const int r = i % rows_here, c = i / rows_here, row = first_row + r;
     if (out_rows[c] < 0 || row >= task.w.n_rows) continue;
     float v = result[r * 65 + c];
-    if (gated) v = v / (1.0F + expf(-v)) * result[(r + rows_here) * 65 + c];
+    if (is_gated) v = gated(v, result[(r + rows_here) * 65 + c], task.clamp);
     if (task.add != nullptr) v += task.add[out_rows[c] * task.add_stride + row];
     task.out[out_rows[c] * task.out_stride + head * task.out_head + row] = v;
   }
@@ -301,6 +302,7 @@ template <typename Format> void launch_ffn_tiles(const FfnLaunch& l, bool down) 
     task.x = l.x;
     task.out = l.hidden[which];
     task.out_stride = w.gate.n_rows;
+    task.clamp = l.clamp[which];
   }
   if (l.routed) {
     task.columns = down ? TileColumns::kHidden : TileColumns::kRoutes;
