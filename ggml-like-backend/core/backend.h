@@ -13,6 +13,7 @@
 #include "core/buffer.h"
 #include "core/error.h"
 #include "core/node.h"
+#include "core/sparse_memory.h"
 
 namespace fathom {
 
@@ -31,6 +32,10 @@ class Backend {
   /// Memory that this device's nodes can read and write, aligned for any of them; its content is not defined unless the
   /// host shares it (then zero). Throws Error{kNoMemory} with the bytes needed and free.
   virtual std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) = 0;
+  /// The same in `n` units that take memory one by one. Throws Error{kNoMemory} if there are not as many addresses.
+  virtual std::unique_ptr<SparseRange> reserve_units(size_t n, size_t unit_bytes, std::string_view what) {
+    return std::make_unique<SparseMemory>(n, unit_bytes, what);
+  }
   /// Throws Error{kModel} naming operation and type if a node cannot run here. Called once, at load.
   virtual void check_supported(const Node& node) const = 0;
   /// Runs the nodes in order; every tensor has its address. The results can be read afterwards: where the host shares

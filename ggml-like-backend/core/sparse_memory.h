@@ -9,27 +9,45 @@
 
 namespace fathom {
 
-/// `n` units of `unit_bytes` each, `stride_bytes()` apart. A unit costs memory from its first write to the next
-/// discard(); the range itself costs addresses only. Not thread-safe for one unit; different units are independent.
-class SparseMemory {
+/// Units of equal size, `stride_bytes()` apart. A unit may be used, and costs memory, from its take() to its discard();
+/// the range itself costs addresses only.
+class SparseRange {
  public:
-  /// Throws Error{kNoMemory} naming `what` and the size.
-  SparseMemory(size_t n, size_t unit_bytes, std::string_view what);
-  ~SparseMemory();
-  SparseMemory(const SparseMemory&) = delete;
-  SparseMemory& operator=(const SparseMemory&) = delete;
+  virtual ~SparseRange() = default;
+  SparseRange(const SparseRange&) = delete;
+  SparseRange& operator=(const SparseRange&) = delete;
 
   std::byte* data() const { return data_; }
   size_t stride_bytes() const { return stride_bytes_; }
   std::byte* unit(size_t i) const { return data_ + i * stride_bytes_; }
-  /// Gives a unit's memory back to the system: it reads as zeros until it is written again.
-  void discard(size_t i);
+
+  /// Makes sure that n units can be taken. Throws Error{kNoMemory}, and nothing has changed.
+  virtual void prepare(size_t n) = 0;
+  virtual void take(size_t i) = 0;
+  /// Whatever uses the unit has ended when this returns.
+  virtual void discard(size_t i) = 0;
+
+ protected:
+  SparseRange() = default;
+  std::byte* data_ = nullptr;
+  size_t stride_bytes_ = 0;
+};
+
+/// The same in the host's memory, which the system gives a unit at its first write: it reads as zeros until then. Not
+/// thread-safe for one unit; different units are independent.
+class SparseMemory final : public SparseRange {
+ public:
+  /// `n` units of `unit_bytes` each. Throws Error{kNoMemory} naming `what` and the size.
+  SparseMemory(size_t n, size_t unit_bytes, std::string_view what);
+  ~SparseMemory() override;
+
+  void prepare(size_t) override {}
+  void take(size_t) override {}
+  void discard(size_t i) override;
 
  private:
   std::byte* mapped_;
   size_t mapped_bytes_;
-  std::byte* data_;
-  size_t stride_bytes_;
 };
 
 }  // namespace fathom

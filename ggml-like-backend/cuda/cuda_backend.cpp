@@ -81,6 +81,11 @@ class CudaBackend final : public Backend {
     return allocate_pinned(size_bytes, what);
   }
 
+  std::unique_ptr<SparseRange> reserve_units(size_t n, size_t unit_bytes, std::string_view what) override {
+    use_device();
+    return make_units(device_, n, unit_bytes, what, stream_, allocated_);
+  }
+
   void upload(std::byte* to, const std::byte* from_host, size_t size_bytes) override {
     use_device();
     uploader_->send(to, from_host, size_bytes);

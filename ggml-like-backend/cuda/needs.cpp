@@ -126,6 +126,21 @@ class CountedBuffer final : public Buffer {
   std::shared_ptr<uint64_t> counter_;
 };
 
+/// The same in units; what is taken of them later is nobody's yet.
+class CountedUnits final : public SparseRange {
+ public:
+  CountedUnits(size_t n, size_t unit_bytes) : addresses_(n * unit_bytes, std::make_shared<uint64_t>(0)) {
+    data_ = addresses_.data();
+    stride_bytes_ = unit_bytes;
+  }
+  void prepare(size_t) override {}
+  void take(size_t) override {}
+  void discard(size_t) override {}
+
+ private:
+  CountedBuffer addresses_;
+};
+
 /// Takes what CudaBackend takes, of nobody.
 class CountingBackend final : public Backend {
  public:
@@ -145,6 +160,9 @@ class CountingBackend final : public Backend {
   }
   std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view) override {
     return std::make_shared<CountedBuffer>(size_bytes, counter_);
+  }
+  std::unique_ptr<SparseRange> reserve_units(size_t n, size_t unit_bytes, std::string_view) override {
+    return std::make_unique<CountedUnits>(n, unit_bytes);
   }
   size_t weight_row_bytes(DType dtype, int64_t n_columns) const override {
     return static_cast<size_t>(cuda::weight_row_bytes(dtype, n_columns));

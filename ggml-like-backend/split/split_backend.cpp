@@ -63,6 +63,9 @@ class SplitBackend final : public Backend {
   std::shared_ptr<Buffer> allocate(size_t size_bytes, std::string_view what) override {
     return device_->allocate(size_bytes, what);
   }
+  std::unique_ptr<SparseRange> reserve_units(size_t n, size_t unit_bytes, std::string_view what) override {
+    return device_->reserve_units(n, unit_bytes, what);
+  }
   void check_supported(const Node& node) const override {
     const MoeFfnArgs* mixture = host_mixture(node);
     if (mixture == nullptr) {

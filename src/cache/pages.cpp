@@ -118,8 +118,10 @@ PagePool::PagePool(CacheLayout layout, int64_t n_pages, Backend* backend)
                                            : allocate_heap(size_bytes, "the latent cache"));
   }
   if (layout_.has_recent()) {
-    FATHOM_CHECK(backend_ == nullptr || backend_->shares_host_memory(), "recent rows are in the host's memory");
-    recent_.emplace(static_cast<size_t>(n_pages), layout_.recent_page_bytes(), "recent rows of the cache");
+    const auto n = static_cast<size_t>(n_pages);
+    const char* what = "recent rows of the cache";
+    recent_ = backend_ != nullptr ? backend_->reserve_units(n, layout_.recent_page_bytes(), what)
+                                  : std::make_unique<SparseMemory>(n, layout_.recent_page_bytes(), what);
     size_t offset = 0;
     for (int i = 0; i < static_cast<int>(layout_.recent.size()); ++i) {
       recent_offsets_.push_back(offset);
@@ -194,9 +196,21 @@ bool PagePool::has_recent(int32_t page_id) const {
 
 void PagePool::retain_recent(int32_t page_id) {
   check_page(page_id);
-  FATHOM_CHECK(recent_.has_value() && ref_counts_[static_cast<size_t>(page_id)] > 0,
+  FATHOM_CHECK(recent_ != nullptr && ref_counts_[static_cast<size_t>(page_id)] > 0,
                "page " + std::to_string(page_id) + " has no recent part");
-  if (recent_counts_[static_cast<size_t>(page_id)]++ == 0) ++n_recent_pages_;
+  if (recent_counts_[static_cast<size_t>(page_id)] == 0) {
+    recent_->take(static_cast<size_t>(page_id));
+    ++n_recent_pages_;
+  }
+  ++recent_counts_[static_cast<size_t>(page_id)];
+}
+
+void PagePool::prepare_recent(int64_t n_pages) {
+  if (recent_) recent_->prepare(static_cast<size_t>(n_pages));
+}
+
+std::optional<uint64_t> PagePool::device_free_bytes() const {
+  return backend_ != nullptr ? backend_->free_bytes() : std::nullopt;
 }
 
 void PagePool::release_recent(int32_t page_id) {
@@ -213,34 +227,51 @@ int32_t PagePool::ref_count(int32_t page_id) const {
 
 void PagePool::copy_rows(int32_t from_page, int32_t to_page, int n_tokens) {
   check_tokens(n_tokens);
-  for (int i = 0; i < static_cast<int>(layout_.recent.size()) && has_recent(from_page); ++i) {
-    std::memcpy(recent_data(i, to_page), recent_data(i, from_page),
-                static_cast<size_t>(n_tokens) * layout_.recent_row_bytes(i));
-  }
-  for (int i = 0; i < layout_.n_layers; ++i) {
-    const size_t size_bytes = layout_.rows_bytes(i, n_tokens);
+  const auto copy = [&](std::byte* to, const std::byte* from, size_t size_bytes) {
     if (backend_ != nullptr) {
-      backend_->copy(page_data(i, to_page), page_data(i, from_page), size_bytes);
+      backend_->copy(to, from, size_bytes);
     } else {
-      std::memcpy(page_data(i, to_page), page_data(i, from_page), size_bytes);
+      std::memcpy(to, from, size_bytes);
     }
-  }
+  };
+  for (int i = 0; i < static_cast<int>(layout_.recent.size()) && has_recent(from_page); ++i)
+    copy(recent_data(i, to_page), recent_data(i, from_page),
+         static_cast<size_t>(n_tokens) * layout_.recent_row_bytes(i));
+  for (int i = 0; i < layout_.n_layers; ++i)
+    copy(page_data(i, to_page), page_data(i, from_page), layout_.rows_bytes(i, n_tokens));
 }
 
 const std::byte* PagePool::read_rows(int layer_idx, int32_t page_id, int n_tokens,
                                      std::vector<std::byte>& scratch) const {
   check_tokens(n_tokens);
-  const std::byte* rows = page_data(layer_idx, page_id);
+  return fetch(page_data(layer_idx, page_id), layout_.rows_bytes(layer_idx, n_tokens), scratch);
+}
+
+const std::byte* PagePool::read_recent(int recent_idx, int32_t page_id, int n_tokens,
+                                       std::vector<std::byte>& scratch) const {
+  check_tokens(n_tokens);
+  return fetch(recent_data(recent_idx, page_id), static_cast<size_t>(n_tokens) * layout_.recent_row_bytes(recent_idx),
+               scratch);
+}
+
+const std::byte* PagePool::fetch(const std::byte* rows, size_t size_bytes, std::vector<std::byte>& scratch) const {
   if (backend_ == nullptr || backend_->shares_host_memory()) return rows;
-  scratch.resize(layout_.rows_bytes(layer_idx, n_tokens));
-  backend_->download(scratch.data(), rows, scratch.size());
+  scratch.resize(size_bytes);
+  backend_->download(scratch.data(), rows, size_bytes);
   return scratch.data();
 }
 
 void PagePool::write_rows(int layer_idx, int32_t page_id, int n_tokens, const std::byte* rows) {
   check_tokens(n_tokens);
-  std::byte* to = page_data(layer_idx, page_id);
-  const size_t size_bytes = layout_.rows_bytes(layer_idx, n_tokens);
+  put(page_data(layer_idx, page_id), rows, layout_.rows_bytes(layer_idx, n_tokens));
+}
+
+void PagePool::write_recent(int recent_idx, int32_t page_id, int n_tokens, const std::byte* rows) {
+  check_tokens(n_tokens);
+  put(recent_data(recent_idx, page_id), rows, static_cast<size_t>(n_tokens) * layout_.recent_row_bytes(recent_idx));
+}
+
+void PagePool::put(std::byte* to, const std::byte* rows, size_t size_bytes) {
   if (backend_ != nullptr) {
     backend_->upload(to, rows, size_bytes);
   } else {
@@ -365,6 +396,7 @@ bool Sequence::reserve(int64_t n_tokens) {
   if (pages_needed(n_tokens) > pool_->free_pages()) return false;
   if (n_tokens == 0) return true;
   const bool has_recent = pool_->layout().has_recent();
+  pool_->prepare_recent(pages_needed(n_tokens));
   if (length_ % kPageTokens != 0) {
     int32_t& last = pages_[static_cast<size_t>(length_ / kPageTokens)];
     if (pool_->ref_count(last) > 1) {

@@ -90,12 +90,15 @@ class PagePool {
   Tensor recent(int recent_idx) const;
   /// The rows of one page in one layer: an address of the device that holds the pool.
   std::byte* page_data(int layer_idx, int32_t page_id) const;
-  /// The same of its recent rows, in memory of the host.
+  /// The same of its recent rows.
   std::byte* recent_data(int recent_idx, int32_t page_id) const;
   /// The rows of a page's first n_tokens where the host can read them: in place, or brought to `scratch`.
   const std::byte* read_rows(int layer_idx, int32_t page_id, int n_tokens, std::vector<std::byte>& scratch) const;
   /// Overwrites the rows of a page's first n_tokens.
   void write_rows(int layer_idx, int32_t page_id, int n_tokens, const std::byte* rows);
+  /// The same of its recent rows.
+  const std::byte* read_recent(int recent_idx, int32_t page_id, int n_tokens, std::vector<std::byte>& scratch) const;
+  void write_recent(int recent_idx, int32_t page_id, int n_tokens, const std::byte* rows);
 
   int32_t n_pages() const { return static_cast<int32_t>(ref_counts_.size()); }
   int32_t free_pages() const { return static_cast<int32_t>(free_.size()); }
@@ -116,6 +119,11 @@ class PagePool {
 
   /// Whether somebody holds the page's recent part: else its content is lost.
   bool has_recent(int32_t page_id) const;
+  /// Makes sure that recent parts of n_pages pages can get their first holder. Throws Error{kNoMemory} where a device
+  /// lacks the memory, and nothing has changed.
+  void prepare_recent(int64_t n_pages);
+  /// Of the device that holds recent rows; nothing: the host's memory is the limit.
+  std::optional<uint64_t> device_free_bytes() const;
   /// One more holder of the recent part of a page in use; a part without holders begins with undefined content.
   void retain_recent(int32_t page_id);
   /// One holder less; the last one gives its memory back. A holder lets go of the recent part before the page.
@@ -129,6 +137,8 @@ class PagePool {
 
  private:
   void check_page(int32_t page_id) const;
+  const std::byte* fetch(const std::byte* rows, size_t size_bytes, std::vector<std::byte>& scratch) const;
+  void put(std::byte* to, const std::byte* rows, size_t size_bytes);
   std::optional<std::string> check_recent(std::span<const Sequence* const> live,
                                           std::span<const int32_t> held_recent) const;
 
@@ -137,9 +147,8 @@ class PagePool {
   std::vector<std::shared_ptr<Buffer>> buffers_;  // one per layer
   std::vector<int32_t> ref_counts_;
   std::vector<int32_t> free_;  // a stack: the page freed last is taken first, while it may still be in a CPU cache
-  // A unit for each page, of which only held ones cost memory. The host's: no device takes a model with recent rows.
-  std::optional<SparseMemory> recent_;
-  std::vector<size_t> recent_offsets_;  // of each kind of rows in a unit
+  std::unique_ptr<SparseRange> recent_;  // a unit for each page, of which only held ones cost memory
+  std::vector<size_t> recent_offsets_;   // of each kind of rows in a unit
   std::vector<int32_t> recent_counts_;
   int64_t n_recent_pages_ = 0;
 };
@@ -174,6 +183,7 @@ class Sequence {
   /// Pages that reserve(n_tokens) would take from the pool now, a copy of the shared last page included.
   int64_t pages_needed(int64_t n_tokens) const;
   /// Makes slots [length, length + n_tokens) writable. False, and nothing changed, if the pool lacks the pages.
+  /// Throws Error{kNoMemory} if a device has no room for their recent rows; nothing has changed then either.
   [[nodiscard]] bool reserve(int64_t n_tokens);
   /// Row of a position below length() + reserved, in the tensors PagePool::layer() seen as [n_pages * 64,
   /// row_elements].

@@ -192,7 +192,7 @@ SequenceWriter::Status SequenceWriter::write_page(const Sequence& sequence) {
     size_t filled = 0;
     for (const RowKind& kind : row_kinds(layout, next_page_ >= first_recent_)) {
       const size_t size_bytes = row_count(layout, kind, in_page) * row_bytes(kind.dtype, kind.elements);
-      const std::byte* rows = kind.is_recent ? pool.recent_data(kind.idx, page_id)
+      const std::byte* rows = kind.is_recent ? pool.read_recent(kind.idx, page_id, static_cast<int>(in_page), fetched)
                                              : pool.read_rows(kind.idx, page_id, static_cast<int>(in_page), fetched);
       split_planes(rows, plain.data() + filled, size_bytes, plane_count(kind.dtype));
       filled += size_bytes;
@@ -399,7 +399,7 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
   FATHOM_CHECK(n_tokens == 0 || n_tokens >= least_tokens(), "the file lacks recent rows of that beginning");
   const std::string again = "saving the session again";
   Sequence sequence(pool);
-  if (!sequence.reserve(n_tokens)) return std::nullopt;
+  if (sequence.pages_needed(n_tokens) > pool.free_pages()) return std::nullopt;
 
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(), &ZSTD_freeDCtx);
   const std::vector<RowKind> to_kinds = row_kinds(to, true);
@@ -430,11 +430,13 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
              ZSTD_isError(n) ? ZSTD_getErrorName(n) : std::to_string(n), again);
     }
 
+    // Page by page: recent rows of a whole text would take far more memory than its last ones.
+    FATHOM_CHECK(sequence.reserve(static_cast<int64_t>(wanted)), "pages are free");
     const std::byte* planes = plain.data();
     const int32_t page_id = sequence.pages()[static_cast<size_t>(page)];
-    const auto put = [&](const RowKind& kind, const std::byte* from, size_t size_bytes) {
+    const auto put = [&](const RowKind& kind, const std::byte* from) {
       if (kind.is_recent) {
-        std::memcpy(pool.recent_data(kind.idx, page_id), from, size_bytes);
+        pool.write_recent(kind.idx, page_id, static_cast<int>(wanted), from);
       } else {
         pool.write_rows(kind.idx, page_id, static_cast<int>(wanted), from);
       }
@@ -450,7 +452,7 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
       join_planes(planes, rows.data(), stored_bytes, plane_count(from_kind.dtype));
       planes += stored_bytes;
       if (to_kind.dtype == from_kind.dtype) {
-        put(to_kind, rows.data(), n_wanted * to_row_bytes);
+        put(to_kind, rows.data());
         continue;
       }
       converted.resize(n_wanted * to_row_bytes);
@@ -459,13 +461,13 @@ std::optional<Sequence> SequenceFile::read(PagePool& pool, int64_t n_tokens) con
         dequantize_row(from_kind.dtype, rows.data() + r * from_row_bytes, values.data(), to_kind.elements);
         encode_row(to_kind.dtype, values.data(), converted.data() + r * to_row_bytes, to_kind.elements);
       }
-      put(to_kind, converted.data(), converted.size());
+      put(to_kind, converted.data());
     }
+    sequence.advance(static_cast<int64_t>(wanted));
   }
   if (n_tokens == static_cast<int64_t>(tokens_.size()) && offset != file_bytes_) {
     refuse("is damaged", "its end at byte " + std::to_string(offset), std::to_string(file_bytes_), again);
   }
-  sequence.advance(n_tokens);
   return sequence;
 }
 

@@ -52,6 +52,9 @@ deepseek::Model read_model(const ModelSource& source, bool wants_mtp) {
 /// Room for `tokens` in one sequence; the page more is for the copy that writing to a shared last page takes.
 int64_t pages_for(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens + 1; }
 
+/// Sequences whose recent rows a device has room for beside one that evaluates a prompt: it has no swap.
+constexpr uint64_t kAnswersBeside = 4;
+
 /// `free_bytes`: of a device after everything else; nothing: the host's memory is looked at.
 int64_t choose_context(const EngineOptions& options, const deepseek::Config& config, const CacheLayout& layout,
                        int64_t chunk_tokens, std::optional<uint64_t> free_bytes) {
@@ -63,7 +66,8 @@ int64_t choose_context(const EngineOptions& options, const deepseek::Config& con
   const int64_t wanted = options.context.value_or(std::min(kDefaultContextLimit, config.context_length));
   const std::optional<uint64_t> available = free_bytes ? free_bytes : available_memory_bytes();
   if (!available) return wanted;
-  const uint64_t recent = layout.recent_bytes(chunk_tokens);
+  const uint64_t recent =
+      layout.recent_bytes(chunk_tokens) + (free_bytes ? kAnswersBeside * layout.recent_bytes(1) : 0);
   const uint64_t needed = static_cast<uint64_t>(pages_for(wanted)) * layout.page_bytes() + recent;
   if (needed <= *available) return wanted;
   const uint64_t for_pages = *available - std::min(*available, recent);
@@ -368,12 +372,6 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
 
   const CacheLayout layout = cache_layout(config, options.cache_type.value_or(default_cache_type(config)));
   validate(layout);
-  if (layout.has_recent() && !m.backend->shares_host_memory()) {
-    throw Error(ErrorCode::kModel, std::string(m.backend->name()) +
-                                       " backend: DeepSeek V4 is computed on the CPU alone; "
-                                       "expected V1, V2, V3, R1 or V3.1, got " +
-                                       config.architecture + "; try --backend cpu");
-  }
   if (options.chunk_tokens < 0)
     throw Error(ErrorCode::kUsage,
                 "--batch: out of range; expected 1 or more, got " + std::to_string(options.chunk_tokens));

@@ -37,6 +37,7 @@ std::set<const std::byte*> matrices_of(std::span<const Node> nodes) {
   for (const Node& node : nodes) {
     if (const auto* a = std::get_if<EmbedRowsArgs>(&node.args)) add(a->table);
     if (const auto* a = std::get_if<LinearArgs>(&node.args)) add(a->weight);
+    if (const auto* a = std::get_if<GroupedLinearArgs>(&node.args)) add(a->weight);
     if (const auto* a = std::get_if<GatedFfnArgs>(&node.args))
       add(a->weights.gate), add(a->weights.up), add(a->weights.down);
     if (const auto* a = std::get_if<MoeFfnArgs>(&node.args)) {

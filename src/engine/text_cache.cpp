@@ -19,9 +19,11 @@ constexpr uint64_t kMostRecentBytes = uint64_t{2} << 30;
 constexpr uint64_t kRecentShare = 8;
 constexpr int64_t kLeastRecentParts = 16;
 
-int64_t most_recent_parts(const CacheLayout& layout) {
+int64_t most_recent_parts(const PagePool& pool) {
+  const CacheLayout& layout = pool.layout();
   if (!layout.has_recent()) return 0;
-  const uint64_t available = available_memory_bytes().value_or(UINT64_MAX);
+  const std::optional<uint64_t> on_device = pool.device_free_bytes();
+  const uint64_t available = on_device ? *on_device : available_memory_bytes().value_or(UINT64_MAX);
   return std::max(kLeastRecentParts, static_cast<int64_t>(std::min(kMostRecentBytes, available / kRecentShare) /
                                                           layout.recent_page_bytes()));
 }
@@ -33,7 +35,7 @@ bool begins_with(std::span<const int32_t> text, std::span<const int32_t> beginni
 }  // namespace
 
 TextCache::TextCache(Engine& engine, int64_t max_pages, const std::optional<DiskCacheOptions>& disk)
-    : pool_(engine.pool()), tree_(pool_, max_pages, most_recent_parts(pool_.layout())) {
+    : pool_(engine.pool()), tree_(pool_, max_pages, most_recent_parts(pool_)) {
   if (disk) disk_.emplace(disk->folder, disk->max_bytes, engine.cache_fingerprint());
 }
 

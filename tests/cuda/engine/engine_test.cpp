@@ -21,7 +21,8 @@ const char* const kModels[] = {"v1/v1-f16.gguf",
                                "v3/v3-iq4_xs-mla.gguf",
                                "v3/v3-iq2_xxs-mla.gguf",
                                "v3/v3-mxfp4-mla.gguf",
-                               "v32/v32-bf16.gguf"};
+                               "v32/v32-bf16.gguf",
+                               "v4/v4-mxfp4.gguf"};
 
 EngineOptions options(const std::string& file, const std::string& backend) {
   EngineOptions o;
@@ -98,7 +99,7 @@ TEST_CASE("cuda: logits of every generation's model agree with the CPU's, prefil
 }
 
 TEST_CASE("cuda: tokens that choose what they attend to give the CPU's logits") {
-  for (const char* file : {"v32/v32-bf16.gguf"}) {
+  for (const char* file : {"v32/v32-bf16.gguf", "v4/v4-mxfp4.gguf"}) {
     CAPTURE(file);
     const auto cpu = load(file, "cpu", DType::kF16), device = load(file, "cuda", DType::kF16);
     const std::vector<int32_t> ids = prompt(70);
@@ -138,7 +139,7 @@ TEST_CASE("cuda: greedy text equals the CPU's up to the first close call") {
 }
 
 TEST_CASE("cuda: a step is the same bits alone, beside others, replayed and after longer ones") {
-  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v32/v32-bf16.gguf"}) {
+  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v32/v32-bf16.gguf", "v4/v4-mxfp4.gguf"}) {
     CAPTURE(file);
     const auto engine = load(file, "cuda");
     std::vector<Sequence> sequences;
