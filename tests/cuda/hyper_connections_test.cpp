@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "cuda/matmul_fixture.h"
+#include "cuda/needs.h"
 #include "paged.h"
 
 using namespace fathom;
@@ -253,4 +254,21 @@ TEST_CASE("cuda: hidden values of experts and shared experts are limited, each b
     run_reference(alone);
     CHECK(worst_difference(device.fetch<float>(on.out), alone.out.as<float>()) < 1e-5);
   }
+}
+
+TEST_CASE("cuda: what no kernel takes is refused in one line that names operation and reason") {
+  HostTensors h(49);
+  const auto refusal = [](const Node& node) -> std::string {
+    try {
+      cuda::check_supported(node);
+    } catch (const Error& e) {
+      CHECK(e.code() == ErrorCode::kModel);
+      return e.what();
+    }
+    return "";
+  };
+  CHECK(refusal({collapse_problem(h, 1, 4, 32, false)}).empty());
+  const std::string why = refusal({collapse_problem(h, 1, 8, 32, false)});
+  CHECK(why.find("operation collapse_streams has no kernel for 8 residual streams") != std::string::npos);
+  CHECK(why.find("try --backend cpu") != std::string::npos);
 }

@@ -99,16 +99,17 @@ TEST_CASE("cuda: logits of every generation's model agree with the CPU's, prefil
 }
 
 TEST_CASE("cuda: tokens that choose what they attend to give the CPU's logits") {
-  for (const char* file : {"v32/v32-bf16.gguf", "v4/v4-mxfp4.gguf"}) {
+  // Plain weights; quantized ones, where a single step differs by more than the median of many.
+  for (const auto& [file, most] : {std::pair("v32/v32-bf16.gguf", 0.02), {"v4/v4-mxfp4.gguf", 0.15}}) {
     CAPTURE(file);
     const auto cpu = load(file, "cpu", DType::kF16), device = load(file, "cuda", DType::kF16);
     const std::vector<int32_t> ids = prompt(70);
     Sequence on_cpu(cpu->pool()), on_device(device->pool());
     REQUIRE(cpu->prefill(on_cpu, ids, Outputs::kLast));
     REQUIRE(device->prefill(on_device, ids, Outputs::kLast));
-    CHECK(difference(last_logits(*device), last_logits(*cpu)) < 0.08);
+    CHECK(difference(last_logits(*device), last_logits(*cpu)) < most);
     for (const int32_t id : {5, 77, 130})
-      CHECK(difference(step(*device, on_device, id), step(*cpu, on_cpu, id)) < 0.08);
+      CHECK(difference(step(*device, on_device, id), step(*cpu, on_cpu, id)) < most);
   }
 }
 
@@ -165,8 +166,8 @@ TEST_CASE("cuda: a step is the same bits alone, beside others, replayed and afte
 }
 
 TEST_CASE("cuda: experts that stay on the host give the CPU's logits, be it one layer's or all") {
-  for (const char* file :
-       {"v1/v1-f16.gguf", "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-iq2_xxs-mla.gguf"}) {
+  for (const char* file : {"v1/v1-f16.gguf", "v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v3/v3-iq2_xxs-mla.gguf",
+                           "v32/v32-bf16.gguf", "v4/v4-mxfp4.gguf"}) {
     for (const int64_t n_layers : {1, 99}) {
       CAPTURE(file);
       CAPTURE(n_layers);
@@ -302,6 +303,35 @@ TEST_CASE("cuda: pages move to a file and back with every bit, in every cache ty
   std::filesystem::remove(path);
 }
 
+TEST_CASE(
+    "cuda: V4's rows for a while and for good move to a file and back with every bit, and are given up and taken") {
+  const std::filesystem::path path =
+      std::filesystem::temp_directory_path() / ("fathom-cuda-recent-" + std::to_string(::getpid()));
+  EngineOptions o = options("v4/v4-mxfp4.gguf", "cuda");
+  o.context = 1024;
+  const auto engine = Engine::load(o);
+  const std::vector<int32_t> ids = prompt(330);  // beyond the window: the first pages' recent rows are gone
+  Sequence sequence(engine->pool());
+  REQUIRE(engine->prefill(sequence, ids, Outputs::kNone));
+  CHECK(sequence.first_recent() > 0);
+  REQUIRE(save_sequence(path, "test", ids, sequence, uint64_t{1} << 30));
+  Sequence fork = sequence.fork(), copy = sequence.fork();
+  const std::vector<float> want = step(*engine, fork, 3);  // writes to a copy of the shared last page
+  CHECK(step(*engine, copy, 3) == want);
+  std::optional<Sequence> read = SequenceFile(path).read(engine->pool(), 330);
+  REQUIRE(read.has_value());
+  CHECK(step(*engine, *read, 3) == want);
+  for (Sequence* done : {&fork, &copy, &sequence, &*read}) done->clear();
+  CHECK(engine->pool().recent_bytes() == 0);
+  const std::vector<int32_t> again = prompt(70);
+  Sequence first(engine->pool()), second(engine->pool());
+  REQUIRE(engine->prefill(first, again, Outputs::kLast));
+  const std::vector<float> logits = last_logits(*engine);
+  REQUIRE(engine->prefill(second, again, Outputs::kLast));
+  CHECK(last_logits(*engine) == logits);
+  std::filesystem::remove(path);
+}
+
 TEST_CASE("cuda: a step can be stopped and another run inside it") {
   const auto engine = load("v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "cuda");
   Sequence other(engine->pool()), sequence(engine->pool());
@@ -326,7 +356,8 @@ TEST_CASE("cuda: a step can be stopped and another run inside it") {
 }
 
 TEST_CASE("cuda: an estimate counts the bytes that loading takes, and takes none") {
-  for (const char* file : {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v1/v1-f16.gguf", "v32/v32-bf16.gguf"}) {
+  for (const char* file :
+       {"v2lite/v2lite-q4_k_m-mla-00001-of-00003.gguf", "v1/v1-f16.gguf", "v32/v32-bf16.gguf", "v4/v4-mxfp4.gguf"}) {
     CAPTURE(file);
     EngineOptions o;
     o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
@@ -342,28 +373,5 @@ TEST_CASE("cuda: an estimate counts the bytes that loading takes, and takes none
     // What the backend itself needs for any model, 16 MiB at most, is not counted.
     CHECK(counted->device_bytes() <= loaded->device_bytes());
     CHECK(counted->device_bytes() + (uint64_t{16} << 20) >= loaded->device_bytes());
-  }
-}
-
-TEST_CASE(
-    "a model that has no kernels on a device is refused in one line, or runs on the CPU if nobody asked for one") {
-  for (const auto& [file, why] : {std::pair("v4/v4-mxfp4.gguf", "DeepSeek V4 is computed on the CPU alone")}) {
-    CAPTURE(file);
-    EngineOptions o;
-    o.model_path = std::string(FATHOM_FIXTURES "/models/") + file;
-    o.backend = "cuda";
-    o.context = 256;
-    try {
-      Engine::load(o);
-      FAIL("no refusal");
-    } catch (const Error& e) {
-      CHECK(e.code() == ErrorCode::kModel);
-      CHECK(std::string(e.what()).find(why) != std::string::npos);
-      CHECK(std::string(e.what()).find("try --backend cpu") != std::string::npos);
-    }
-    o.backend = "auto";
-    const auto engine = Engine::load(o);
-    CHECK_FALSE(engine->on_device());
-    CHECK(engine->note().find("runs on the CPU") != std::string::npos);
   }
 }
