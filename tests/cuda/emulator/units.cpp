@@ -25,6 +25,7 @@ class EmulatedUnits final : public SparseRange {
     data_ = static_cast<std::byte*>(p);
   }
   ~EmulatedUnits() override {
+    cudaStreamSynchronize(stream_);
     for (void* memory : taken_) give_back(memory);
     for (void* memory : spare_) give_back(memory);
     ::munmap(data_, taken_.size() * stride_bytes_ + 1);
