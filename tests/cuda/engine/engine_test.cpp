@@ -310,7 +310,7 @@ TEST_CASE(
   EngineOptions o = options("v4/v4-mxfp4.gguf", "cuda");
   o.context = 1024;
   const auto engine = Engine::load(o);
-  const std::vector<int32_t> ids = prompt(330);  // beyond the window: the first pages' recent rows are gone
+  const std::vector<int32_t> ids = prompt(270);  // beyond the window: the first pages' recent rows are gone
   Sequence sequence(engine->pool());
   REQUIRE(engine->prefill(sequence, ids, Outputs::kNone));
   CHECK(sequence.first_recent() > 0);
@@ -318,7 +318,7 @@ TEST_CASE(
   Sequence fork = sequence.fork(), copy = sequence.fork();
   const std::vector<float> want = step(*engine, fork, 3);  // writes to a copy of the shared last page
   CHECK(step(*engine, copy, 3) == want);
-  std::optional<Sequence> read = SequenceFile(path).read(engine->pool(), 330);
+  std::optional<Sequence> read = SequenceFile(path).read(engine->pool(), 270);
   REQUIRE(read.has_value());
   CHECK(step(*engine, *read, 3) == want);
   for (Sequence* done : {&fork, &copy, &sequence, &*read}) done->clear();

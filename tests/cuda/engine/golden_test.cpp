@@ -68,7 +68,7 @@ TEST_CASE("cuda: V3.2's and V4's logits are as near the exact ones as the format
     const fathom::testing::SafetensorsFixture golden(FATHOM_FIXTURES "/models/" + std::string(m.golden) +
                                                      ".safetensors");
     std::vector<double> rms;
-    for (const char* prompt : {"p0.", "p2.", "p4.", "p5.", "p6."}) {  // 1, 17, 64, 65 and 129 tokens
+    for (const char* prompt : {"p2.", "p4.", "p5."}) {  // 17, 64 and 65 tokens
       const std::vector<double> of_prompt = differences(*engine, golden, prompt);
       rms.insert(rms.end(), of_prompt.begin(), of_prompt.end());
     }

@@ -18,7 +18,7 @@ TEST_CASE("a sequence whose recent rows find no room fails with the bytes, and n
   o.context = 512;
   o.chunk_tokens = 48;
   const auto engine = Engine::load(o);
-  const std::vector<int32_t> ids(100, 7);
+  const std::vector<int32_t> ids(40, 7);
   Sequence first(engine->pool()), second(engine->pool());
   REQUIRE(engine->prefill(first, ids, Outputs::kLast));
   const std::vector<float> want(engine->logits(0).begin(), engine->logits(0).end());
