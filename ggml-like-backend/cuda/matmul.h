@@ -134,7 +134,7 @@ void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& op
 /// Several products of one x in one launch where types allow, e.g. q_a and kv_a. All x are the same tensor.
 /// n_products is at most kMaxProducts; workspace: the largest of linear_workspace. options.norm and options.route are
 /// of product `finished`.
-constexpr int kMaxProducts = 4;
+constexpr int kMaxProducts = 8;  ///< of V4's attention: 7
 void linear_group(const LinearArgs* products, int n_products, const MatmulContext& c, const MatmulOptions& options = {},
                   int finished = 0);
 

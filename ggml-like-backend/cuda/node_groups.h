@@ -9,7 +9,7 @@
 namespace fathom::cuda {
 
 /// Nodes of a group after its first.
-constexpr int kMostGrouped = 4;
+constexpr int kMostGrouped = 8;
 
 struct NodeGroup {
   enum Kind {

@@ -17,12 +17,18 @@ struct CompressorCache {
   Tensor rows;     ///< [pages, max(1, page_tokens / ratio), N] cache type
 };
 
+/// What tokens give to the rows of a compressor.
+struct CompressorProducts {
+  Tensor kv, gate;  ///< [T, S * N] f32
+};
+CompressorProducts compressor_products(Graph& g, const Tensor& x, const CompressorWeights& w);
+
 /// Row w of a sequence stands for its tokens ratio * w .. ratio * w + ratio - 1 and is made in the step that brings the
 /// last of them; it lies in that token's page. Per channel j < N the softmax of the tokens' (gate + positional) weighs
 /// their kv; where windows overlap, the ratio tokens before are weighed with them, they by channel j and the row's own
-/// by channel N + j. Then RMS norm, and rotation of the last R as at the row's first token. x [T, D] f32. Source: the
-/// V4 checkpoints' inference code.
-void compress_rows(Graph& g, const Tensor& x, const CompressorWeights& w, const Tensor& frequencies,
+/// by channel N + j. Then RMS norm, and rotation of the last R as at the row's first token. Source: the V4
+/// checkpoints' inference code.
+void compress_rows(Graph& g, const CompressorProducts& products, const CompressorWeights& w, const Tensor& frequencies,
                    const StepTensors& step, const CompressorCache& cache, int64_t ratio, float eps);
 
 struct CompressedAttentionParams {

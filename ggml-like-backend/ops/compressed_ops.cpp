@@ -63,15 +63,25 @@ Tensor expand_streams(Graph& g, const Tensor& streams, const Tensor& y, const Te
   return out;
 }
 
-void compress_rows(Graph& g, const Tensor& x, const CompressorWeights& w, const Tensor& frequencies,
+CompressorProducts compressor_products(Graph& g, const Tensor& x, const CompressorWeights& w) {
+  const Tensor kv = linear(g, x, w.kv_proj), gate = linear(g, x, w.gate_proj);
+  expect_shape(kv, {x.dim(0), w.positional.dim(1)}, "kv");
+  expect_shape(gate, kv.shape, "gate");
+  return {kv, gate};
+}
+
+void compress_rows(Graph& g, const CompressorProducts& products, const CompressorWeights& w, const Tensor& frequencies,
                    const StepTensors& step, const CompressorCache& cache, int64_t ratio, float eps) {
-  expect_f32(x, 2, "x");
+  const auto& [kv, gate] = products;
+  expect_f32(kv, 2, "kv");
+  expect_f32(gate, 2, "gate");
+  expect_shape(gate, kv.shape, "gate");
   expect_f32(w.norm, 1, "norm");
   expect_f32(w.positional, 2, "positional");
   expect_f32(frequencies, 1, "frequencies");
   expect_f32(cache.pending, 3, "pending");
   expect_i32(step.slots, 1, "slots");
-  expect_step(step, x.dim(0));
+  expect_step(step, kv.dim(0));
   const int64_t n = w.norm.dim(0), channels = w.positional.dim(1), page_tokens = cache.pending.dim(1);
   FATHOM_CHECK(ratio >= 1 && (page_tokens % ratio == 0 || ratio % page_tokens == 0),
                "rows of " + std::to_string(ratio) + " tokens in pages of " + std::to_string(page_tokens));
@@ -79,9 +89,7 @@ void compress_rows(Graph& g, const Tensor& x, const CompressorWeights& w, const 
   expect_shape(w.positional, {ratio, channels}, "positional");
   expect_shape(cache.pending, {cache.pending.dim(0), page_tokens, 2 * channels}, "pending");
   expect_shape(cache.rows, {cache.pending.dim(0), std::max<int64_t>(1, page_tokens / ratio), n}, "rows");
-  const Tensor kv = linear(g, x, w.kv_proj), gate = linear(g, x, w.gate_proj);
-  expect_shape(kv, {x.dim(0), channels}, "kv");
-  expect_shape(gate, kv.shape, "gate");
+  expect_shape(kv, {kv.dim(0), channels}, "kv");
   g.add(CompressRowsArgs{kv, gate, w.positional, w.norm, frequencies, cache.pending, cache.rows, step, ratio, eps});
 }
 

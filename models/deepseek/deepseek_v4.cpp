@@ -50,38 +50,56 @@ std::vector<LayerCaches> layer_caches(const PassV4& s) {
   return layers;
 }
 
-/// Everything that later tokens need of x [T, D]: the row that is key and value, and compressed rows.
-void store(Graph& g, const CompressedAttentionWeights& w, const PassV4& s, int64_t layer_idx, const Tensor& x,
+/// Products that make what later tokens need of x.
+struct StoredProducts {
+  Tensor kv;                       ///< [T, N] the row that is key and value
+  CompressorProducts rows, index;  ///< of layers that have them
+};
+
+StoredProducts products_to_store(Graph& g, const CompressedAttentionWeights& w, const PassV4& s, int64_t layer_idx,
+                                 const Tensor& x) {
+  StoredProducts p;
+  p.kv = linear(g, x, w.kv_proj);
+  if (s.ratio(layer_idx) > 0) p.rows = compressor_products(g, x, w.compressor);
+  if (s.v4.has_index(layer_idx)) p.index = compressor_products(g, x, w.indexer.compressor);
+  return p;
+}
+
+void store(Graph& g, const CompressedAttentionWeights& w, const PassV4& s, int64_t layer_idx, const StoredProducts& p,
            const LayerCaches& caches) {
   const StepTensors& where = s.step.where;
   const int64_t ratio = s.ratio(layer_idx);
   const Tensor& frequencies = s.weights.compress_rope_frequencies;
-  store_latent(g, linear(g, x, w.kv_proj), w.kv_layernorm, s.eps(), s.rope_of(layer_idx), RopePairing::kAdjacent,
-               where.slots, caches.window);
-  if (ratio > 0) compress_rows(g, x, w.compressor, frequencies, where, caches.compressed, ratio, s.eps());
+  store_latent(g, p.kv, w.kv_layernorm, s.eps(), s.rope_of(layer_idx), RopePairing::kAdjacent, where.slots,
+               caches.window);
+  if (ratio > 0) compress_rows(g, p.rows, w.compressor, frequencies, where, caches.compressed, ratio, s.eps());
   if (s.v4.has_index(layer_idx))
-    compress_rows(g, x, w.indexer.compressor, frequencies, where, caches.index, ratio, s.eps());
+    compress_rows(g, p.index, w.indexer.compressor, frequencies, where, caches.index, ratio, s.eps());
 }
 
 /// Attention. x [T, D] -> [T, D]
+/// Products of one x stand side by side: a backend may compute them together.
 Tensor attention(Graph& g, const CompressedAttentionWeights& w, const PassV4& s, int64_t layer_idx, const Tensor& x,
                  const LayerCaches& caches) {
   const V4Config& v4 = s.v4;
   const int64_t n_tokens = x.dim(0), heads = s.config.n_heads, n = v4.head_dim, ratio = s.ratio(layer_idx);
+  const bool selects = v4.has_index(layer_idx) && s.step.selects;
   const Tensor& rope = s.rope_of(layer_idx);
   const auto rotate = [&](const Tensor& t, int64_t width, bool inverse) {
     return rotate_heads(g, t, rope, static_cast<int>(width - s.config.rope.dim), RopePairing::kAdjacent, inverse);
   };
-  store(g, w, s, layer_idx, x, caches);
+  StoredProducts to_store = products_to_store(g, w, s, layer_idx, x);
+  Tensor head_weights, q_index, chosen;                                          // [T, HI], [T, HI * DI], [T, top_k]
+  if (selects) head_weights = linear(g, x, w.indexer.weights_proj);              // [T, HI]
   Tensor q_a = rms_norm(g, linear(g, x, w.q_a_proj), w.q_a_layernorm, s.eps());  // [T, Q]
   Tensor q = linear(g, q_a, w.q_b_proj).reshaped({n_tokens * heads, n});
+  if (selects) q_index = linear(g, q_a, w.indexer.q_b_proj);
+  store(g, w, s, layer_idx, to_store, caches);
   q = rotate(rms_norm(g, q, {}, s.eps()).reshaped({n_tokens, heads, n}), n, false);  // [T, H, N]
-  Tensor chosen;                                                                     // [T, top_k]
-  if (v4.has_index(layer_idx) && s.step.selects) {
-    Tensor q_index = linear(g, q_a, w.indexer.q_b_proj).reshaped({n_tokens, v4.index_n_heads, v4.index_head_dim});
-    Tensor head_weights = linear(g, x, w.indexer.weights_proj);  // [T, HI]
-    chosen = index_rows(g, rotate(q_index, v4.index_head_dim, false), head_weights, caches.index.rows, s.step.where,
-                        static_cast<int>(ratio), v4.index_topk);
+  if (selects) {
+    q_index = rotate(q_index.reshaped({n_tokens, v4.index_n_heads, v4.index_head_dim}), v4.index_head_dim, false);
+    chosen =
+        index_rows(g, q_index, head_weights, caches.index.rows, s.step.where, static_cast<int>(ratio), v4.index_topk);
   }
   const auto scale = static_cast<float>(1 / std::sqrt(static_cast<double>(n)));
   Tensor out = compressed_attention(g, q, caches.window, caches.compressed.rows, chosen, w.sinks, s.step.where,
@@ -122,7 +140,7 @@ Tensor forward_v4(Graph& g, const Model& model, const Step& step) {
     CollapsedStreams in = collapse_streams(g, streams, block.attn_hc, m, s.connection());
     Tensor x = rms_norm(g, in.x, block.input_layernorm, s.eps());  // [T, D]
     if (i == last && !step.output_rows) {                          // the cache alone is wanted
-      store(g, block.csa, s, i, x, cache);
+      store(g, block.csa, s, i, products_to_store(g, block.csa, s, i, x), cache);
       return {};
     }
     streams = expand_streams(g, streams, attention(g, block.csa, s, i, x, cache), in.mixing);  // [T, M * D]

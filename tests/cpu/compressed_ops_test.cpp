@@ -376,8 +376,8 @@ TEST_CASE("compressed rows are the rule's, and the same bits however the tokens 
           for (int64_t s = 0; s < 2; ++s)
             std::copy_n(x.v.data() + (s * n_tokens + at) * hidden, n * hidden, part.v.data() + s * n * hidden);
           Graph g;
-          compress_rows(g, part.t, w, frequencies.t, texts.step(at, n), {pending.t, rows.t}, ratio,
-                        static_cast<float>(kEps));
+          compress_rows(g, compressor_products(g, part.t, w), w, frequencies.t, texts.step(at, n), {pending.t, rows.t},
+                        ratio, static_cast<float>(kEps));
           Executor(backend).run(g);
         }
         const auto bytes = std::as_bytes(std::span(rows.v));
