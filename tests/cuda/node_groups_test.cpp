@@ -162,3 +162,49 @@ TEST_CASE("cuda: an index key is made in one launch, and queries are rotated whe
   const std::vector<Node> unsafe = {{rotate}, {index}};
   CHECK(cuda::next_group(unsafe, 0).kind == NodeGroup::kSingle);
 }
+
+TEST_CASE("cuda: V4's products of one x are one group with the norm of the last") {
+  const Tensor x = at(0x1000, 64);
+  std::vector<Node> nodes;
+  for (uintptr_t i = 0; i < 7; ++i)
+    nodes.push_back({LinearArgs{x, matrix(DType::kQ8_0, 32, 64), at(0x2000 + 0x100 * i, 32)}});
+  nodes.push_back({RmsNormArgs{at(0x2600, 32), at(0x8000, 32), at(0x9000, 32), 1e-6F}});
+  const NodeGroup group = cuda::next_group(nodes, 0);
+  CHECK(group.n_products == 7);
+  CHECK(group.n_nodes == 8);
+  CHECK(group.finished == 6);
+  CHECK(group.n_nodes - 1 <= cuda::kMostGrouped);
+}
+
+TEST_CASE("cuda: streams are collapsed with their norm, heads normed with their rotation, attention with its own") {
+  auto tensor = [](uintptr_t address, Shape shape) {
+    return Tensor(DType::kF32, shape, reinterpret_cast<void*>(address));
+  };
+  CollapseStreamsArgs collapse;
+  collapse.streams = tensor(0x10000, {2, 4 * 64}), collapse.products = tensor(0x20000, {2, 24});
+  collapse.out = tensor(0x30000, {2, 64}), collapse.mixing = tensor(0x40000, {2, 20});
+  RmsNormArgs norm{collapse.out, tensor(0x50000, {64}), tensor(0x60000, {2, 64}), 1e-6F};
+  const std::vector<Node> collapsed = {{collapse}, {norm}};
+  CHECK(cuda::next_group(collapsed, 0).kind == NodeGroup::kCollapseAndNorm);
+  norm.out = tensor(0x10100, {2, 64});  // over streams that another token still reads
+  const std::vector<Node> unsafe = {{collapse}, {norm}};
+  CHECK(cuda::next_group(unsafe, 0).kind == NodeGroup::kSingle);
+
+  const Tensor table = tensor(0x9000, {2, 8, 2});
+  const RmsNormArgs of_heads{tensor(0x10000, {8, 32}), {}, tensor(0x20000, {8, 32}), 1e-6F};
+  RotateHeadsArgs rotate{tensor(0x20000, {2, 4, 32}), table, tensor(0x30000, {2, 4, 32})};
+  const std::vector<Node> normed = {{of_heads}, {rotate}};
+  CHECK(cuda::next_group(normed, 0).kind == NodeGroup::kNormAndRotate);
+
+  CompressedAttentionArgs attend;
+  attend.q = tensor(0x10000, {2, 4, 32}), attend.out = tensor(0x20000, {2, 4 * 32});
+  const GroupedLinearArgs grouped{tensor(0x30000, {2, 4 * 32}), matrix(DType::kQ8_0, 16, 64), tensor(0x70000, {2, 16})};
+  const std::vector<Node> attended = {{attend}, {rotate}, {grouped}};
+  CHECK(cuda::next_group(attended, 0).kind == NodeGroup::kAttendAndRotate);
+  CHECK(cuda::wanted_quantized(attended, 1).data == grouped.x.data);
+  CHECK(cuda::wanted_quantized(attended, 1).shape == grouped.x.shape);
+  // A rotation that runs alone makes nothing in int8.
+  rotate.x = tensor(0x50000, {2, 4, 32});
+  const std::vector<Node> apart = {{attend}, {rotate}, {grouped}};
+  CHECK(!cuda::wanted_quantized(apart, 1));
+}
