@@ -3,6 +3,7 @@
 // experts.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <type_traits>
 
@@ -299,7 +300,7 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
 
 /// The shared experts' weights may be of another type.
 template <typename Format, typename Shared, int kColumns>
-FATHOM_KERNEL(kFfnThreads, ffn_blocks(Format::kDType, kColumns))
+FATHOM_KERNEL(kFfnThreads, std::min(ffn_blocks(Format::kDType, kColumns), ffn_blocks(Shared::kDType, kColumns)))
 down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   let_next_kernel_start();
