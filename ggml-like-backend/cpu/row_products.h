@@ -15,8 +15,8 @@ namespace fathom::cpu::FATHOM_ISA {
 
 /// Blocks of 32 of a row that are taken at a time: rows of up to 8192 elements (V3's have 7168) are read in one go.
 static constexpr int kPieceBlocks = 256;
-/// Weights are fetched this far ahead: at 30 GB/s 0.27 microseconds. Half of it costs 7 to 12 percent, twice of it gains
-/// nothing.
+/// Weights are fetched this far ahead: at 30 GB/s 0.27 microseconds. Half of it costs 7 to 12 percent, twice of it
+/// gains nothing.
 static constexpr int64_t kFetchAheadBytes = 8192;
 
 /// A column's activations of a piece, as the rows meet them, and its products with some rows.

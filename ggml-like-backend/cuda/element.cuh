@@ -230,33 +230,20 @@ template <DType kType> FATHOM_DEVICE float4 four_elements(Bytes row, int i, cons
 
 template <DType kType> struct TypeTag { static constexpr DType value = kType; };
 
-/// Calls fn(TypeTag<type>()) for the types that weights can have.
-template <typename Fn> void with_weight_type(DType type, Fn&& fn) {
-  switch (type) {
-#define FATHOM_CASE(name) \
-  case DType::name: return fn(TypeTag<DType::name>());
-    FATHOM_CASE(kF32)
-    FATHOM_CASE(kF16)
-    FATHOM_CASE(kBF16)
-    FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ4_0) FATHOM_CASE(kQ4_1) FATHOM_CASE(kQ5_0) FATHOM_CASE(kQ5_1) FATHOM_CASE(kQ8_0)
-        FATHOM_CASE(kQ2_K) FATHOM_CASE(kQ3_K) FATHOM_CASE(kQ4_K) FATHOM_CASE(kQ5_K) FATHOM_CASE(kQ6_K)
-            FATHOM_CASE(kIQ4_NL) FATHOM_CASE(kIQ4_XS) FATHOM_CASE(kIQ2_XXS) FATHOM_CASE(kIQ2_XS) FATHOM_CASE(kIQ2_S)
-                FATHOM_CASE(kIQ3_XXS) FATHOM_CASE(kIQ3_S) FATHOM_CASE(kIQ1_S) FATHOM_CASE(kIQ1_M)
-                    FATHOM_CASE(kMXFP4) default : FATHOM_CHECK(false, "no weights of that type");
-  }
-}
+template <DType... kTypes> struct Types {};
+using WeightTypes = Types<DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ4_0, DType::kQ4_1,
+                          DType::kQ5_0, DType::kQ5_1, DType::kQ8_0, DType::kQ2_K, DType::kQ3_K, DType::kQ4_K,
+                          DType::kQ5_K, DType::kQ6_K, DType::kIQ4_NL, DType::kIQ4_XS, DType::kIQ2_XXS, DType::kIQ2_XS,
+                          DType::kIQ2_S, DType::kIQ3_XXS, DType::kIQ3_S, DType::kIQ1_S, DType::kIQ1_M, DType::kMXFP4>;
+using CacheTypes = Types<DType::kF32, DType::kF16, DType::kBF16, DType::kF8_E4M3, DType::kQ8_0>;
 
-/// The same for the types that cached rows can have.
-template <typename Fn> void with_cache_type(DType type, Fn&& fn) {
-  switch (type) {
-    FATHOM_CASE(kF32)
-    FATHOM_CASE(kF16)
-    FATHOM_CASE(kBF16)
-    FATHOM_CASE(kF8_E4M3) FATHOM_CASE(kQ8_0)
-#undef FATHOM_CASE
-        default : FATHOM_CHECK(false, "no cached rows of that type");
-  }
+/// Calls fn(TypeTag<type>()) for a type of the list.
+template <DType... kTypes, typename Fn> void with_type(Types<kTypes...>, DType type, Fn&& fn) {
+  const bool found = ((type == kTypes ? (fn(TypeTag<kTypes>()), true) : false) || ...);
+  FATHOM_CHECK(found, "a type without kernels");
 }
+template <typename Fn> void with_weight_type(DType type, Fn&& fn) { with_type(WeightTypes(), type, fn); }
+template <typename Fn> void with_cache_type(DType type, Fn&& fn) { with_type(CacheTypes(), type, fn); }
 
 // ---- sums and largest values over a warp, in every lane ----
 

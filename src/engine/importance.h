@@ -30,8 +30,9 @@ struct Reading {
 
 /// Squares of the columns that each matrix is multiplied with, by tensor name: routed experts by the tokens they were
 /// chosen for, W_UK and W_UV by head (under attn_k_b and attn_v_b, and the whole as attn_kv_b, whichever the file has).
-/// The head's are left out, as llama-imatrix does. The MTP block's are there if the engine has one. Throws Error{kUsage} for a text or window that does not fit,
-/// Error{kInterrupted} if `stop` said so, Error{kRuntime} for values that are not finite.
+/// The head's are left out, as llama-imatrix does. The MTP block's are there if the engine has one. Throws
+/// Error{kUsage} for a text or window that does not fit, Error{kInterrupted} if `stop` said so, Error{kRuntime} for
+/// values that are not finite.
 struct ImportanceReport : Reading {
   std::map<std::string, InputSquares> tensors;
 };
