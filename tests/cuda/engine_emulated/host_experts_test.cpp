@@ -69,30 +69,21 @@ TEST_CASE("a device too small for what is left of a model is refused, or not tak
   CHECK(engine->note().find("runs on the CPU") != std::string::npos);
 }
 
-TEST_CASE("an estimate counts what streaming takes of the device") {
-  const auto bytes = [](int64_t stream_from, bool is_estimate) {
+TEST_CASE("an estimate counts what streaming takes of the device, and the places of hot experts") {
+  const auto bytes = [](int64_t stream_from, uint64_t cache_bytes, bool is_estimate) {
     EngineOptions o = options("cuda");
     o.host_expert_layers = 2;
     o.stream_experts_from = stream_from;
-    o.estimate_only = is_estimate;
-    return Engine::load(o)->device_bytes();
-  };
-  CHECK(bytes(20, false) > bytes(0, false) + (8 << 20));
-  CHECK(bytes(20, true) - bytes(0, true) == bytes(20, false) - bytes(0, false));
-}
-
-TEST_CASE("an estimate counts the places of hot experts") {
-  const auto bytes = [](uint64_t cache_bytes, bool is_estimate) {
-    EngineOptions o = options("cuda");
-    o.host_expert_layers = 2;
     o.expert_cache_bytes = cache_bytes;
     o.estimate_only = is_estimate;
     return Engine::load(o)->device_bytes();
   };
-  const uint64_t more = bytes(1 << 20, false) - bytes(0, false);
-  CHECK(more > (1 << 19));
-  CHECK(more < (1 << 20) + (1 << 16));
-  CHECK(bytes(1 << 20, true) - bytes(0, true) == more);
+  const uint64_t neither = bytes(0, 0, false), streams = bytes(20, 0, false), caches = bytes(0, 1 << 20, false);
+  CHECK(streams > neither + (8 << 20));
+  CHECK(bytes(20, 0, true) - bytes(0, 0, true) == streams - neither);
+  CHECK(caches > neither + (1 << 19));
+  CHECK(caches < neither + (1 << 20) + (1 << 16));
+  CHECK(bytes(0, 1 << 20, true) - bytes(0, 0, true) == caches - neither);
 }
 
 TEST_CASE("an estimate counts what stays on the host without taking anything") {
