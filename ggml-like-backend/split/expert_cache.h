@@ -29,7 +29,7 @@ class ExpertCache {
   Places* places_of(const MoeFfnArgs& mixture);
 
   void begin_step() { moved_bytes_ = 0; }
-  /// Brings experts that are worth it, behind what the device was given to do; a few in a step.
+  /// Brings experts that are worth it, a few in a step. What the device is given next comes after them.
   void bring_hot(const MoeFfnArgs& mixture);
 
  private:
