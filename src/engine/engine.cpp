@@ -346,8 +346,8 @@ std::unique_ptr<Engine> Engine::on_backend(ModelSource source, const EngineOptio
   Impl& m = *impl;
   const deepseek::Config& config = m.model.config;
   if (m.source.streams_experts && m.backend->shares_host_memory()) {
-    m.note += (m.note.empty() ? "" : "; ") + ("the model's " + mib(m.source.size_bytes) + " are more than the " +
-                                              mib(available_memory_bytes().value_or(0)) +
+    m.note += (m.note.empty() ? "" : "; ") + ("the model's " + human_bytes(m.source.size_bytes) + " are more than the " +
+                                              human_bytes(available_memory_bytes().value_or(0)) +
                                               " of memory available: experts are read from the disk again and again");
   }
   m.info = {m.source.path,
