@@ -8,6 +8,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <system_error>
 
 #include "core/error.h"
 
@@ -64,6 +65,13 @@ void leave_processor(int processor) {
   sched_setaffinity(0, sizeof(allowed), &allowed);
 }
 
+void end_threads(std::atomic<bool>& stopping, std::atomic<uint32_t>& epoch, std::vector<std::thread>& threads) {
+  stopping.store(true, std::memory_order_release);
+  epoch.fetch_add(1, std::memory_order_release);
+  epoch.notify_all();
+  for (std::thread& t : threads) t.join();
+}
+
 }  // namespace
 
 void Worker::barrier() {
@@ -91,15 +99,18 @@ ThreadPool::ThreadPool(int n_threads) : n_threads_(n_threads) {
   FATHOM_CHECK(n_threads >= 1, "a pool needs a thread");
   threads_.reserve(static_cast<size_t>(n_threads - 1));
   asleep_ = std::make_unique<std::atomic<bool>[]>(static_cast<size_t>(n_threads));
-  for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { thread_main(i); });
+  try {
+    for (int i = 1; i < n_threads; ++i) threads_.emplace_back([this, i] { thread_main(i); });
+  } catch (const std::system_error& error) {
+    const size_t n_made = threads_.size() + 1;
+    end_threads(stopping_, epoch_, threads_);
+    throw Error(ErrorCode::kRuntime, "threads: the system gives no more; expected " + std::to_string(n_threads) +
+                                         ", got " + std::to_string(n_made) + " (" + error.what() +
+                                         "); try a smaller --threads");
+  }
 }
 
-ThreadPool::~ThreadPool() {
-  stopping_.store(true, std::memory_order_release);
-  epoch_.fetch_add(1, std::memory_order_release);
-  epoch_.notify_all();
-  for (std::thread& t : threads_) t.join();
-}
+ThreadPool::~ThreadPool() { end_threads(stopping_, epoch_, threads_); }
 
 void ThreadPool::keep_sleepers_away() {
   bool any = false;
