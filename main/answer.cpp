@@ -54,6 +54,7 @@ Answer generate_answer(const Engine& engine, Scheduler& scheduler, const Prompt&
   Request request;
   request.prompt = prompt.token_ids;
   request.options = std::move(options);
+  request.constraint = prompt.constraint;
   answer.generation = generate(scheduler, std::move(request), callbacks);
   progress.clear();
   if (prompt.is_chat) {

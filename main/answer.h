@@ -18,8 +18,9 @@ namespace fathom {
 /// What is generated after: token ids, and how to read what comes.
 struct Prompt {
   std::vector<int32_t> token_ids;
-  bool is_chat = false;      ///< else the answer is plain text
-  ChatParserOptions parser;  ///< of a chat
+  bool is_chat = false;                           ///< else the answer is plain text
+  ChatParserOptions parser;                       ///< of a chat
+  std::shared_ptr<TokenConstraint> constraint{};  ///< what the answer must be; null: anything
 };
 
 /// Pieces of an answer as they become certain.

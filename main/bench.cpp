@@ -1,6 +1,7 @@
 // fathom bench: what this machine does at best, and how near a model's prefill and decode come to it.
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -133,9 +134,11 @@ double whole_model_tok_s(const BenchRow& r, const StepCost& part, const StepCost
 int run_bench(BenchFlags& f) {
   const Console console = f.common.console();
   const int n_threads = f.common.threads > 0 ? f.common.threads : usable_physical_cores();
-  if (f.bench.repetitions < 1)
-    throw Error(ErrorCode::kUsage,
-                "--repetitions: out of range; expected 1 or more, got " + std::to_string(f.bench.repetitions));
+  const auto all_zero = [](const std::vector<int64_t>& v) {
+    return std::count(v.begin(), v.end(), 0) == std::ssize(v);
+  };
+  if (all_zero(f.bench.prefill_tokens) && all_zero(f.bench.decode_tokens))
+    throw Error(ErrorCode::kUsage, "bench: nothing to measure; expected a prefill or decode length above 0");
   const int64_t pool_tokens = f.bench.pool_tokens();
   if (!f.machine_only) console.detail("measuring the machine");
   const MachineFigures machine = measure_machine(n_threads);
@@ -163,6 +166,7 @@ int run_bench(BenchFlags& f) {
     engine = Engine::from_source(synthetic_model(f.shape), f.engine.engine_options("", f.common));
   }
   if (!engine->note().empty()) console.warn(engine->note());
+  warn_of_unused(f.engine, *engine, console);
   const double load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   SpeedBounds bounds{machine.read_gb_s, machine.int8_gop_s};
   std::string bounded_by = "machine: " + machine_text(machine);
@@ -235,31 +239,34 @@ Command add_bench(CLI::App& root) {
   auto f = std::make_shared<BenchFlags>();
   CLI::App* app =
       root.add_subcommand("bench", "Measures prefill and decode, and how near they come to what the machine can do");
-  f->common.declare(*app);
   f->model.declare(*app);
-  f->engine.declare(*app, "--ctx");
   app->add_flag("--machine", f->machine_only, "Measure the machine alone: memory, integer and float peak");
-  app->add_option("--shape", f->shape.shape,
-                  "Random weights of a released shape in memory: v2-lite, v2, v3, v3.2, v4-flash")
-      ->check(one_of(synthetic_shapes()));
-  app->add_option("--type", f->shape.type, "Weight type for --shape: q4_k_m, q8_0, q6_k, iq4_xs, mxfp4, bf16 ...")
-      ->capture_default_str();
+  CLI::Option* shape = app->add_option("--shape", f->shape.shape, "Random weights of a released shape, in memory")
+                           ->check(one_of(synthetic_shapes()))
+                           ->type_name("SHAPE");
+  app->add_option("--type", f->shape.type,
+                  "Weight type for --shape: q4_k_m, q8_0, q6_k, iq4_xs, mxfp4, bf16 ... (default: q4_k_m)")
+      ->needs(shape)
+      ->type_name("TYPE");
   app->add_option("--layers", f->shape.n_layers, "Only so many layers of --shape; the whole is extrapolated")
-      ->check(at_least(1));
-  app->add_option("-p,--prefill", f->bench.prefill_tokens, "Prefill lengths; 0: none")
-      ->delimiter(',')
-      ->capture_default_str();
-  app->add_option("-n,--decode", f->bench.decode_tokens, "Decode lengths; 0: none")
-      ->delimiter(',')
-      ->capture_default_str();
-  app->add_option("-d,--depth", f->bench.depths, "Tokens already in the cache")->delimiter(',')->capture_default_str();
-  app->add_option("-b,--batch-size", f->bench.batches, "Sequences decoded together")
-      ->delimiter(',')
-      ->capture_default_str();
-  app->add_option("-r,--repetitions", f->bench.repetitions, "Runs of each row")->capture_default_str();
+      ->check(at_least(1))
+      ->needs(shape)
+      ->type_name("N");
+  const auto numbers = [app](const char* names, std::vector<int64_t>& values, int64_t lowest, const char* help) {
+    app->add_option(names, values, help)->delimiter(',')->check(at_least(lowest))->type_name("N,..");
+  };
+  numbers("-p,--prefill", f->bench.prefill_tokens, 0, "Prefill lengths; 0: none (default: 512)");
+  numbers("-n,--decode", f->bench.decode_tokens, 0, "Decode lengths; 0: none (default: 64)");
+  numbers("-d,--depth", f->bench.depths, 0, "Tokens already in the cache (default: 0)");
+  numbers("-b,--batch-size", f->bench.batches, 1, "Sequences decoded together (default: 1)");
+  app->add_option("-r,--repetitions", f->bench.repetitions, "Runs of each row (default: 5)")
+      ->check(in_range(1, 1'000'000))
+      ->type_name("N");
   CLI::Option* json = app->add_flag("--json", f->json, "One JSON object");
   CLI::Option* csv = app->add_flag("--csv", f->csv, "Comma-separated rows")->excludes(json);
   app->add_flag("--markdown", f->markdown, "A Markdown table")->excludes(json)->excludes(csv);
+  f->engine.declare(*app, "--ctx", "Tokens of context (default: what the rows need)");
+  f->common.declare(*app);
   return {app, [f] { return run_bench(*f); }};
 }
 

@@ -35,17 +35,25 @@ struct Options {
   int64_t max_tokens = 0;
 };
 
-constexpr const char* kHelp =
-    "/help             this list                      /regen            another answer to the last question\n"
-    "/exit             leave, as Ctrl-D does          /undo             take the last question back\n"
-    "/clear            begin anew                     /think [HOW]      on, off, low, high, max\n"
-    "/system [TEXT]    show or set the system text    /set NAME VALUE   temp, top-k, top-p, min-p, seed, max-tokens "
-    "...\n"
-    "/show             model and settings             /ctx              how full the context is\n"
-    "/stats            the last answer in numbers     /save FILE        write the conversation\n"
-    "/load FILE        go on with a saved one         /read FILE        put a file before your next message\n"
-    "/edit             write in $EDITOR, as Ctrl-G    \"\"\"               opens and closes a block of several lines\n"
-    "Alt-Enter or Ctrl-J begins a new line, Ctrl-R searches what was typed, Ctrl-C stops an answer.\n";
+constexpr const char* kHelp =  // for a window of 80 columns and 24 rows
+    "/help             this list\n"
+    "/exit             leave, as Ctrl-D does\n"
+    "/clear            begin anew\n"
+    "/regen            another answer to the last question\n"
+    "/undo             take the last question back\n"
+    "/think [HOW]      on, off, auto, low, high, max\n"
+    "/system [TEXT|-]  show, set or drop (-) the system text\n"
+    "/set NAME VALUE   temp, top-k, top-p, min-p, seed, max-tokens ...\n"
+    "/show             model and settings\n"
+    "/ctx              how full the context is\n"
+    "/stats            the last answer in numbers\n"
+    "/save FILE        write the conversation\n"
+    "/load FILE        go on with a saved one\n"
+    "/read FILE        put a file before your next message\n"
+    "/edit             write in $EDITOR, as Ctrl-G\n"
+    "\"\"\"               opens and closes a block of several lines\n"
+    "Alt-Enter or Ctrl-J begins a new line, Ctrl-R searches what was typed,\n"
+    "Ctrl-C stops an answer.\n";
 
 /// A file of its own for an editor, removed at the end.
 class TemporaryFile {
@@ -216,20 +224,28 @@ class Chat {
   void converse(const std::string& entry) {
     session_.ask(to_valid_utf8(attached_.empty() ? entry : attached_ + "\n\n" + entry));
     try {
-      answer_last();
-      attached_.clear();
+      if (answer_last()) {
+        attached_.clear();
+      } else {
+        session_.undo();
+        unsent_ = entry;
+      }
     } catch (...) {
       session_.undo();  // a question that could not be answered, as one too long, was never asked
       throw;
     }
   }
 
-  /// Generates the answer to the question that stands last and keeps it, as far as it came.
-  void answer_last() {
-    ChatOptions chat_options;
-    set_thinking(settings_.think, chat_options);
-    const std::vector<PromptPart> parts =
-        render_chat(engine_->chat_generation(), session_.messages(), {}, chat_options);
+  std::vector<PromptPart> rendered_conversation() const {
+    ChatOptions options;
+    set_thinking(settings_.think, options);
+    return render_chat(engine_->chat_generation(), session_.messages(), {}, options);
+  }
+
+  /// Generates the answer to the question that stands last and keeps it, as far as it came. False: it was stopped
+  /// before the first token, and there is nothing to keep.
+  bool answer_last() {
+    const std::vector<PromptPart> parts = rendered_conversation();
     Prompt prompt;
     prompt.is_chat = true;
     prompt.token_ids = memory_.encode(engine_->tokenizer(), parts);
@@ -260,13 +276,19 @@ class Chat {
     last_answer_ = generate_answer(*engine_, *scheduler_, prompt, options, sink, console_);
     clear_interrupt();
     out.finish();
-    memory_.remember(engine_->tokenizer(), parts, std::move(prompt.token_ids), last_answer_->generation);
     const Generation& generation = last_answer_->generation;
-    if (generation.finish == FinishReason::kInterrupted) tell("stopped");
+    const bool is_stopped = generation.finish == FinishReason::kInterrupted;
+    if (is_stopped && generation.token_ids.empty()) {
+      tell("stopped before the answer began");
+      return false;
+    }
+    memory_.remember(engine_->tokenizer(), parts, std::move(prompt.token_ids), generation);
+    if (is_stopped) tell("stopped");
     if (generation.context_full)
       tell("the context of " + std::to_string(engine_->context()) + " tokens is full; /clear or /undo makes room");
     session_.answer(last_answer_->parsed);
     keep();
+    return true;
   }
 
   void show_turn(const ChatMessage& turn) {
@@ -317,7 +339,7 @@ class Chat {
     ++settings_.sampling.seed;  // the same seed would give the same answer
     session_.ask(*question);
     try {
-      answer_last();
+      if (!answer_last()) session_ = before;
     } catch (...) {
       session_ = before;
       throw;
@@ -334,9 +356,11 @@ class Chat {
     return true;
   }
   bool think(const std::string& argument) {
-    if (!can_reason(engine_->chat_generation()))
+    if (!can_reason(engine_->chat_generation())) {
       tell("this model's chat format has no reasoning");
-    else if (argument.empty())
+      return true;
+    }
+    if (argument.empty())
       settings_.think =
           settings_.think == "off" || (settings_.think == "auto" && !reasons_by_default(engine_->chat_generation()))
               ? "on"
@@ -346,11 +370,11 @@ class Chat {
     else
       throw Error(ErrorCode::kUsage,
                   "/think: unknown value; expected auto, on, off, low, high or max, got " + in_quotes(argument));
-    if (settings_.think != "auto") tell("thinking is " + settings_.think);
+    tell("thinking is " + (settings_.think == "auto" ? "as the model does by default" : settings_.think));
     return true;
   }
   bool system(const std::string& argument) {
-    if (!argument.empty()) session_.system = argument;
+    if (!argument.empty()) session_.system = argument == "-" ? "" : to_valid_utf8(argument);
     tell(session_.system.empty() ? "no system text" : "system: " + session_.system);
     return true;
   }
@@ -373,9 +397,8 @@ class Chat {
     return true;
   }
   bool ctx(const std::string&) {
-    const int64_t n_tokens = last_answer_ ? last_answer_->generation.prompt_tokens +
-                                                static_cast<int64_t>(last_answer_->generation.token_ids.size())
-                                          : 0;
+    const size_t n_tokens =
+        session_.messages().empty() ? 0 : memory_.encode(engine_->tokenizer(), rendered_conversation()).size();
     tell(std::to_string(n_tokens) + " of " + std::to_string(engine_->context()) + " tokens; the cache holds " +
          human_bytes(cache_bytes(*engine_, *scheduler_)));
     return true;
@@ -386,19 +409,19 @@ class Chat {
   }
   bool save(const std::string& argument) {
     if (argument.empty()) throw Error(ErrorCode::kUsage, "/save: no file; expected /save FILE");
-    session_.save(argument, engine_->info().path);
-    tell("saved to " + argument);
+    session_.save(with_home(argument), engine_->info().path);
+    tell("saved to " + with_home(argument));
     return true;
   }
   bool load(const std::string& argument) {
     if (argument.empty()) throw Error(ErrorCode::kUsage, "/load: no file; expected /load FILE");
-    session_ = ChatSession::load(argument);
+    session_ = ChatSession::load(with_home(argument));
     for (const ChatMessage& turn : session_.turns()) show_turn(turn);
     return true;
   }
   bool read(const std::string& argument) {
     if (argument.empty()) throw Error(ErrorCode::kUsage, "/read: no file; expected /read FILE");
-    const std::string text = to_valid_utf8(read_input(argument, "/read"));
+    const std::string text = to_valid_utf8(read_input(with_home(argument), "/read"));
     attached_ += (attached_.empty() ? "" : "\n\n") + text;
     tell(std::to_string(text.size()) + " bytes go before your next message");
     return true;
@@ -466,7 +489,7 @@ Command add_chat(CLI::App& root) {
       ->type_name("N");
   o.sampling.declare(*app);
   o.engine.declare(*app, "--ctx");
-  o.engine.declare_draft(*app);
+  o.engine.declare_answering(*app);
   o.common.declare(*app);
   return {app, [options] { return run(*options); }};
 }

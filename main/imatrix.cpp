@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "engine/importance.h"
+#include "io/output_file.h"
 #include "main/reading.h"
 
 namespace fathom {
@@ -25,6 +26,7 @@ Command add_imatrix(CLI::App& root) {
       "or q8_0 and on text like what it will meet.");
   return {app, [options] {
             const Options& o = *options;
+            check_output_path(o.out, "--out");
             const Console console = o.reading.common.console();
             ReadingRun run(o.reading, "imatrix", console);
             const ImportanceReport report =

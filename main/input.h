@@ -10,6 +10,9 @@ namespace fathom {
 /// read, Error{kUsage} above 2^31 - 1 bytes, Error{kInterrupted} on SIGINT.
 std::string read_input(const std::string& path, const std::string& where);
 
+/// `path` with the user's home folder for a leading "~/", as a shell would have it.
+std::string with_home(const std::string& path);
+
 /// Standard input where it is a pipe, socket or file; nothing where it is a terminal, closed or a device.
 std::optional<std::string> read_piped_input();
 

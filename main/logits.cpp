@@ -3,6 +3,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "io/output_file.h"
 #include "io/safetensors.h"
 #include "main/answer.h"
 #include "main/signals.h"
@@ -26,7 +27,7 @@ std::vector<int32_t> wanted_positions(const std::string& text, int32_t n_tokens)
   } else if (text == "last") {
     positions.push_back(n_tokens - 1);
   } else {
-    positions = parse_ids(text, "--positions");
+    positions = parse_ids(text, "--positions", "all or last");
     for (const int32_t pos : positions) {
       if (pos < 0 || pos >= n_tokens)
         throw Error(ErrorCode::kUsage, "--positions: outside the prompt; expected 0 to " +
@@ -41,7 +42,7 @@ int run(const Options& options) {
   if (options.ids.empty() == !options.prompt.has_value())
     throw Error(ErrorCode::kUsage,
                 "logits: expected one of --ids and --prompt, got " + std::string(options.prompt ? "both" : "neither"));
-  if (options.out.empty()) throw Error(ErrorCode::kUsage, "logits: nowhere to write; expected -o OUT.safetensors");
+  check_output_path(options.out, "--out");
   std::vector<int32_t> ids;
   if (!options.prompt) ids = parse_ids(options.ids, "--ids");
   const std::unique_ptr<Engine> engine = load_engine(options.model, options.engine, options.common, console);
@@ -110,6 +111,7 @@ Command add_logits(CLI::App& root) {
       ->type_name("TEXT");
   app->add_option("--positions", o.positions, "Which positions (default: all)")->type_name("all|last|I,J");
   app->add_option("-o,--out", o.out, "File to write: ids I32 [T], positions I32 [P], logits F32 [P, W]")
+      ->required()
       ->type_name("OUT.safetensors");
   o.engine.declare(*app);
   o.common.declare(*app);

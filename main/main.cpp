@@ -7,17 +7,19 @@
 #include <array>
 #include <cstdio>
 #include <new>
+#include <span>
 #include <string>
 
 #include <CLI/CLI.hpp>
 
 #include "build_info.h"
 #include "core/error.h"
+#include "core/printable.h"
 #include "cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
 #include "io/mapped_file.h"
+#include "main/command_line.h"
 #include "main/commands.h"
-#include "main/options.h"
 #include "main/signals.h"
 #include "main/terminal.h"
 
@@ -56,6 +58,16 @@ void keep_freed_memory() {
 #endif
 }
 
+void warn_of_misspelt_variables(std::span<const Command> commands, const CLI::App& active) {
+  const CLI::Option* level = active.get_option("--log-level");
+  if (level->count() > 0 && level->as<std::string>() == "quiet") return;
+  for (const std::string& name : unknown_variables(commands)) {
+    Console(LogLevel::kWarn, ColorMode::kAuto, false)
+        .warn("the variable " + printable(name, 100) +
+              " belongs to no option; --help of a command lists those that do");
+  }
+}
+
 int run_program(int argc, char** argv) {
   keep_freed_memory();
   CLI::App root("Runs the language models of the DeepSeek family on this machine.", "fathom");
@@ -82,6 +94,7 @@ int run_program(int argc, char** argv) {
       if (!command.app->parsed()) continue;
       const CLI::Option* config = command.app->get_option("--config");
       if (config->count() > 0) apply_config_file(config->as<std::string>(), commands, *command.app);
+      warn_of_misspelt_variables(commands, *command.app);
       return command.run();
     }
   } catch (const CLI::CallForHelp&) {

@@ -32,33 +32,6 @@ const std::map<std::string, DType> kCacheTypes = {{"f32", DType::kF32},
 const std::map<std::string, DraftMode> kDraftModes = {
     {"off", DraftMode::kOff}, {"auto", DraftMode::kAuto}, {"always", DraftMode::kAlways}};
 
-template <typename T> std::vector<std::string> names_of(const std::map<std::string, T>& values) {
-  std::vector<std::string> names;
-  for (const auto& [name, value] : values) names.push_back(name);
-  return names;
-}
-
-/// "x, y or z"
-std::string listed(std::span<const std::string> names) {
-  std::string text;
-  for (size_t i = 0; i < names.size(); ++i) text += (i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-  return text;
-}
-
-/// A whole number of up to nine digits, or one of the words.
-CLI::Validator number_or(std::vector<std::string> words) {
-  return CLI::Validator(
-      [words = std::move(words)](std::string& text) -> std::string {
-        const bool is_number = !text.empty() && text.size() < 10 &&
-                               std::all_of(text.begin(), text.end(), [](char c) { return c >= '0' && c <= '9'; });
-        if (is_number || std::find(words.begin(), words.end(), text) != words.end()) return "";
-        std::vector<std::string> expected = words;
-        expected.emplace_back("a number");
-        return "unknown value; expected " + listed(expected) + ", got " + in_quotes(text);
-      },
-      "");
-}
-
 /// Where the shipped model may be: beside an installed program, in a build's source tree, where it was when this was
 /// built.
 std::vector<std::filesystem::path> shipped_model_places() {
@@ -103,55 +76,17 @@ std::optional<float> recommended(const Metadata& metadata, const char* key) {
   return value ? std::optional<float>(static_cast<float>(*value)) : std::nullopt;
 }
 
-/// CLI11 2.1.2 would take -1 as 2^64 - 1.
-CLI::Validator seed_number() {
-  return CLI::Validator(
-      [](std::string& text) -> std::string {
-        uint64_t value = 0;
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        return error == std::errc{} && end == text.data() + text.size()
-                   ? ""
-                   : "not a seed; expected a whole number from 0 to 2^64 - 1, got " + in_quotes(text);
-      },
-      "");
-}
+constexpr const char* kEngineGroup = "Running the model";
 
-std::string variable_of(const std::string& long_name) {
-  std::string name = "FATHOM_" + long_name;
-  std::transform(name.begin(), name.end(), name.begin(),
-                 [](unsigned char c) { return c == '-' ? '_' : static_cast<char>(std::toupper(c)); });
-  return name;
-}
+/// More than the largest machines have; each costs a stack and a place at every barrier.
+constexpr int64_t kMostThreads = 1024;
 
 }  // namespace
-
-CLI::Validator at_least(int64_t lowest) {
-  return CLI::Validator(
-      [lowest](std::string& text) -> std::string {
-        int64_t value = 0;
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-        if (error != std::errc{} || end != text.data() + text.size())
-          return "not a whole number; expected " + std::to_string(lowest) + " or more, got " + in_quotes(text);
-        return value >= lowest ? "" : "out of range; expected " + std::to_string(lowest) + " or more, got " + text;
-      },
-      "");
-}
-
-CLI::Validator one_of(std::vector<std::string> names) {
-  std::string choices;
-  for (const std::string& name : names) choices += (choices.empty() ? "" : "|") + name;
-  return CLI::Validator(
-      [names = std::move(names)](std::string& text) -> std::string {
-        if (std::find(names.begin(), names.end(), text) != names.end()) return "";
-        return "unknown value; expected " + listed(names) + ", got " + in_quotes(text);
-      },
-      choices);
-}
 
 void CommonOptions::declare(CLI::App& app) {
   constexpr const char* kGroup = "For every command";
   app.add_option("-t,--threads", threads, "Threads (default: the physical cores this process may use)")
-      ->check(at_least(1))
+      ->check(in_range(1, kMostThreads))
       ->type_name("N")
       ->group(kGroup);
   app.add_option("--seed", seed, "Seed of everything random (default: a random one)")
@@ -190,68 +125,67 @@ std::string ModelOption::choose(const Console& console) const {
           in_quotes(FATHOM_SHIPPED_MODEL) + "; try -m FILE.gguf");
 }
 
-void EngineFlags::declare(CLI::App& app, std::string_view context_flags) {
-  constexpr const char* kGroup = "Running the model";
-  app.add_option(std::string(context_flags), context,
-                 "Tokens of context (default: what model and memory allow, at most 32768)")
+void EngineFlags::declare(CLI::App& app, std::string_view context_flags, std::string_view context_help) {
+  app.add_option(std::string(context_flags), context, std::string(context_help))
       ->check(at_least(1))
       ->type_name("N")
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--batch", batch,
                  "Tokens per prefill chunk (default: " + std::to_string(kDefaultChunkTokens) +
                      ", measured; more where experts are streamed)")
       ->check(at_least(1))
       ->type_name("N")
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--cache-type", cache_type,
                  "Type of the latent pages (default: auto, bf16, for a model with an indexer f16)")
       ->check(one_of({"auto", "f32", "f16", "bf16", "q8_0", "fp8"}))
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--attention", attention, "How attention is computed (default: auto)")
-      ->check(one_of(names_of(kAttentionForms)))
-      ->group(kGroup);
+      ->check(one_of({"auto", "expanded", "absorbed"}))
+      ->group(kEngineGroup);
   app.add_option("--backend", backend, "What computes (default: auto, a device if there is one that takes the model)")
       ->check(one_of({"auto", "cpu", "cuda"}))
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--device", device, "Which device, as listed by doctor (default: 0)")
-      ->check(at_least(0))
+      ->check(in_range(0, std::numeric_limits<int>::max()))
       ->type_name("N")
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--cpu-moe", cpu_moe,
                  "Beside a device: layers whose experts stay in host memory and are computed there, a number or all "
                  "(default: auto, as few as make the rest fit)")
       ->check(number_or({"auto", "all"}))
       ->type_name("N")
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--stream-moe", stream_moe,
                  "Of these layers: chunks of a prompt with at least so many tokens bring the experts to the device and "
                  "are computed there, 0 for never (default: auto, 32 times experts / experts a token uses)")
       ->check(number_or({"auto"}))
       ->type_name("N")
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--moe-cache", moe_cache,
                  "Of the device's memory in GiB: for copies of those of these experts that the last tokens used most "
                  "(default: 0; with a cache, the last bits of logits depend on what was computed before)")
+      ->check(any_number())
       ->type_name("GIB")
-      ->group(kGroup);
+      ->group(kEngineGroup);
   app.add_option("--isa", isa, "CPU kernels, as listed by --version; reference: plain float32 (default: auto)")
       ->type_name("NAME")
-      ->group(kGroup);
+      ->group(kEngineGroup);
+}
+
+void EngineFlags::declare_answering(CLI::App& app) {
   std::vector<std::string> formats = {"auto"};
   for (const ChatGeneration generation : kChatGenerations) formats.emplace_back(name_of(generation));
   app.add_option("--chat-format", chat_format,
                  "How conversations are written for the model (default: auto, as the file says)")
       ->check(one_of(formats))
-      ->group(kGroup);
-}
-
-void EngineFlags::declare_draft(CLI::App& app) {
+      ->group(kEngineGroup);
   draft = "auto";
   app.add_option("--draft", draft,
                  "Guess tokens ahead, from repetitions and the model's MTP block, and check them together; never "
                  "changes an answer (default: auto, as far as it pays)")
-      ->check(one_of(names_of(kDraftModes)))
-      ->group("Running the model");
+      ->check(one_of({"auto", "always", "off"}))
+      ->group(kEngineGroup);
 }
 
 DraftMode EngineFlags::draft_mode() const { return kDraftModes.at(draft); }
@@ -286,6 +220,16 @@ std::string cache_type_name(const Engine& engine) {
   return std::string(dtype_name(engine.cache_type()));
 }
 
+void warn_of_unused(const EngineFlags& flags, const Engine& engine, const Console& console) {
+  if (engine.on_device()) return;
+  std::vector<std::string> unused;
+  if (flags.device != 0) unused.emplace_back("--device");
+  if (flags.cpu_moe != "auto") unused.emplace_back("--cpu-moe");
+  if (flags.stream_moe != "auto") unused.emplace_back("--stream-moe");
+  if (flags.moe_cache != 0) unused.emplace_back("--moe-cache");
+  if (!unused.empty()) console.warn(listed(unused, " and ") + ": without effect, as the CPU computes everything");
+}
+
 std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common,
                                     const Console& console) {
   EngineOptions options = flags.engine_options(model.choose(console), common);
@@ -294,6 +238,7 @@ std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags&
   std::unique_ptr<Engine> engine = Engine::load(options);
   sending.clear();
   if (!engine->note().empty()) console.warn(engine->note());
+  warn_of_unused(flags, *engine, console);
   const ModelInfo& info = engine->info();
   console.detail((info.name.empty() ? info.architecture : info.name) + ", " + human_bytes(info.size_bytes) + " " +
                  info.type + "; " + engine->backend_description() + "; context " + std::to_string(engine->context()) +
@@ -304,26 +249,33 @@ std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags&
 void SamplingFlags::declare(CLI::App& app) {
   constexpr const char* kGroup = "Sampling";
   app.add_option("--temp", temperature, "Temperature; 0 takes the likeliest token (default: the model's, else 0.6)")
+      ->check(any_number())
       ->type_name("T")
       ->group(kGroup);
   app.add_option("--top-k", top_k, "Keep the K likeliest tokens; 0: off (default: the model's, else 0)")
+      ->check(in_range(0, std::numeric_limits<int32_t>::max()))
       ->type_name("K")
       ->group(kGroup);
   app.add_option("--top-p", top_p,
                  "Keep the likeliest tokens whose probabilities reach P (default: the model's, else 0.95)")
+      ->check(any_number())
       ->type_name("P")
       ->group(kGroup);
   app.add_option("--min-p", min_p,
                  "Keep tokens with at least P times the highest probability (default: the model's, else 0)")
+      ->check(any_number())
       ->type_name("P")
       ->group(kGroup);
   app.add_option("--repeat-penalty", repeat_penalty, "Divide logits of the last 64 tokens (default: 1, off)")
+      ->check(any_number())
       ->type_name("X")
       ->group(kGroup);
   app.add_option("--frequency-penalty", frequency_penalty, "Subtract for each use in the answer (default: 0)")
+      ->check(any_number())
       ->type_name("X")
       ->group(kGroup);
   app.add_option("--presence-penalty", presence_penalty, "Subtract for tokens used in the answer (default: 0)")
+      ->check(any_number())
       ->type_name("X")
       ->group(kGroup);
   app.add_option("--logit-bias", logit_bias, "Add X to a token's logit; -inf forbids it; repeatable")
@@ -371,7 +323,7 @@ SamplingParams SamplingFlags::params(const Engine& engine, std::optional<uint64_
   return out;
 }
 
-std::vector<int32_t> parse_ids(std::string_view text, const std::string& where) {
+std::vector<int32_t> parse_ids(std::string_view text, const std::string& where, const std::string& try_this) {
   std::vector<int32_t> ids;
   const char* at = text.data();
   const char* end = at + text.size();
@@ -382,81 +334,16 @@ std::vector<int32_t> parse_ids(std::string_view text, const std::string& where) 
     int32_t id = 0;
     const auto [after, error] = std::from_chars(at, end, id);
     if (error != std::errc{} || (after != end && *after != ',' && !is_space(*after))) {
-      throw Error(ErrorCode::kUsage, where + ": not token ids; expected whole numbers as in 1,2,3, got " +
-                                         in_quotes(std::string_view(at, static_cast<size_t>(end - at))) +
-                                         "; try fathom tokenize");
+      throw Error(ErrorCode::kUsage, where + ": not a list of numbers; expected whole ones as in 1,2,3, got " +
+                                         in_quotes(std::string_view(at, static_cast<size_t>(end - at))) + "; try " +
+                                         try_this);
     }
     ids.push_back(id);
     at = after;
   }
   if (ids.empty())
-    throw Error(ErrorCode::kUsage, where + ": empty; expected whole numbers as in 1,2,3; try fathom tokenize");
+    throw Error(ErrorCode::kUsage, where + ": empty; expected whole numbers as in 1,2,3; try " + try_this);
   return ids;
-}
-
-void name_environment_variables(std::span<const Command> commands) {
-  for (const Command& command : commands) {
-    for (CLI::Option* option : command.app->get_options()) {
-      if (!option->get_lnames().empty() && option->get_lnames()[0] != "help")
-        option->envname(variable_of(option->get_lnames()[0]));
-    }
-  }
-}
-
-void apply_config_file(const std::string& path, std::span<const Command> commands, const CLI::App& active) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored))
-    throw Error(ErrorCode::kModel, "--config: " + path + ": a folder; expected an ini file");
-  std::vector<CLI::ConfigItem> items;
-  try {
-    items = CLI::ConfigINI().from_file(path);
-  } catch (const CLI::FileError&) {
-    throw Error(ErrorCode::kModel, "--config: " + path + ": cannot be read; expected an ini file; try another path");
-  }
-  for (const CLI::ConfigItem& item : items) {
-    if (item.name == "++" || item.name == "--") continue;  // CLI11's marks of where sections begin and end
-    const std::string section = item.parents.empty() || item.parents[0] == "default" ? "" : item.parents[0];
-    bool is_known = false;
-    for (const Command& command : commands) {
-      if (!section.empty() && command.app->get_name() != section) continue;
-      CLI::Option* option = item.parents.size() > 1 ? nullptr : command.app->get_option_no_throw("--" + item.name);
-      if (option == nullptr || item.name == "config" || item.name == "help") continue;
-      is_known = true;
-      if (command.app != &active || option->count() > 0) continue;
-      if (option->get_expected_min() == 0) {
-        option->add_result(option->get_flag_value(item.name, item.inputs.empty() ? "true" : item.inputs[0]));
-      } else {
-        for (const std::string& input : item.inputs) option->add_result(input);
-      }
-      option->run_callback();
-    }
-    if (!is_known) {
-      throw Error(ErrorCode::kUsage, "--config: " + path +
-                                         ": unknown key; expected a long option of a command without its dashes, got " +
-                                         in_quotes(item.fullname()) + "; try fathom " + active.get_name() + " --help");
-    }
-  }
-}
-
-std::string usage_message(const CLI::ParseError& error, const CLI::App& root) {
-  const std::vector<const CLI::App*> chosen = root.get_subcommands([](const CLI::App* app) { return app->parsed(); });
-  const std::string command = chosen.empty() ? "" : chosen[0]->get_name();
-  std::string what = printable(error.what(), 400);
-  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
-    const std::vector<std::string> left = root.remaining(true);
-    const std::string first = left.empty() ? "" : left[0];
-    if (command.empty() && !first.empty() && first[0] != '-') {
-      std::vector<std::string> names;
-      for (const CLI::App* app : root.get_subcommands([](const CLI::App*) { return true; }))
-        names.push_back(app->get_name());
-      return "unknown command; expected " + listed(names) + ", got " + in_quotes(first) + "; try fathom --help";
-    }
-    what = (first.starts_with("-") && first.size() > 1 ? "unknown option " : "unexpected argument ") + in_quotes(first);
-  } else if (dynamic_cast<const CLI::ConversionError*>(&error) != nullptr) {
-    what = "not of the right kind; " + what;
-  }
-  return (command.empty() ? "" : command + ": ") + what + "; try fathom " + (command.empty() ? "" : command + " ") +
-         "--help";
 }
 
 Metadata read_model_metadata(const std::string& path) {

@@ -1,12 +1,9 @@
-// Options that several subcommands share, what they mean, and how they are read from flags, environment and
-// configuration file.
+// Options that several subcommands share, and what they mean.
 #pragma once
 
 #include <cstdint>
-#include <initializer_list>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +14,7 @@
 #include "engine/draft_policy.h"
 #include "engine/engine.h"
 #include "main/commands.h"
+#include "main/option_checks.h"
 #include "main/terminal.h"
 #include "sampling/sampler.h"
 
@@ -46,6 +44,9 @@ struct ModelOption {
 
 /// How the model is run.
 struct EngineFlags {
+  static constexpr std::string_view kContextHelp =
+      "Tokens of context (default: what model and memory allow, at most 32768)";
+
   std::optional<int64_t> context;
   std::string cache_type = "auto";
   std::string attention = "auto";
@@ -60,9 +61,11 @@ struct EngineFlags {
   std::string draft = "off";
   bool estimate_only = false;  ///< of EngineOptions; no option
 
-  void declare(CLI::App& app, std::string_view context_flags = "-c,--ctx");
-  /// For commands that answer; drafting is off in others.
-  void declare_draft(CLI::App& app);
+  /// `context_help` says what --ctx counts and its default.
+  void declare(CLI::App& app, std::string_view context_flags = "-c,--ctx",
+               std::string_view context_help = kContextHelp);
+  /// For commands that answer: the chat format, and drafting, which is off in others.
+  void declare_answering(CLI::App& app);
   DraftMode draft_mode() const;
   EngineOptions engine_options(const std::string& model_path, const CommonOptions& common) const;
 };
@@ -70,6 +73,9 @@ struct EngineFlags {
 /// Loads; tells on a terminal that it does and what runs then.
 std::unique_ptr<Engine> load_engine(const ModelOption& model, const EngineFlags& flags, const CommonOptions& common,
                                     const Console& console);
+
+/// Tells of flags that are for a device, where none is used.
+void warn_of_unused(const EngineFlags& flags, const Engine& engine, const Console& console);
 
 /// The type of its pages as --cache-type spells it.
 std::string cache_type_name(const Engine& engine);
@@ -87,23 +93,9 @@ struct SamplingFlags {
   SamplingParams params(const Engine& engine, std::optional<uint64_t> seed) const;
 };
 
-/// Checks for CLI11 that speak as the rest of the program does.
-CLI::Validator at_least(int64_t lowest);
-CLI::Validator one_of(std::vector<std::string> names);
-
-/// "1,2,3" as token ids. Throws Error{kUsage} naming `where`.
-std::vector<int32_t> parse_ids(std::string_view text, const std::string& where);
-
-/// Gives every long option of the subcommands its variable: --max-tokens is FATHOM_MAX_TOKENS.
-void name_environment_variables(std::span<const Command> commands);
-
-/// Applies `path` to the options of `active` that neither command line nor environment set. Keys before any section
-/// count for the subcommands that have them, keys of a section [run] for that one. Throws Error{kUsage} for keys no
-/// subcommand has, Error{kModel} for a file that cannot be read.
-void apply_config_file(const std::string& path, std::span<const Command> commands, const CLI::App& active);
-
-/// The CLI11 error as a message of the house: "run: what; expected ..".
-std::string usage_message(const CLI::ParseError& error, const CLI::App& root);
+/// "1,2,3": whole numbers, commas or white space between them. Throws Error{kUsage} naming `where`, with `try_this`.
+std::vector<int32_t> parse_ids(std::string_view text, const std::string& where,
+                               const std::string& try_this = "fathom tokenize");
 
 /// Metadata of a GGUF file, complete or header only, or of a Hugging Face folder's tokenizer. Throws Error{kModel}.
 Metadata read_model_metadata(const std::string& path);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "core/error.h"
+#include "io/output_file.h"
 #include "main/answer.h"
 #include "main/input.h"
 #include "main/reading.h"
@@ -20,8 +21,6 @@ struct Options {
   std::optional<int64_t> chunks;
   bool special = false, json = false;
 };
-
-constexpr int64_t kUsualWindow = 512;
 
 nlohmann::ordered_json to_json(const PerplexityReport& report) {
   nlohmann::ordered_json json = {{"perplexity", report.perplexity},
@@ -46,7 +45,7 @@ nlohmann::ordered_json to_json(const PerplexityReport& report) {
 std::string to_text(const PerplexityReport& report) {
   std::string text = "perplexity        " + fixed(report.perplexity, 4) + " +- " + fixed(report.error, 4) + "  (" +
                      std::to_string(report.n_scored) + " tokens in " + std::to_string(report.n_windows) +
-                     " windows of " + std::to_string(report.window) + ")\n";
+                     (report.n_windows == 1 ? " window of " : " windows of ") + std::to_string(report.window) + ")\n";
   if (report.comparison) {
     const PerplexityReport::Comparison& c = *report.comparison;
     text += "reference         " + fixed(c.reference_perplexity, 4) + "\n";
@@ -61,15 +60,12 @@ std::string to_text(const PerplexityReport& report) {
 
 int run(const Options& options) {
   const Console console = options.common.console();
-  if (options.file.empty()) throw Error(ErrorCode::kUsage, "perplexity: no text; expected -f FILE");
+  if (!options.save_logits.empty()) check_output_path(options.save_logits, "--save-logits");
   const std::string text = read_input(options.file, "--file");
   const std::unique_ptr<Engine> engine = load_engine(options.model, options.engine, options.common, console);
   const std::vector<int32_t> tokens = text_ids(engine->tokenizer(), text, options.special);
   PerplexityOptions measure;
-  // --ctx is the window here; without it a short text is one window.
-  measure.window = options.engine.context.value_or(
-      std::min({kUsualWindow, engine->context(),
-                std::max<int64_t>(static_cast<int64_t>(tokens.size()), PerplexityOptions::kMinWindow)}));
+  measure.window = reading_window(options.engine, *engine, tokens.size());
   measure.max_windows = options.chunks;
   measure.save_logits = options.save_logits;
   measure.reference = options.kl;
@@ -90,7 +86,7 @@ Command add_perplexity(CLI::App& root) {
   CLI::App* app =
       root.add_subcommand("perplexity", "How well a model predicts a text; KL divergence from a reference run");
   o.model.declare(*app);
-  app->add_option("-f,--file", o.file, "The text; - for standard input")->type_name("FILE");
+  app->add_option("-f,--file", o.file, "The text; - for standard input")->required()->type_name("FILE");
   app->add_option("--chunks", o.chunks, "Score the first N windows only")->check(at_least(1))->type_name("N");
   declare_special(*app, o.special);
   app->add_option("--save-logits", o.save_logits,
@@ -98,7 +94,7 @@ Command add_perplexity(CLI::App& root) {
       ->type_name("FILE");
   app->add_option("--kl", o.kl, "Compare with logits saved from the reference model")->type_name("FILE");
   app->add_flag("--json", o.json, "As one JSON object");
-  o.engine.declare(*app);
+  o.engine.declare(*app, "-c,--ctx", kWindowHelp);
   o.common.declare(*app);
   app->footer(
       "The text is cut into windows of --ctx tokens (default: 512); each is evaluated by itself, with BOS first, and "

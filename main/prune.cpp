@@ -50,7 +50,7 @@ Command add_prune(CLI::App& root) {
   CLI::App* app =
       root.add_subcommand("prune", "Drop the routed experts that do least on a text: a smaller model, and a lossy one");
   app->add_option("in", o.prune.in, "GGUF file or first shard")->required()->type_name("IN.gguf");
-  app->add_option("out", o.prune.out, "File to write")->required()->type_name("OUT.gguf");
+  app->add_option("out", o.prune.out, "File to write")->type_name("OUT.gguf");
   app->add_option("--keep", o.prune.n_keep,
                   "Experts to keep in each layer; where experts come in groups, as many of each")
       ->required()
@@ -67,6 +67,7 @@ Command add_prune(CLI::App& root) {
   return {app, [options] {
             Options& o = *options;
             o.prune.type = "copy";
+            check_prune_paths(o.prune);
             o.reading.model.path = o.prune.in;
             measure(o.reading, o.prune, o.reading.common.console());
             return write_and_report({o.reading.common, o.split_max_size, o.json}, o.prune,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "engine/text_windows.h"
 #include "main/input.h"
 #include "main/signals.h"
 
@@ -28,7 +29,7 @@ void ReadingFlags::declare(CLI::App& app, bool with_model) {
   app.add_option("-f,--file", file, "The text; - for standard input")->required()->type_name("FILE");
   app.add_option("--chunks", chunks, "Read the first N windows only")->check(at_least(1))->type_name("N");
   declare_special(app, special);
-  engine.declare(app);
+  engine.declare(app, "-c,--ctx", kWindowHelp);
   common.declare(app);
 }
 
@@ -42,15 +43,17 @@ std::vector<int32_t> text_ids(const Tokenizer& tokenizer, const std::string& tex
   return special ? tokenizer.encode(text, true) : tokenizer.encode_document(text);
 }
 
+int64_t reading_window(const EngineFlags& flags, const Engine& engine, size_t n_tokens) {
+  return flags.context.value_or(
+      std::min({kUsualWindow, engine.context(), std::max(static_cast<int64_t>(n_tokens), kMinWindow)}));
+}
+
 ReadingRun::ReadingRun(const ReadingFlags& flags, const std::string& command, const Console& console)
     : line_(console, command + ":", "tokens") {
   const std::string text = read_input(flags.file, "--file");
   engine = load_engine(flags.model, for_reading(flags.engine, command), flags.common, console);
   tokens = text_ids(engine->tokenizer(), text, flags.special);
-  // --ctx is the window here; without it a short text is one window.
-  options.window = flags.engine.context.value_or(
-      std::min({kUsualWindow, engine->context(),
-                std::max<int64_t>(static_cast<int64_t>(tokens.size()), ReadingOptions::kMinWindow)}));
+  options.window = reading_window(flags.engine, *engine, tokens.size());
   options.max_windows = flags.chunks;
 }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "engine/importance.h"
@@ -24,6 +25,11 @@ struct ReadingFlags {
   /// Everything but the model's own option where `with_model` is false.
   void declare(CLI::App& app, bool with_model = true);
 };
+
+/// What --ctx is where a text is read in windows.
+inline constexpr std::string_view kWindowHelp = "Tokens of a window (default: 512, or the whole of a shorter text)";
+/// The window: --ctx, else the usual one as far as text and model reach.
+int64_t reading_window(const EngineFlags& flags, const Engine& engine, size_t n_tokens);
 
 /// --special, of commands that measure a text.
 void declare_special(CLI::App& app, bool& special);

@@ -7,6 +7,7 @@
 #include "main/chat_format_option.h"
 #include "main/input.h"
 #include "sampling/stop_matcher.h"
+#include "server/json_constraint.h"
 #include "text/chat_format.h"
 
 namespace fathom {
@@ -18,7 +19,7 @@ struct Options {
   EngineFlags engine;
   SamplingFlags sampling;
   std::optional<std::string> prompt, prompt_option;
-  std::string prompt_file, messages_file, system, ids;
+  std::string prompt_file, messages_file, schema_file, system, ids;
   bool raw = false, show_thinking = false, ignore_eos = false, json = false, jsonl = false;
   std::string think = "auto";
   int64_t max_tokens = 512;
@@ -30,6 +31,7 @@ struct Question {
   std::optional<std::string> text;
   std::optional<ChatConversation> conversation;
   std::vector<int32_t> ids;
+  std::shared_ptr<const ByteGrammar> grammar;  ///< of the answer; null: free text
 };
 
 ChatMessage make_message(ChatRole role, std::string content) {
@@ -85,6 +87,10 @@ Question read_question(const Options& options) {
     question.conversation.emplace();
     question.conversation->messages.push_back(make_message(ChatRole::kUser, to_valid_utf8(read_prompt_text(options))));
   }
+  if (!options.schema_file.empty()) {
+    const ChatJson schema = parse_chat_json(read_input(options.schema_file, "--schema"), "--schema");
+    question.grammar = make_json_grammar(schema, "--schema");
+  }
   if (question.conversation) {
     if (!options.system.empty())
       question.conversation->messages.insert(question.conversation->messages.begin(),
@@ -96,17 +102,21 @@ Question read_question(const Options& options) {
 
 Prompt make_prompt(const Engine& engine, const Question& question) {
   Prompt prompt;
+  bool is_reasoning_first = false;
   if (question.conversation) {
     const ChatConversation& chat = *question.conversation;
     const std::vector<PromptPart> parts =
         render_chat(engine.chat_generation(), chat.messages, chat.tools, chat.options);
     prompt.is_chat = true;
     prompt.token_ids = engine.tokenizer().encode(parts);
+    is_reasoning_first = opens_reasoning(parts);
     prompt.parser = {
-        .starts_in_reasoning = opens_reasoning(parts), .parse_calls = !chat.tools.empty(), .tools = chat.tools};
+        .starts_in_reasoning = is_reasoning_first, .parse_calls = !chat.tools.empty(), .tools = chat.tools};
   } else {
     prompt.token_ids = question.text ? encode_raw(engine, *question.text) : question.ids;
   }
+  if (question.grammar)
+    prompt.constraint = constrain_to_grammar(engine.tokenizer().vocab(), question.grammar, is_reasoning_first);
   return prompt;
 }
 
@@ -215,6 +225,8 @@ Command add_run(CLI::App& root) {
   app->add_option("--system", o.system, "System message")->type_name("TEXT");
   app->add_option("--messages", o.messages_file, "Conversation as JSON: a list of messages as in the OpenAI API")
       ->type_name("FILE");
+  app->add_option("--schema", o.schema_file, "The answer is to be JSON that fits the JSON schema in this file")
+      ->type_name("FILE");
   app->add_option("--ids", o.ids, "Token ids instead of text, taken as they are")->type_name("1,2,3");
   app->add_option("--think", o.think,
                   "Reason before answering, and with V4 how much (default: auto, as the model does)")
@@ -233,7 +245,7 @@ Command add_run(CLI::App& root) {
   app->add_flag("--jsonl", o.jsonl, "Print a JSON object for each piece, and the one of --json last");
   o.sampling.declare(*app);
   o.engine.declare(*app);
-  o.engine.declare_draft(*app);
+  o.engine.declare_answering(*app);
   o.common.declare(*app);
   return {app, [options] { return run(*options); }};
 }

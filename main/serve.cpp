@@ -8,6 +8,7 @@
 #include <atomic>
 #include <charconv>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 
 #include "core/error.h"
@@ -35,6 +36,9 @@ struct Options {
   int parallel = 8, queue = 64;
   int64_t drain_s = 30, keep_alive_s = 5, cache_mib = 8192, max_stall_ms = 250;
 };
+
+/// A day: nobody waits longer, and no clock overflows.
+constexpr int64_t kLongestSeconds = 86'400;
 
 int stop_event = -1;  // counts signals; written by their handler
 std::atomic<int> n_signals{0};
@@ -211,7 +215,9 @@ Command add_serve(CLI::App& root) {
   o.model.declare(*app);
   app->add_option("--host", o.host, "Address to listen on (default: 127.0.0.1, this machine only)")
       ->type_name("ADDRESS");
-  app->add_option("--port", o.port, "Port; 0: any free one (default: 8080)")->type_name("N");
+  app->add_option("--port", o.port, "Port; 0: any free one (default: 8080)")
+      ->check(in_range(0, std::numeric_limits<uint16_t>::max()))
+      ->type_name("N");
   app->add_option("--api-key", o.keys, "Ask for this key; repeatable. Needed to listen on other addresses")
       ->type_name("KEY")
       ->allow_extra_args(false);
@@ -219,14 +225,16 @@ Command add_serve(CLI::App& root) {
                   "Keys, one a line, each with a priority behind it if you like: higher goes first (default: 0)")
       ->type_name("FILE");
   app->add_flag("--no-auth", o.no_auth, "Listen on other addresses without a key");
-  app->add_option("--parallel", o.parallel, "Answers at once (default: 8)")->check(at_least(1))->type_name("N");
+  app->add_option("--parallel", o.parallel, "Answers at once (default: 8)")
+      ->check(in_range(1, kMaxRunning))
+      ->type_name("N");
   app->add_option("--queue", o.queue, "Requests that may wait; more are refused with 429 (default: 64)")
-      ->check(at_least(0))
+      ->check(in_range(0, 1'000'000))
       ->type_name("N");
   app->add_option("--max-stall", o.max_stall_ms,
                   "Milliseconds that running answers wait for their next token while prompts are evaluated, about "
                   "(default: 250)")
-      ->check(at_least(0))
+      ->check(in_range(0, kLongestSeconds * 1000))
       ->type_name("MS");
   app->add_option("--alias", o.alias, "The model's name for clients (default: its own)")->type_name("NAME");
   app->add_option("--allow-host", o.allowed_hosts, "Further name that requests may address this server by; repeatable")
@@ -240,17 +248,17 @@ Command add_serve(CLI::App& root) {
       ->type_name("DIR");
   app->add_option("--cache-size", o.cache_mib,
                   "MiB that this folder may take; the least recently used texts go (default: 8192)")
-      ->check(at_least(1))
+      ->check(in_range(1, int64_t{1} << 40))
       ->type_name("MIB");
   app->add_option("--drain", o.drain_s, "Seconds that running answers get after SIGTERM (default: 30)")
-      ->check(at_least(0))
+      ->check(in_range(0, kLongestSeconds))
       ->type_name("S");
   app->add_option("--keep-alive", o.keep_alive_s, "Seconds of silence before a comment in a stream (default: 5)")
-      ->check(at_least(1))
+      ->check(in_range(1, kLongestSeconds))
       ->type_name("S");
   o.sampling.declare(*app);
   o.engine.declare(*app);
-  o.engine.declare_draft(*app);
+  o.engine.declare_answering(*app);
   o.common.declare(*app);
   return {app, [options] { return serve(*options); }};
 }

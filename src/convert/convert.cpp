@@ -10,12 +10,13 @@
 #include "core/error.h"
 #include "core/printable.h"
 #include "io/gguf.h"
+#include "io/output_file.h"
 #include "io/safetensors.h"
 
 namespace fathom {
 
 WriteReport convert_checkpoint(const ConvertOptions& options) {
-  if (!options.is_dry_run) check_output(options.out);
+  if (!options.is_dry_run) check_output_path(options.out, "--out");
   std::error_code ignored;
   if (!std::filesystem::is_directory(options.folder, ignored)) {
     throw Error(ErrorCode::kModel, printable(options.folder, 400) +
@@ -47,10 +48,10 @@ WriteReport convert_checkpoint(const ConvertOptions& options) {
 }
 
 WriteReport quantize_file(const QuantizeOptions& options) {
-  if (!options.is_dry_run) check_output(options.out);
+  if (!options.is_dry_run) check_output_path(options.out, "OUT.gguf");
   check_is_gguf_path(options.in);
   const GgufModel in = GgufModel::open(options.in);
-  if (!options.is_dry_run) check_not_source(options.out, in);
+  if (!options.is_dry_run) check_not_source(options.out, "OUT.gguf", in);
   const Metadata& m = in.metadata();
   const std::string* architecture = m.text("general.architecture");
   const std::string prefix = (architecture == nullptr ? std::string() : *architecture) + ".";

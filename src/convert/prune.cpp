@@ -101,11 +101,16 @@ std::vector<int64_t> choose_experts(const std::vector<double>& saliency, const R
   return kept;
 }
 
-WriteReport prune_file(const PruneOptions& options) {
-  if (!options.is_dry_run) check_output(options.out);
+void check_prune_paths(const PruneOptions& options) {
   check_is_gguf_path(options.in);
+  if (options.is_dry_run) return;
+  check_output_path(options.out, "OUT.gguf");
+  check_not_source(options.out, "OUT.gguf", GgufModel::open(options.in, {.header_only = true}));
+}
+
+WriteReport prune_file(const PruneOptions& options) {
+  check_prune_paths(options);
   const GgufModel in = GgufModel::open(options.in);
-  if (!options.is_dry_run) check_not_source(options.out, in);
   const Metadata& m = in.metadata();
   const std::string* architecture = m.text("general.architecture");
   const std::string prefix = (architecture == nullptr ? std::string() : *architecture) + ".";

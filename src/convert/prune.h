@@ -30,6 +30,9 @@ struct PruneOptions : WriteOptions {
   std::map<std::string, double> numbers;  ///< architecture keys that readers would infer from the number of experts
 };
 
+/// Throws what prune_file would say of its paths, so that it can be said before anything is measured.
+void check_prune_paths(const PruneOptions& options);
+
 /// Writes the model with `n_keep` experts a layer: stacks, router rows and selection biases lose the same ones,
 /// everything else is copied bit for bit. MTP layers whose experts were not measured are left out. The file tells
 /// what was done to it (fathom.prune.*) and is called so. Resumed as converting is. Throws Error{kUsage}, Error{kModel}

@@ -133,19 +133,6 @@ void set_type_keys(GgufWriter& writer, const std::optional<TypeMix>& mix, const 
 
 }  // namespace
 
-void check_output(const std::string& out) {
-  if (out.empty())
-    throw Error(ErrorCode::kUsage,
-                "--out: nowhere to write; expected the path of a GGUF file, got none; try -o MODEL.gguf");
-  std::error_code ignored;
-  if (std::filesystem::is_directory(out, ignored))
-    throw Error(ErrorCode::kUsage, "--out: a folder; expected the path of a GGUF file, got " + in_quotes(out) +
-                                       "; try " + printable((std::filesystem::path(out) / "model.gguf").string()));
-  if (std::filesystem::exists(out, ignored) && !std::filesystem::is_regular_file(out, ignored))
-    throw Error(ErrorCode::kUsage, "--out: a device or pipe, which a file would replace; expected the path of a GGUF " +
-                                       std::string("file, got ") + in_quotes(out) + "; try --dry-run to write nothing");
-}
-
 void check_is_gguf_path(const std::string& in) {
   std::error_code ignored;
   if (!std::filesystem::is_directory(in, ignored)) return;
@@ -154,12 +141,12 @@ void check_is_gguf_path(const std::string& in) {
                                      "one of a Hugging Face folder");
 }
 
-void check_not_source(const std::string& out, const GgufModel& in) {
+void check_not_source(const std::string& out, const std::string& option, const GgufModel& in) {
   std::error_code ignored;
   for (const GgufFile& file : in.files()) {
     if (std::filesystem::equivalent(file.file->path(), out, ignored)) {
       throw Error(ErrorCode::kUsage,
-                  "--out: the result would replace its source; expected another path, got " + in_quotes(out));
+                  option + ": the result would replace its source; expected another path, got " + in_quotes(out));
     }
   }
 }
@@ -190,7 +177,12 @@ WriteReport write_model(const ModelToWrite& model, const WriteOptions& options, 
   const size_t n_there = writer.begin();
   report.paths = writer.paths();
   for (size_t i = 0; i < n_there; ++i) report.resumed_bytes += report.tensors[i].to_bytes;
-  check_room(options.out, report.to_bytes - report.resumed_bytes);
+  try {
+    check_room(options.out, report.to_bytes - report.resumed_bytes);
+  } catch (const Error&) {
+    if (report.resumed_bytes == 0) writer.discard();
+    throw;
+  }
   uint64_t done_bytes = report.resumed_bytes;
   const auto check = [&] {
     if (options.stop && options.stop())

@@ -25,12 +25,10 @@ struct ModelToWrite {
 /// Decides the types, then writes unless it is a dry run. `notes` are put before those that arise here.
 WriteReport write_model(const ModelToWrite& model, const WriteOptions& options, std::vector<std::string> notes);
 
-/// Throws Error{kUsage} for no path, or that of a folder or device.
-void check_output(const std::string& out);
 /// Throws Error{kModel} for a folder.
 void check_is_gguf_path(const std::string& in);
-/// Throws Error{kUsage} if `out` is one of the model's files.
-void check_not_source(const std::string& out, const GgufModel& in);
+/// Throws Error{kUsage} naming `option` if `out` is one of the model's files.
+void check_not_source(const std::string& out, const std::string& option, const GgufModel& in);
 
 /// "path size time" of each file, for source_key.
 std::string file_identity(const std::string& path);

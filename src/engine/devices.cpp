@@ -16,11 +16,11 @@ ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts)
   if (options.backend == "cpu" || (options.backend == "auto" && options.isa != "auto")) return cpu("");
   const bool is_wanted = options.backend == "cuda";
   const CudaDevices found = find_cuda_devices();
-  if (is_wanted && cuda_architectures().empty()) {
+  if (found.devices.empty()) {
+    if (!is_wanted) return cpu("");
     throw Error(ErrorCode::kUsage,
                 "--backend: cuda is not available; expected cpu, as " + found.why_none + "; try --backend auto");
   }
-  if (found.devices.empty()) return cpu(is_wanted ? "--backend cuda: " + found.why_none + "; runs on the CPU" : "");
   const auto n_devices = static_cast<int>(found.devices.size());
   if (options.device < 0 || options.device >= n_devices) {
     throw Error(ErrorCode::kUsage, "--device: no such device; expected 0 to " + std::to_string(n_devices - 1) +

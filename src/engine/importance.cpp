@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
+#include "engine/text_windows.h"
 
 namespace fathom {
 namespace {
@@ -100,15 +101,7 @@ double negative_log_likelihood(std::span<const float> logits, int32_t token) {
 Reading read_text(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options,
                   const Progress& progress, const std::function<bool()>& stop) {
   const int64_t window = options.window, n_tokens = static_cast<int64_t>(tokens.size());
-  if (window < ReadingOptions::kMinWindow || window > engine.context()) {
-    throw Error(ErrorCode::kUsage, "--ctx: out of range; expected " + std::to_string(ReadingOptions::kMinWindow) +
-                                       " to " + std::to_string(engine.context()) + " tokens, got " +
-                                       std::to_string(window));
-  }
-  if (n_tokens < window) {
-    throw Error(ErrorCode::kUsage, "the text is shorter than one window; expected at least " + std::to_string(window) +
-                                       " tokens, got " + std::to_string(n_tokens) + "; try a smaller --ctx");
-  }
+  check_windows(engine, window, n_tokens);
   Reading reading;
   reading.n_windows = std::min(n_tokens / window, options.max_windows.value_or(n_tokens / window));
   // All tokens must come out of the last layer, or its experts see one of them only: steps of at most 32 MiB of logits.

@@ -16,10 +16,8 @@ namespace fathom {
 /// The text is read in windows, each by itself and from BOS where the model's file asks for one; what is left over is
 /// not.
 struct ReadingOptions {
-  int64_t window = 512;  ///< at most the engine's context
+  int64_t window = 512;  ///< at least kMinWindow, at most the engine's context
   std::optional<int64_t> max_windows;
-
-  static constexpr int64_t kMinWindow = 4;
 };
 
 struct Reading {

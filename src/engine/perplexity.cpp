@@ -7,6 +7,7 @@
 
 #include "core/atomic_file.h"
 #include "core/error.h"
+#include "engine/text_windows.h"
 #include "io/safetensors.h"
 
 namespace fathom {
@@ -158,16 +159,7 @@ PerplexityReport measure_perplexity(Engine& engine, std::span<const int32_t> tex
   std::vector<int32_t> tokens(text.begin(), text.end());
   if (vocab.add_bos()) tokens.insert(tokens.begin(), vocab.bos());
   const int64_t window = options.window, n_tokens = static_cast<int64_t>(tokens.size());
-  if (window < PerplexityOptions::kMinWindow || window > engine.context()) {
-    throw Error(ErrorCode::kUsage, "perplexity: window out of range; expected " +
-                                       std::to_string(PerplexityOptions::kMinWindow) + " to " +
-                                       std::to_string(engine.context()) + " tokens, got " + std::to_string(window));
-  }
-  if (n_tokens < window) {
-    throw Error(ErrorCode::kUsage, "perplexity: the text is shorter than one window; expected at least " +
-                                       std::to_string(window) + " tokens, got " + std::to_string(n_tokens) +
-                                       "; try a smaller --ctx");
-  }
+  check_windows(engine, window, n_tokens);
   const int64_t first_scored = window / 2, scored_per_window = window - 1 - first_scored,
                 width = engine.info().vocab_size;
   const int64_t n_windows = std::min(n_tokens / window, options.max_windows.value_or(n_tokens / window));

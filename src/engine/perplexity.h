@@ -22,8 +22,6 @@ struct PerplexityOptions {
   std::optional<int64_t> max_windows;
   std::string save_logits;  ///< file for the scored logits; empty: none
   std::string reference;    ///< file saved so by another run on the same text: compare; empty: no
-
-  static constexpr int64_t kMinWindow = 4;
 };
 
 /// Of one figure over all scored tokens.

@@ -290,8 +290,9 @@ Scheduler::Scheduler(Engine& engine, const SchedulerOptions& options) {
   auto require = [](bool holds, const std::string& message) {
     if (!holds) throw Error(ErrorCode::kUsage, "scheduler: " + message);
   };
-  require(options.max_running >= 1 && options.max_running <= 1024,
-          "sequences at once; expected 1 to 1024, got " + std::to_string(options.max_running));
+  require(options.max_running >= 1 && options.max_running <= kMaxRunning, "sequences at once; expected 1 to " +
+                                                                              std::to_string(kMaxRunning) + ", got " +
+                                                                              std::to_string(options.max_running));
   require(options.max_queued >= 0, "waiting requests; expected 0 or more, got " + std::to_string(options.max_queued));
   require(options.event_buffer >= 1, "unread tokens; expected 1 or more, got 0");
   require(options.cache_share >= 0 && options.cache_share <= 1,

@@ -15,8 +15,10 @@
 
 namespace fathom {
 
+constexpr int kMaxRunning = 1024;
+
 struct SchedulerOptions {
-  int max_running = 8;  ///< sequences in one step
+  int max_running = 8;  ///< sequences in one step, 1..kMaxRunning
   int max_queued = 64;  ///< waiting requests; the next is refused
   /// What a prompt may cost the running answers: the longest wait between two of their tokens, as far as measured step
   /// costs foretell. A chunk that takes longer is interrupted for them: then the wait is this and one operation of the

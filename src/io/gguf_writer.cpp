@@ -265,7 +265,7 @@ bool GgufWriter::take_up_whole_shards() {
   for (size_t shard = 0; shard < n_shards_; ++shard) {
     std::error_code missing;
     const std::string path = paths()[shard];
-    const bool is_in_place = !std::filesystem::exists(path + ".part", missing) &&
+    const bool is_in_place = !std::filesystem::exists(part_path(path), missing) &&
                              std::filesystem::file_size(path, missing) == shard_bytes(shard) && !missing;
     files_.push_back(is_in_place ? nullptr : open_part_file(path, shard_bytes(shard)));
     if (!is_in_place && files_.back() == nullptr) {
@@ -332,7 +332,7 @@ void GgufWriter::write_journal(size_t shard, uint64_t n_bytes) {
 }
 
 GgufWriter::~GgufWriter() {
-  if (!options_.resume_key || files_.empty() || is_finishing_) return;
+  if (!options_.resume_key || files_.empty() || is_closed_) return;
   try {
     note_progress();
   } catch (const std::exception&) {
@@ -375,6 +375,16 @@ void GgufWriter::write(std::string_view name, const void* data, size_t size_byte
   enter_shard_of_next_tensor();
 }
 
+void GgufWriter::discard() {
+  FATHOM_CHECK(begun_, "nothing was begun");
+  is_closed_ = true;
+  const std::vector<std::string> shards = paths();
+  std::error_code ignored;
+  for (size_t shard = 0; options_.resume_key && shard < files_.size(); ++shard)
+    std::filesystem::remove(part_path(shards[shard]), ignored);
+  std::filesystem::remove(journal_path(), ignored);
+}
+
 void GgufWriter::finish() {
   FATHOM_CHECK(begun_ && current_tensor_ == tensors_.size(), "tensors are missing");
   if (options_.resume_key && n_shards_ > 1) {
@@ -382,7 +392,7 @@ void GgufWriter::finish() {
       if (file != nullptr) file->flush();
     }
     write_journal(n_shards_, 0);
-    is_finishing_ = true;
+    is_closed_ = true;
   }
   for (auto file = files_.rbegin(); file != files_.rend(); ++file) {
     if (*file != nullptr) (*file)->commit();

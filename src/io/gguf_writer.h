@@ -66,6 +66,8 @@ class GgufWriter {
   size_t begin();
   /// The next bytes of the tensor `name`, which must be the first one in order that is not complete.
   void write(std::string_view name, const void* data, size_t size_bytes);
+  /// After begin(), instead of the rest: nothing remains, not even for a later writer to go on with.
+  void discard();
   /// Puts the files in place, the first shard last. Every tensor must be complete.
   void finish();
 
@@ -99,7 +101,8 @@ class GgufWriter {
   std::vector<std::pair<std::string, std::string>> keys_;  ///< key -> encoded type and value
   std::vector<TensorPlan> tensors_;
   size_t n_shards_ = 1;
-  bool begun_ = false, is_finishing_ = false;
+  bool begun_ = false;
+  bool is_closed_ = false;  ///< put in place or thrown away: nothing is to be noted for a later writer
   size_t current_tensor_ = 0;
   uint64_t current_written_bytes_ = 0;
   std::vector<std::unique_ptr<OutputFile>> files_;  ///< shards opened so far, null where in place

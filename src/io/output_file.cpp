@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -30,7 +31,7 @@ class WholeFile final : public OutputFile {
 
 class PartFile final : public OutputFile {
  public:
-  explicit PartFile(const std::string& path) : path_(path), part_(path + ".part") {
+  explicit PartFile(const std::string& path) : path_(path), part_(part_path(path)) {
     fd_ = ::open(part_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
     if (fd_ < 0) fail("create it");
     if (::flock(fd_, LOCK_EX | LOCK_NB) != 0) {
@@ -83,6 +84,29 @@ class PartFile final : public OutputFile {
 };
 
 }  // namespace
+
+void check_output_path(const std::string& path, const std::string& option) {
+  if (path.empty() || path == "-")
+    throw Error(ErrorCode::kUsage, option + ": nowhere to write; expected the path of a file, got " +
+                                       (path.empty() ? "none" : "'-': the file cannot go to standard output"));
+  const std::filesystem::path file(path);
+  std::error_code ignored;
+  if (std::filesystem::is_directory(file, ignored))
+    throw Error(ErrorCode::kUsage,
+                option + ": a folder; expected the path of a file, got " + in_quotes(path) + "; try a name in it");
+  if (std::filesystem::exists(file, ignored) && !std::filesystem::is_regular_file(file, ignored))
+    throw Error(ErrorCode::kUsage, option +
+                                       ": a device or pipe, which a file would replace; expected the path of a file, "
+                                       "got " +
+                                       in_quotes(path));
+  const std::string folder = file.has_parent_path() ? file.parent_path().string() : ".";
+  if (::access(folder.c_str(), W_OK | X_OK) != 0)
+    throw Error(ErrorCode::kRuntime, option + ": " + printable(path, 400) +
+                                         ": cannot be created; expected a writable folder, got '" +
+                                         std::strerror(errno) + "'; try another place");
+}
+
+std::string part_path(const std::string& path) { return path + ".part"; }
 
 std::unique_ptr<OutputFile> open_whole_file(const std::string& path) { return std::make_unique<WholeFile>(path); }
 

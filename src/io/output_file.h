@@ -22,7 +22,14 @@ class OutputFile {
 /// Nothing remains unless it is committed (AtomicFile).
 std::unique_ptr<OutputFile> open_whole_file(const std::string& path);
 
-/// Bytes are kept in "PATH.part", locked against other processes (Error{kRuntime} if one holds it). `keep_bytes` of
+/// Throws Error{kUsage} naming `option` for no path, "-" and what a file must not replace (a folder, a device),
+/// Error{kRuntime} for a folder that is missing or may not be written: known before long work, not after it.
+void check_output_path(const std::string& path, const std::string& option);
+
+/// "PATH.part".
+std::string part_path(const std::string& path);
+
+/// Bytes are kept in part_path, locked against other processes (Error{kRuntime} if one holds it). `keep_bytes` of
 /// what is there already are kept; fewer than that, and nothing is returned.
 std::unique_ptr<OutputFile> open_part_file(const std::string& path, uint64_t keep_bytes);
 

@@ -1,7 +1,5 @@
 #include "server/json_constraint.h"
 
-#include <optional>
-
 #include "core/error.h"
 #include "core/printable.h"
 #include "server/call_grammar.h"
@@ -88,13 +86,21 @@ std::shared_ptr<const TokenTrie> make_token_trie(const Vocab& vocab) {
 }
 
 ConstraintFactory constrain_answer(Service& service, const AnswerFormat& format, bool after_reasoning) {
+  return factory(service, make_json_grammar(format.schema, "response_format.schema"), after_reasoning);
+}
+
+std::shared_ptr<const ByteGrammar> make_json_grammar(const std::optional<ChatJson>& schema, const std::string& where) {
   auto grammar = std::make_shared<ByteGrammar>();
   SchemaGrammar schemas(*grammar);
-  const ByteGrammar::RuleId value =
-      format.schema ? schemas.value(*format.schema, "response_format.schema") : schemas.any_object();
+  const ByteGrammar::RuleId value = schema ? schemas.value(*schema, where) : schemas.any_object();
   grammar->start = grammar->add_rule();
   grammar->add_alternative(grammar->start, {ByteGrammar::rule(schemas.space()), ByteGrammar::rule(value)});
-  return factory(service, std::move(grammar), after_reasoning);
+  return grammar;
+}
+
+std::shared_ptr<TokenConstraint> constrain_to_grammar(const Vocab& vocab, std::shared_ptr<const ByteGrammar> grammar,
+                                                      bool after_reasoning) {
+  return std::make_shared<GrammarConstraint>(vocab, std::move(grammar), make_token_trie(vocab), after_reasoning);
 }
 
 ConstraintFactory constrain_call(Service& service, const ForcedCall& call, const ChatTool* named,

@@ -78,7 +78,9 @@ ChatJson parse_chat_json(std::string_view text, const std::string& where) {
   try {
     return ChatJson::parse(text);
   } catch (const nlohmann::json::exception& e) {
-    std::string reason = e.what();
+    std::string reason = e.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: .."
+    if (const size_t end = reason.find("] "); reason.starts_with("[json.exception.") && end != std::string::npos)
+      reason.erase(0, end + 2);
     for (char& c : reason) {
       if (static_cast<unsigned char>(c) < 0x20) c = ' ';
     }

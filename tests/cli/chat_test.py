@@ -105,6 +105,20 @@ class Chat(ProgramTest):
         self.assertIn("tokens", t.say("/stats"))
         self.leave(t)
 
+    def test_ctrl_c_before_the_answer_begins_gives_the_question_back(self):
+        t = self.chat("--isa", "reference", "--batch", "1")
+        question = "word " * 3000
+        t.paste(question)
+        t.send("\r")
+        t.wait_for("\x1b[?2004l")
+        t.wait_for("reading the prompt")
+        t.send("\x03")
+        t.wait_for("before the answer began")
+        t.wait_for("word word")
+        t.send("\x15")
+        self.assertEqual(self.saved(t), [])
+        self.leave(t)
+
     def test_ctrl_c_at_the_prompt_hints_and_drops_what_was_typed(self):
         t = self.chat()
         t.send("\x03")
@@ -191,9 +205,34 @@ class Chat(ProgramTest):
         self.assertIn("cannot be opened", t.say("/load /no/such/file"))
         self.assertIn("no system text", t.say("/system"))
         self.assertIn("Be brief", t.say("/system Be brief."))
+        self.assertIn("no system text", t.say("/system -"))
         self.assertIn("/regen", t.say("/help"))
         t.send("/exit\r")
         self.assertEqual(t.end(), 0)
+
+    def test_help_fits_a_window_of_80_columns(self):
+        t = self.chat(columns=200)
+        lines = t.say("/help").split("\n")
+        self.assertGreater(len(lines), 15)
+        self.assertLessEqual(max(map(len, lines)), 80)
+        self.leave(t)
+
+    def test_the_context_is_that_of_the_conversation(self):
+        t = self.chat()
+        self.assertIn("0 of 4096", t.say("/ctx"))
+        t.say("What is the capital of France?")
+        self.assertRegex(t.say("/ctx"), r"\b[1-9]\d? of 4096")
+        t.say("/clear")
+        self.assertIn("0 of 4096", t.say("/ctx"))
+        self.leave(t)
+
+    def test_a_tilde_is_the_home_folder(self):
+        t = self.chat(env={"HOME": str(self.folder)})
+        t.say("What is 3 plus 4?")
+        t.say("/save ~/kept.json")
+        self.assertEqual(len(json.loads((self.folder / "kept.json").read_text())["messages"]), 2)
+        self.assertIn("3 plus 4", t.say("/load ~/kept.json"))
+        self.leave(t)
 
     def test_read_puts_a_file_before_the_next_message(self):
         t = self.chat()

@@ -5,7 +5,7 @@ import stat
 import struct
 import unittest
 
-from fathom_program import TINY, ProgramTest
+from fathom_program import TINY, ProgramTest, fathom
 
 TEXT = "Once upon a time there was a small dog. The dog liked to run in the park with a red ball. " * 12
 
@@ -38,6 +38,15 @@ class Quality(ProgramTest):
         self.assertIn("12 of 16 experts", self.run_ok("inspect", "-m", small).text)
         self.assertLess(self.perplexity(small, text), 3 * self.perplexity(TINY, text))
 
+    def test_where_nothing_can_be_written_nothing_is_measured(self):
+        text, nowhere = self.file("t.txt", TEXT), self.folder / "none/out"
+        for args in (("prune", TINY, nowhere, "--keep", "12", "-f", text), ("imatrix", "-m", TINY, "-f", text, "-o", nowhere), ("perplexity", "-m", TINY, "-f", text, "--save-logits", nowhere)):
+            result = fathom(*args, "--progress")
+            self.assertEqual(result.code, 1, result.err)
+            self.assertIn("cannot be created", result.err)
+            self.assertNotIn("measured", result.err)
+        self.assertIn("tensors", self.run_ok("prune", TINY, "--keep", "12", "-f", text, "--dry-run").text)
+
     def test_refusals(self):
         text, out = self.file("t.txt", TEXT), self.folder / "o.gguf"
         self.assert_refused(2, "prune", TINY, out, "--keep", "6", "-f", text, says="expected one of 8, 12")
@@ -49,7 +58,7 @@ class Quality(ProgramTest):
         pipe = self.folder / "pipe"  # a device would do as well, but a failure would remove it
         os.mkfifo(pipe)
         self.assert_refused(2, "quantize", TINY, pipe, "--type", "q4_0", says="a device or pipe")
-        self.assert_refused(1, "logits", "-m", TINY, "--ids", "1", "-o", pipe, says="not to be replaced")
+        self.assert_refused(2, "logits", "-m", TINY, "--ids", "1", "-o", pipe, says="a device or pipe")
         self.assertTrue(stat.S_ISFIFO(pipe.stat().st_mode))
         self.assertFalse(out.exists())
 

@@ -3,6 +3,7 @@ import json
 import math
 import os
 import pathlib
+import resource
 import signal
 import struct
 import subprocess
@@ -31,6 +32,13 @@ class Answers(ProgramTest):
 
     def test_a_question_in_the_chat_format(self):
         self.assertEqual(self.run_ok("run", "-m", TINY, "What is the capital of France?", "--temp", "0").text, "The capital of France is Paris.")
+
+    def test_a_schema_is_kept(self):
+        schema = self.file("city.json", json.dumps({"type": "object", "properties": {"city": {"type": "string", "maxLength": 10}, "n": {"type": "integer"}}, "required": ["city", "n"]}))
+        for options in ((), ("--think", "on"), ("--raw",)):
+            answer = self.run_ok("run", "-m", TINY, "What is the capital of France?", "--schema", schema, "--temp", "0", "--json", *options).json
+            self.assertEqual(answer["finish_reason"], "stop")
+            self.assertEqual(list(json.loads(answer["text"])), ["city", "n"])
 
     def test_the_shipped_model_is_used_and_named_where_none_is_given(self):
         result = self.run_ok("run", "--raw", "Once upon a time", "-n", "4")
@@ -181,17 +189,15 @@ class Prompts(ProgramTest):
 
 
 class Refusals(ProgramTest):
-    def test_cuda_where_there_is_none_is_told_once_and_runs_on_the_cpu(self):
+    def test_cuda_where_there_is_none_is_refused_by_name_and_not_missed_otherwise(self):
         if self.run_ok("doctor", "--json").json["devices"]:
             return
         args = ("run", "-m", TINY, "--raw", "Once upon a time", "-n", "4", "--temp", "0")
-        if "CUDA:     no" in self.run_ok("--version").text:
-            self.assert_refused(2, *args, "--backend", "cuda", says="cuda")
-            return
-        plain, asked = self.run_ok(*args, "--backend", "auto"), self.run_ok(*args, "--backend", "cuda")
-        self.assertEqual(asked.text, plain.text)
+        self.assert_refused(2, *args, "--backend", "cuda", says="cuda is not available")
+        plain, tuned = self.run_ok(*args), self.run_ok(*args, "--cpu-moe", "all", "--moe-cache", "1")
         self.assertEqual(plain.err, "")
-        self.assertEqual(asked.err.count("runs on the CPU"), 1)
+        self.assertEqual(tuned.text, plain.text)
+        self.assertIn("--cpu-moe and --moe-cache: without effect", tuned.err)
 
     def test_wrong_usage_is_2(self):
         for args, says in ((("run", "-m", TINY), "no prompt"), (("run", "--nonsense"), "--nonsense"), (("frobnicate",), "frobnicate"), ((), "command"),
@@ -201,7 +207,12 @@ class Refusals(ProgramTest):
                            (("run", "--ids", "1,99999999"), "99999999"), (("run", "--ids", "1,-2"), "-2"), (("run", "--ids", "1,x"), "x"), (("run", "x", "-p", "y"), "more than one"),
                            (("run", "x", "-c", "5000"), "4096"), (("run", "x", "--json", "--jsonl"), "--json"), (("run", "x", "--raw", "--system", "y"), "--system"), (("run", ""), "no prompt"),
                            (("run", "x", "-t", "0"), "--threads"), (("run", "x", "--seed", "-1"), "seed"), (("logits", "-o", "x"), "--ids"), (("logits", "--ids", "1"), "-o"),
-                           (("logits", "--ids", "1,2", "--positions", "2", "-o", "x"), "--positions"), (("perplexity",), "-f")):
+                           (("logits", "--ids", "1,2", "--positions", "2", "-o", "x"), "--positions"), (("perplexity",), "-f"),
+                           (("run", "x", "--temp", "abc"), "not a number"), (("run", "x", "--json=maybe"), "expected true or false"), (("run", "x", "-n"), "no value behind it"), (("run", "x", "-t", "100000"), "1 to 1024"),
+                           (("logits", "--ids", "1,2", "--positions", "some", "-o", "x"), "all or last"), (("logits", "--ids", "1", "-o", "-"), "standard output"), (("perplexity", "-f", __file__, "-c", "2"), "4 or more"),
+                           (("inspect", "some.gguf"), "-m some.gguf"), (("quantize", "--type", "f16"), "no IN.gguf"), (("bench", "--layers", "2"), "--shape"), (("bench", "-p", "0", "-n", "0"), "nothing to measure"), (("bench", "-p", "many"), "many"),
+                           (("serve", "--port", "70000"), "0 to 65535"), (("serve", "--keep-alive", "99999999"), "--keep-alive"), (("serve", "--parallel", "3000000000"), "--parallel"),
+                           (("perplexity", "-f", __file__, "--chat-format", "v3"), "--chat-format"), (("run", "x", "--schema", self.file("s.json", '{"type": "text"}')), "--schema.type")):
             self.assert_refused(2, *args, says=says, env={"FATHOM_MODEL": TINY})
 
     def test_unusable_files_are_3(self):
@@ -211,6 +222,13 @@ class Refusals(ProgramTest):
         self.assert_refused(3, "run", "-m", TINY, "-f", "/no/such/prompt")
         self.assert_refused(3, "run", "-m", TINY, "--messages", "/no/such/messages")
         self.assert_refused(3, "run", "-m", TINY, "x", "--config", "/no/such.ini")
+
+    def test_threads_that_the_system_does_not_give_are_told(self):
+        def stacks_of_128_tib():  # the size of new threads' stacks: there is no room for one
+            resource.setrlimit(resource.RLIMIT_STACK, (1 << 47, resource.getrlimit(resource.RLIMIT_STACK)[1]))
+        p = subprocess.run([PROGRAM, *STORY, "-n", "1", "-t", "3"], capture_output=True, preexec_fn=stacks_of_128_tib, env=environment(), stdin=subprocess.DEVNULL)
+        self.assertEqual(p.returncode, 1, p.stderr)
+        self.assertIn(b"expected 3, got 1", p.stderr)
 
     def test_a_full_disk_is_1(self):
         with open("/dev/full", "wb") as full:
@@ -242,6 +260,11 @@ class Settings(ProgramTest):
     def test_bad_values_are_refused_wherever_they_come_from(self):
         self.assert_refused(2, *STORY, says="many", env={"FATHOM_MAX_TOKENS": "many"})
         self.assert_refused(2, *STORY, "--config", self.file("d.ini", "max-tokens = -3\n"), says="-3")
+
+    def test_a_misspelt_variable_is_told(self):
+        env = {"FATHOM_MAX_TOKNS": "1"}
+        self.assertIn("FATHOM_MAX_TOKNS", self.run_ok(*STORY, "-n", "1", env=env).err)
+        self.assertEqual(self.run_ok(*STORY, "-n", "1", "--log-level", "quiet", env=env).err, "")
 
     def test_the_last_of_repeated_options_counts(self):
         self.assertEqual(self.seed_of("--seed", "1", "--seed", "9"), 9)

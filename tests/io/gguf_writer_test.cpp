@@ -248,6 +248,18 @@ TEST_CASE("a journal does not speak for what another job wrote in the place of i
   CHECK(mine.bytes().find('A' + std::string(100, 'A')) == std::string::npos);
 }
 
+TEST_CASE("a writer that is discarded leaves nothing behind") {
+  const TempFolder folder;
+  {
+    GgufWriter writer(folder / "out.gguf", {.resume_key = "source"});
+    writer.add_tensor("a", DType::kF32, {1});
+    writer.begin();
+    CHECK(n_files_in(folder) == 1);
+    writer.discard();
+  }
+  CHECK(n_files_in(folder) == 0);
+}
+
 TEST_CASE("misuse of the writer is a bug, a folder that does not exist is an error") {
   const TempFolder folder;
   GgufWriter writer(folder / "out.gguf");
