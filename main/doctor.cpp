@@ -17,6 +17,7 @@
 #include "core/threads.h"
 #include "cpu/cpu_backend.h"
 #include "cuda/cuda_backend.h"
+#include "engine/devices.h"
 #include "main/options.h"
 
 namespace fathom {
@@ -89,7 +90,6 @@ int run(bool as_json) {
   const std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
   const size_t nodes = count_nodes();
   std::error_code ignored;
-  const bool has_nvidia = std::filesystem::exists("/dev/nvidiactl", ignored);
   const std::string here = std::filesystem::current_path(ignored).string();
   struct statvfs disk {};
   const uint64_t free_disk = ::statvfs(".", &disk) == 0 ? static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize : 0;
@@ -134,7 +134,7 @@ int run(bool as_json) {
   if (cuda.devices.empty()) device_text = "none: " + cuda.why_none;
   if (!cuda.devices.empty())
     findings.push_back({true, "models that fit run on cuda 0 unless told otherwise (--backend cpu, --device N)"});
-  if (has_nvidia && cuda.devices.empty())
+  if (has_nvidia_device() && cuda.devices.empty())
     findings.push_back({false, "an NVIDIA device is there, but cannot be used: " + cuda.why_none});
 
   if (as_json) {

@@ -1,6 +1,7 @@
 #include "engine/devices.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <vector>
 
 #include "core/error.h"
@@ -8,6 +9,11 @@
 #include "split/split_backend.h"
 
 namespace fathom {
+
+bool has_nvidia_device() {
+  std::error_code ignored;
+  return std::filesystem::exists("/dev/nvidiactl", ignored);
+}
 
 ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts) {
   auto cpu = [&](std::string note) {
@@ -17,7 +23,8 @@ ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts)
   const bool is_wanted = options.backend == "cuda";
   const CudaDevices found = find_cuda_devices();
   if (found.devices.empty()) {
-    if (!is_wanted) return cpu("");
+    if (!is_wanted)
+      return cpu(has_nvidia_device() ? "runs on the CPU: the NVIDIA device is of no use, as " + found.why_none : "");
     throw Error(ErrorCode::kUsage,
                 "--backend: cuda is not available; expected cpu, as " + found.why_none + "; try --backend auto");
   }

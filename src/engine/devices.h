@@ -24,9 +24,12 @@ struct ChosenBackend {
   bool may_fall_back = false;  ///< a device nobody asked for: a model it refuses may run on the CPU
 };
 
-/// options.backend and what is there: "cpu"; "cuda" is the device, or the CPU with a note if there is no usable one;
-/// "auto" is the device if there is one and no CPU kernels are asked for, and says nothing. Throws Error{kUsage} for a
-/// device number that does not exist and for "cuda" in a program built without it. `streams_experts` as in ModelSource.
+/// Whether the system has an NVIDIA device, usable by this program or not.
+bool has_nvidia_device();
+
+/// options.backend and what is there: "cpu"; "cuda" is the device; "auto" is the device if there is a usable one and no
+/// CPU kernels are asked for, else the CPU, with a note if there is one that cannot be used. Throws Error{kUsage} for a
+/// device number that does not exist and for "cuda" without a usable device. `streams_experts` as in ModelSource.
 ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts);
 
 /// `device` with the routed experts of the last options.host_expert_layers mixtures (all, if there are fewer; the MTP
