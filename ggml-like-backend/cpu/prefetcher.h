@@ -24,6 +24,11 @@ class Prefetcher {
     for (int i = 0; i < kLines; ++i) _mm_prefetch(reinterpret_cast<const char*>(at_ + 64 * i), _MM_HINT_T0);
     at_ += step_ * kLines;
   }
+  /// n lines into the second-level cache, for work that leaves no room in the first.
+  inline __attribute__((always_inline)) void lines_to_second(int n) {
+    for (int i = 0; i < n; ++i, at_ += 64) _mm_prefetch(reinterpret_cast<const char*>(at_), _MM_HINT_T1);
+  }
+  const uint8_t* at() const { return at_; }
 
  private:
   const uint8_t* at_ = nullptr;

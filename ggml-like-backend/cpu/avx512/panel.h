@@ -19,10 +19,16 @@
 
 namespace fathom::cpu::avx512 {
 
-/// Panels of one call: up to kRowGroups groups of 16 rows by kChunk elements of k. 16 KiB of weights with their scales
-/// stay in the first-level cache (48 KiB on Zen 5, 32 KiB on older cores) while the columns pass.
-static constexpr int kChunkBlocks = 16;
+/// Panels of one call: up to kRowGroups groups of 16 rows by kChunk elements of k. 40 to 48 KiB a group stay in the
+/// second-level cache, from where they come as fast as they are needed, while the columns pass: most rows fit whole, so
+/// that each result is stored once.
+static constexpr int kChunkBlocks = 64;
 static constexpr int kChunk = kChunkBlocks * 32;
+/// With fewer than kManyColumns, unpacking takes a good part of the time and fetches the weights that follow, most of
+/// them; a quarter of a row's length at a time then leaves them room in the first-level cache. With more, the
+/// multiplication fetches all of them, evenly, into the second.
+static constexpr int kManyColumns = 32;
+static constexpr int kFewColumnsBlocks = 16;
 static constexpr int kRowGroups = 2;
 
 static constexpr int kRows = 16;
@@ -50,10 +56,11 @@ template <typename Format>
 static constexpr int kUnpackLines = (Format::kBytes * 16 + 63) / 64 - kMultiplyLines<Format>*(Format::kElements / 32) /
                                                                           2;
 
-/// y[c][16 r + lane] += panels[r] * act[c] over n_blocks blocks of 32; starts from zero if `first`.
-template <typename Format, int kR, int kC>
+/// y[c][16 r + lane] += panels[r] * act[c] over n_blocks blocks of 32; starts from zero if `first`. Fetches `lines` for
+/// each block, or with kFew as the format says.
+template <typename Format, int kR, int kC, bool kFew>
 static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_t* const* act, float* const* y,
-                                 const __mmask16* rows, bool first, Prefetcher& ahead) {
+                                 const __mmask16* rows, bool first, Prefetcher& ahead, int lines) {
   constexpr int kHalves = 32 / Format::kSub;
   constexpr int kGroups = 8 / kHalves;
   const uint8_t* columns[kC];
@@ -65,7 +72,11 @@ static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_
   }
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
-    ahead.lines<kMultiplyLines<Format>>();
+    if constexpr (kFew) {
+      ahead.lines<kMultiplyLines<Format>>();
+    } else {
+      ahead.lines_to_second(lines);
+    }
     __m512 t[kR][kC];
 #pragma GCC unroll 2
     for (int h = 0; h < kHalves; ++h) {
@@ -115,10 +126,10 @@ static inline void multiply_tile(const Panel* panels, int n_blocks, const uint8_
   }
 }
 
-/// All columns: tiles of almost equal width, at most kMaxC.
-template <typename Format, int kR>
+/// All columns: tiles of almost equal width, at most kMaxC. `ahead_end`: up to where weights are fetched meanwhile.
+template <typename Format, int kR, bool kFew>
 static inline void multiply_columns(const Panel* panels, int n_blocks, const MatmulTask& task, int64_t row,
-                                    int64_t block, const __mmask16* rows, Prefetcher& ahead) {
+                                    int64_t block, const __mmask16* rows, Prefetcher& ahead, const uint8_t* ahead_end) {
   // Accumulators, sums and (with two halves) partial results of a tile must fit 32 registers.
   constexpr int kMaxC = Format::kSub == 16 ? 4 : 6;
   const int n_tiles = (task.n_cols + kMaxC - 1) / kMaxC;
@@ -132,22 +143,26 @@ static inline void multiply_columns(const Panel* panels, int n_blocks, const Mat
       y[c] = task.y_rows[column + c] + row;
     }
     const bool first = block == 0;
+    const int64_t lines_left = (ahead_end - ahead.at()) / 64, steps_left = int64_t{n_tiles - tile} * n_blocks;
+    const int lines = lines_left <= 0 ? 0 : static_cast<int>((lines_left + steps_left - 1) / steps_left);
     switch (width) {
-      case 1: multiply_tile<Format, kR, 1>(panels, n_blocks, act, y, rows, first, ahead); break;
-      case 2: multiply_tile<Format, kR, 2>(panels, n_blocks, act, y, rows, first, ahead); break;
-      case 3: multiply_tile<Format, kR, 3>(panels, n_blocks, act, y, rows, first, ahead); break;
-      case 4: multiply_tile<Format, kR, 4>(panels, n_blocks, act, y, rows, first, ahead); break;
+      case 1: multiply_tile<Format, kR, 1, kFew>(panels, n_blocks, act, y, rows, first, ahead, lines); break;
+      case 2: multiply_tile<Format, kR, 2, kFew>(panels, n_blocks, act, y, rows, first, ahead, lines); break;
+      case 3: multiply_tile<Format, kR, 3, kFew>(panels, n_blocks, act, y, rows, first, ahead, lines); break;
+      case 4: multiply_tile<Format, kR, 4, kFew>(panels, n_blocks, act, y, rows, first, ahead, lines); break;
       case 5:
-        if constexpr (kMaxC >= 5) multiply_tile<Format, kR, 5>(panels, n_blocks, act, y, rows, first, ahead);
+        if constexpr (kMaxC >= 5)
+          multiply_tile<Format, kR, 5, kFew>(panels, n_blocks, act, y, rows, first, ahead, lines);
         break;
       case 6:
-        if constexpr (kMaxC >= 6) multiply_tile<Format, kR, 6>(panels, n_blocks, act, y, rows, first, ahead);
+        if constexpr (kMaxC >= 6)
+          multiply_tile<Format, kR, 6, kFew>(panels, n_blocks, act, y, rows, first, ahead, lines);
         break;
     }
     column += width;
-    ahead.hold();  // the first tile has prefetched this chunk's share
+    if (kFew) ahead.hold();  // the first tile has prefetched this chunk's share
   }
-  ahead.go_on();
+  if (kFew) ahead.go_on();
 }
 
 /// Weight rows of a group; rows past the end repeat the last one, their results are not stored.
@@ -165,6 +180,8 @@ template <typename Format> static inline void multiply_panels(const MatmulTask& 
   // With few columns memory is what counts: a tile and the next one, being prefetched, should fit the first-level
   // cache.
   const int tile_rows = task.n_cols <= 4 ? 16 : 16 * kRowGroups;
+  const bool few = task.n_cols < kManyColumns;
+  const int chunk = few ? kFewColumnsBlocks : kChunkBlocks;
   Prefetcher prefetcher;
   // The first tile at once; where the last call announced it, the lines are there and this costs little.
   prefetcher.restart(w + task.row_begin * task.row_stride_bytes);
@@ -174,6 +191,7 @@ template <typename Format> static inline void multiply_panels(const MatmulTask& 
     const int64_t left = task.row_end - row;
     const uint8_t* here = w + row * task.row_stride_bytes;
     prefetcher.restart(left > tile_rows ? here + tile_rows * task.row_stride_bytes : next != nullptr ? next : here);
+    const uint8_t* const ahead_begin = prefetcher.at();
     RowGroup groups[kRowGroups];
     __mmask16 masks[kRowGroups];
     for (int r = 0; r < kRowGroups; ++r) {
@@ -185,14 +203,19 @@ template <typename Format> static inline void multiply_panels(const MatmulTask& 
       }
     }
     const int n_groups = left > 16 && tile_rows > 16 ? 2 : 1;
-    for (int block = 0; block < n_blocks; block += kChunkBlocks) {
-      const int n = n_blocks - block < kChunkBlocks ? n_blocks - block : kChunkBlocks;
+    for (int block = 0; block < n_blocks; block += chunk) {
+      const int n = n_blocks - block < chunk ? n_blocks - block : chunk;
       const int64_t offset = static_cast<int64_t>(block / kPerBlock) * Format::kBytes;
+      if (!few) prefetcher.hold();
       for (int r = 0; r < n_groups; ++r) unpack(Format{}, groups[r].rows, offset, n / kPerBlock, panels[r], prefetcher);
-      if (n_groups == 2) {
-        multiply_columns<Format, 2>(panels, n, task, row, block, masks, prefetcher);
+      prefetcher.go_on();
+      const uint8_t* ahead_end = ahead_begin + (block + n) * tile_rows * task.row_stride_bytes / n_blocks;
+      if (n_groups == 1) {
+        multiply_columns<Format, 1, true>(panels, n, task, row, block, masks, prefetcher, ahead_end);
+      } else if (few) {
+        multiply_columns<Format, 2, true>(panels, n, task, row, block, masks, prefetcher, ahead_end);
       } else {
-        multiply_columns<Format, 1>(panels, n, task, row, block, masks, prefetcher);
+        multiply_columns<Format, 2, false>(panels, n, task, row, block, masks, prefetcher, ahead_end);
       }
     }
   }
