@@ -26,7 +26,9 @@ LatentProjections::LatentProjections(const LatentAttentionArgs& a, const MatmulK
   const DType k_type = a.kv_b ? a.kv_b.dtype : a.k_b.dtype, v_type = a.kv_b ? a.kv_b.dtype : a.v_b.dtype;
   act_bytes_ = std::max(matmul.act_row_bytes(kernel_type(matmul, v_type), latent_dim_),
                         a.kv_b ? 0 : matmul.act_row_bytes(kernel_type(matmul, k_type), nope_dim_));
-  decoded_ = own.take<float>(std::max(kDecodedRows * part_stride(), std::max(value_dim_, nope_dim_) * latent_dim_));
+  decoded_ =
+      own.take<float>(std::max(kDecodedRowsOfMany * part_stride(), std::max(value_dim_, nope_dim_) * latent_dim_));
+  queries_ = own.take<float>(a.kv_b ? kTokens * (nope_dim_ + kSlack) : 0);
   row_ = own.take<float>(std::max(latent_dim_, nope_dim_));
   words_ = own.take<uint32_t>(std::max(latent_dim_, nope_dim_));
   acts_ = own.take<std::byte>(kTokens * static_cast<int64_t>(act_bytes_));
@@ -62,8 +64,18 @@ void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, 
     for (int64_t at = 0; at < part_bytes; at += 64) __builtin_prefetch(row + at);
   };
   for (int64_t i = 0; i < std::min(kRowsAhead, nope_dim_); ++i) fetch(rows + i * stride);
-  for (int64_t i = 0; i < nope_dim_; i += kDecodedRows) {
-    const int64_t n_rows = std::min(kDecodedRows, nope_dim_ - i);
+  // Queries lie at multiples of a power of two, and so in a few sets of the first-level cache: a tile of them is
+  // copied.
+  const bool many = n >= kManyTokens;
+  const float* x = a_.q.row_as<float>(first) + h * head_dim;
+  int64_t x_stride = a_.q.strides_bytes[0] / 4;
+  if (many) {
+    for (int64_t i = 0; i < n; ++i) std::copy_n(x + i * x_stride, nope_dim_, queries_ + i * (nope_dim_ + kSlack));
+    x = queries_, x_stride = nope_dim_ + kSlack;
+  }
+  const int64_t together = many ? kDecodedRowsOfMany : kDecodedRows;
+  for (int64_t i = 0; i < nope_dim_; i += together) {
+    const int64_t n_rows = std::min(together, nope_dim_ - i);
     for (int64_t r = 0; r < n_rows; ++r) {
       const int64_t ahead = i + r + kRowsAhead;
       if (ahead < nope_dim_) {
@@ -73,7 +85,7 @@ void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, 
       }
       decode_row(floats_, a_.kv_b.dtype, rows + (i + r) * stride, decoded_ + r * part_stride(), columns);
     }
-    floats_.multiply({a_.q.row(first) + (h * head_dim + i) * 4, a_.q.strides_bytes[0],
+    floats_.multiply({reinterpret_cast<const std::byte*>(x + i), x_stride * 4,
                       reinterpret_cast<const uint32_t*>(decoded_), lanes, part_stride(), out, part_stride(), n,
                       (columns + lanes - 1) / lanes, n_rows, i > 0, nullptr, 0});
   }

@@ -39,9 +39,10 @@ class LatentProjections {
 
  private:
   static constexpr int64_t kSlack = 16;  ///< results come in whole vectors
-  /// Rows of W_UK that are decoded together: 512 columns of them stay in the first-level cache until they are
-  /// multiplied.
-  static constexpr int64_t kDecodedRows = 8;
+  /// Rows of W_UK that are decoded together: for one tile of tokens so few that 512 columns of them stay in the
+  /// first-level cache until they are multiplied, for more as many as make long sums; those stay in the second.
+  static constexpr int64_t kDecodedRows = 8, kDecodedRowsOfMany = 64;
+  static constexpr int64_t kManyTokens = 16;
 
   /// Products of `rows` [n_rows, k] with float vectors: int8 activations where the file's type has such a kernel.
   void multiply(const Tensor& rows, int64_t begin, int64_t end, const float* const* x, int64_t n, float* const* y,
@@ -53,7 +54,8 @@ class LatentProjections {
   const AttentionKernels& floats_;
   const int64_t n_heads_, nope_dim_, value_dim_, latent_dim_;
   const int64_t part_columns_;
-  float* decoded_;  ///< weights: [kDecodedRows][part] panels, or rows of a type without a kernel
+  float* decoded_;  ///< weights: [kDecodedRowsOfMany][part] panels, or rows of a type without a kernel
+  float* queries_;  ///< [kTokens][query stride] parts of queries beside each other
   float* row_;      ///< one decoded row
   uint32_t* words_;
   std::byte* acts_;  ///< [kTokens] activations
