@@ -158,30 +158,118 @@ struct RowGroup {
   __m256i mask;
 };
 
-/// All columns: tiles of almost equal width, at most kMaxC.
+#ifdef __AVXVNNI__
+/// Columns of a tile at most. Of two row groups as well: each load of activations then serves both of them. With one
+/// row group a product takes 1.25 loads, and two loads are as many as most processors have in a cycle, which multiply
+/// twice; with two row groups and three columns it is 0.83.
+static constexpr int kTileColumns = 3;
+
+/// multiply_tile for two row groups.
+template <typename Format, int kC>
+static inline void multiply_pair(const Panel* panels, int n_blocks, const uint8_t* const* act, float* const* y,
+                                 const RowGroup* groups, bool first, Prefetcher& ahead) {
+  constexpr int kR = 2;
+  constexpr int kHalves = 32 / Format::kSub;
+  constexpr int kGroups = 8 / kHalves;
+  const uint8_t* columns[kC];
+  __m256 acc[kR][kC];
+  for (int c = 0; c < kC; ++c) {
+    columns[c] = act[c];
+    for (int r = 0; r < kR; ++r) {
+      acc[r][c] = first ? _mm256_setzero_ps() : _mm256_maskload_ps(y[c] + 8 * r, groups[r].mask);
+    }
+  }
+  for (int64_t b = 0; b < n_blocks; ++b) {
+    const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
+    ahead.lines<kMultiplyLines<Format>>();
+    __m256 t[kR][kC];
+#pragma GCC unroll 2
+    for (int h = 0; h < kHalves; ++h) {
+      __m256i sum[kR][kC];
+#pragma GCC unroll 4
+      for (int c = 0; c < kC; ++c) {
+        sum[0][c] = sum[1][c] =
+            Format::kOffset != 0 ? broadcast4(columns[c] + at + offsetof(ActBlock, s) + 4 * h) : _mm256_setzero_si256();
+      }
+#pragma GCC unroll 8
+      for (int g = h * kGroups; g < (h + 1) * kGroups; ++g) {
+        __m256i w[kR];
+#pragma GCC unroll 2
+        for (int r = 0; r < kR; ++r) w[r] = _mm256_load_si256(reinterpret_cast<const __m256i*>(panels[r].u[8 * b + g]));
+#pragma GCC unroll 4
+        for (int c = 0; c < kC; ++c) {
+          const __m256i q = broadcast4(columns[c] + at + 4 * g);
+#pragma GCC unroll 2
+          for (int r = 0; r < kR; ++r) sum[r][c] = _mm256_dpbusd_avx_epi32(sum[r][c], w[r], q);
+        }
+      }
+#pragma GCC unroll 2
+      for (int r = 0; r < kR; ++r) {
+        const __m256 scale = _mm256_load_ps(panels[r].scale[b * kHalves + h]);
+#pragma GCC unroll 4
+        for (int c = 0; c < kC; ++c) {
+          const __m256 i = _mm256_cvtepi32_ps(sum[r][c]);
+          t[r][c] = h == 0 ? _mm256_mul_ps(i, scale) : _mm256_fmadd_ps(i, scale, t[r][c]);
+          if constexpr (Format::kHasMin) {
+            t[r][c] = _mm256_fmadd_ps(_mm256_load_ps(panels[r].min[b * kHalves + h]),
+                                      broadcast_float(columns[c] + at + offsetof(ActBlock, s) + 4 * h), t[r][c]);
+          }
+        }
+      }
+    }
+#pragma GCC unroll 4
+    for (int c = 0; c < kC; ++c) {
+      const __m256 d = broadcast_float(columns[c] + at + offsetof(ActBlock, d));
+#pragma GCC unroll 2
+      for (int r = 0; r < kR; ++r) acc[r][c] = _mm256_fmadd_ps(t[r][c], d, acc[r][c]);
+    }
+  }
+  for (int c = 0; c < kC; ++c) {
+    for (int r = 0; r < kR; ++r) _mm256_maskstore_ps(y[c] + 8 * r, groups[r].mask, acc[r][c]);
+  }
+}
+#else
+/// Columns of a tile at most: wider ones run out of registers. (Two row groups by two or three columns gain nothing
+/// here: it is the ports that multiply bytes that are busy all the time.)
+static constexpr int kTileColumns = 4;
+#endif
+
+/// All columns: tiles of almost equal width.
 template <typename Format>
 static inline void multiply_columns(const Panel* panels, const RowGroup* groups, int n_groups, int n_blocks,
                                     const MatmulTask& task, int64_t row, int64_t block, Prefetcher& ahead) {
-  constexpr int kMaxC = 4;  // wider tiles run out of registers
-  const int n_tiles = (task.n_cols + kMaxC - 1) / kMaxC;
+  const int n_tiles = (task.n_cols + kTileColumns - 1) / kTileColumns;
+  const bool first = block == 0;
   int column = 0;
   for (int tile = 0; tile < n_tiles; ++tile) {
     const int width = (task.n_cols - column) / (n_tiles - tile);
-    const uint8_t* act[kMaxC];
+    const uint8_t* act[kTileColumns];
     for (int c = 0; c < width; ++c) {
       act[c] = static_cast<const uint8_t*>(task.act_rows[column + c]) + block * static_cast<int64_t>(sizeof(ActBlock));
     }
-    for (int group = 0; group < n_groups; ++group) {
-      float* y[kMaxC];
+    int group = 0;
+    float* y[kTileColumns];
+#ifdef __AVXVNNI__
+    for (; group + 2 <= n_groups; group += 2) {
+      for (int c = 0; c < width; ++c) y[c] = task.y_rows[column + c] + row + 8 * group;
+      switch (width) {
+        case 1: multiply_pair<Format, 1>(panels + group, n_blocks, act, y, groups + group, first, ahead); break;
+        case 2: multiply_pair<Format, 2>(panels + group, n_blocks, act, y, groups + group, first, ahead); break;
+        case 3: multiply_pair<Format, 3>(panels + group, n_blocks, act, y, groups + group, first, ahead); break;
+      }
+    }
+#endif
+    for (; group < n_groups; ++group) {
       for (int c = 0; c < width; ++c) y[c] = task.y_rows[column + c] + row + 8 * group;
       const Panel& panel = panels[group];
       const __m256i rows = groups[group].mask;
-      const bool first = block == 0;
       switch (width) {
         case 1: multiply_tile<Format, 1>(panel, n_blocks, act, y, rows, first, ahead); break;
         case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, rows, first, ahead); break;
         case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, rows, first, ahead); break;
-        case 4: multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 4:
+          if constexpr (kTileColumns >= 4) multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first, ahead);
+          break;
       }
     }
     column += width;
