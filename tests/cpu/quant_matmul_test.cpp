@@ -176,7 +176,7 @@ TEST_CASE("products agree with float64 on decoded weights and rounded activation
     for (const DType type : kTypes) {
       const int block = dtype_info(type).block_elements;
       std::vector<int64_t> ks = {block == 1 ? 32 : block, 3 * std::max(block, 32), 2048};
-      if (block <= 32) ks.insert(ks.end(), {96, 1408});
+      if (block <= 32) ks.insert(ks.end(), {96, 1056, 1408});
       if (block == 1) ks.insert(ks.end(), {1, 7, 23, 161});
       unsigned seed = 1;
       for (const int64_t k : ks) {

@@ -72,6 +72,7 @@ static inline __m256 odd_times(__m256i s, float d) {
 template <int kLargestMagnitude> struct SignedRow {
   static constexpr int kColumns = 1;
   static constexpr int kLargest = kLargestMagnitude;
+  static constexpr bool kHalvesApart = false;
   static constexpr bool kAddsOffset = false;
 };
 
@@ -170,6 +171,7 @@ template <> struct RowFormat<IQ3_S> : SignedRow<15> {
 template <typename Format> struct TernaryRow {
   static constexpr int kColumns = 1;
   static constexpr int kLargest = Format::kMaxU;
+  static constexpr bool kHalvesApart = false;
   static constexpr bool kAddsOffset = true;
 };
 

@@ -1,6 +1,6 @@
-// Stretches of 8 blocks of 32 elements: what row_products.h works with on AVX2 and AVX-VNNI. Blocks come in order
-// (row_formats.h).
-// Everything is static: this header is compiled for one instruction set, in the namespace FATHOM_ISA.
+// Stretches of 8 blocks of 32 elements: what row_products.h works with on AVX2 and AVX-VNNI. Blocks come in order,
+// whole or in halves (row_formats.h). Everything is static: this header is compiled for one instruction set, in the
+// namespace FATHOM_ISA.
 #pragma once
 
 #include "cpu/avx2/row_formats.h"
@@ -9,9 +9,18 @@ namespace fathom::cpu::FATHOM_ISA {
 
 static constexpr int kRowsTogether = 8;
 
-/// Activations of n_blocks blocks in order.
+/// Activations of n_blocks blocks, as the format's vectors meet them.
 template <typename Format> static inline void place_activations(const uint8_t* act, int n_blocks, uint8_t* q) {
-  for (int b = 0; b < n_blocks; ++b) store(q + 32 * b, load32(act + b * static_cast<int>(sizeof(ActBlock))));
+  constexpr auto kStride = static_cast<int>(sizeof(ActBlock));
+  if constexpr (RowFormat<Format>::kHalvesApart) {
+    for (int b = 0; b < n_blocks; b += 2, q += 64) {
+      const __m256i even = load32(act + b * kStride), odd = load32(act + (b + 1 < n_blocks ? b + 1 : b) * kStride);
+      store(q, _mm256_permute2x128_si256(even, odd, 0x20));
+      store(q + 32, _mm256_permute2x128_si256(even, odd, 0x31));
+    }
+  } else {
+    for (int b = 0; b < n_blocks; ++b) store(q + 32 * b, load32(act + b * kStride));
+  }
 }
 
 /// Lanes of a, b of lanes 0 and 2 summed, of 1 and 3: a's and b's in turns.
@@ -22,22 +31,26 @@ template <bool k16> static inline __m256i add_halves(__m256i a, __m256i b) {
 /// 16 sums in 16 bits to eight in 32.
 static inline __m256i widened(__m256i v) { return _mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
 
-/// The sums of each half of four blocks' products: of block j first halves in lane j, second halves in lane 4 + j. Sums
-/// stay in 16 bits (without VNNI) for as long as they fit.
-template <int kLargest> static inline __attribute__((always_inline)) __m256i sum_fours(__m256i* z) {
+/// How many products fit into 16 bits; 0: they are in 32, VNNI's.
 #ifdef __AVXVNNI__
-  constexpr int kFitting = 0;
+template <typename Format> static constexpr int kFitting = 0;
 #else
-  constexpr int kFitting = 32767 / (kLargest * 127 * 2);
-  if (kFitting < 2) {
+template <typename Format>
+static constexpr int kFitting = RowFormat<Format>::kLargest == 255 ? 1
+                                                                   : 32767 / (RowFormat<Format>::kLargest * 127 * 2);
+#endif
+
+/// The sums of each half of four vectors: of vector j first halves in lane j, second halves in lane 4 + j. Sums stay in
+/// 16 bits for as long as kFits of them do.
+template <int kFits> static inline __attribute__((always_inline)) __m256i sum_fours(__m256i* z) {
+  if (kFits == 1) {
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) z[j] = widened(z[j]);
   }
-#endif
-  __m256i a = add_halves<kFitting >= 2>(z[0], z[1]), b = add_halves<kFitting >= 2>(z[2], z[3]);
-  if (kFitting >= 2 && kFitting < 4) a = widened(a), b = widened(b);
+  __m256i a = add_halves<kFits >= 2>(z[0], z[1]), b = add_halves<kFits >= 2>(z[2], z[3]);
+  if (kFits >= 2 && kFits < 4) a = widened(a), b = widened(b);
   const __m256i low = _mm256_unpacklo_epi64(a, b), high = _mm256_unpackhi_epi64(a, b);
-  return kFitting >= 4 ? widened(_mm256_add_epi16(low, high)) : _mm256_add_epi32(low, high);
+  return kFits >= 4 ? widened(_mm256_add_epi16(low, high)) : _mm256_add_epi32(low, high);
 }
 
 /// t = the stretch's blocks times one column's: activation bytes, and s of ActBlock as two vectors.
@@ -46,12 +59,24 @@ static inline __attribute__((always_inline)) void multiply_stretch(const Stretch
                                                                    const uint32_t* s0, const uint32_t* s1, float* t) {
   constexpr int kScales = 32 / Format::kSub;
   const uint32_t* const s[2] = {s0, s1};
-  __m256i z[8];
+  constexpr int kFits = kFitting<Format>;
+  __m256i z[8], sum[2];
 #pragma GCC unroll 8
   for (int j = 0; j < 8; ++j) z[j] = RowFormat<Format>::products(w, j, q + 32 * j);
-  const __m256i low = sum_fours<RowFormat<Format>::kLargest>(z), high = sum_fours<RowFormat<Format>::kLargest>(z + 4);
-  __m256i sum[2] = {_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)};
-  if (kScales == 1) sum[0] = _mm256_add_epi32(sum[0], sum[1]);
+  if constexpr (RowFormat<Format>::kHalvesApart) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const __m256i first = z[2 * i], second = z[2 * i + 1];
+      z[i] = kFits >= 2   ? _mm256_add_epi16(first, second)
+             : kFits == 1 ? _mm256_add_epi32(widened(first), widened(second))
+                          : _mm256_add_epi32(first, second);
+    }
+    sum[0] = _mm256_permutevar8x32_epi32(sum_fours<kFits / 2>(z), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  } else {
+    const __m256i low = sum_fours<kFits>(z), high = sum_fours<kFits>(z + 4);
+    sum[0] = _mm256_permute2x128_si256(low, high, 0x20), sum[1] = _mm256_permute2x128_si256(low, high, 0x31);
+    if (kScales == 1) sum[0] = _mm256_add_epi32(sum[0], sum[1]);
+  }
   __m256 v;
 #pragma GCC unroll 2
   for (int h = 0; h < kScales; ++h) {

@@ -120,6 +120,12 @@ double time_matmul(const MatmulKernels& kernels, DType type, const std::byte* w,
   });
 }
 
+/// Random exponents would make a part of the scales of MXFP4 subnormal, which the processor is slow with.
+void tame_scales(DType type, std::vector<std::byte>& weights) {
+  if (type != DType::kMXFP4) return;
+  for (size_t i = 0; i < weights.size(); i += 17) weights[i] = std::byte{0x78};
+}
+
 double time_read(const std::byte* w, int64_t bytes, int n_threads) {
   return time_threads(n_threads, [&](int t) {
     const int64_t share = bytes / n_threads / 256 * 256;
@@ -187,6 +193,7 @@ int main(int argc, char** argv) {
     std::printf("  read 1 thr, 2 thr\n");
     for (const std::string& name : split(o.types)) {
       const DType type = *dtype_from_name(name);
+      tame_scales(type, weights);
       const int64_t rows = bytes / static_cast<int64_t>(row_bytes(type, o.k)) / 32 * 32;
       const double gb = 1e-9 * static_cast<double>(rows) * static_cast<double>(row_bytes(type, o.k));
       std::vector<double> reads[3];
@@ -212,6 +219,7 @@ int main(int argc, char** argv) {
     std::printf("prefill, %d columns                 1 thr             2 thr      peak 1 thr, 2 thr\n", o.prefill);
     for (const std::string& name : split(o.types)) {
       const DType type = *dtype_from_name(name);
+      tame_scales(type, weights);
       const int64_t rows = 2048;
       Columns columns(*kernels, type, o.prefill, o.k, rows);
       std::vector<double> peaks[3];
