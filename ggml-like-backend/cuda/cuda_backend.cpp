@@ -143,6 +143,7 @@ class CudaBackend final : public Backend {
   std::shared_ptr<Buffer> workspace_;            ///< of the kernels
   std::array<std::shared_ptr<Buffer>, 2> rows_;  ///< the last norms' or attentions' results in int8, in turn
   Codebooks books_{};
+  int32_t* index_counts_ = nullptr;
   MatmulContext matmul_{};
   std::map<uint64_t, Recording> recordings_;
 };
@@ -162,7 +163,8 @@ void CudaBackend::upload_tables() {
                {kIQ1SGrid, sizeof(kIQ1SGrid), reinterpret_cast<const void**>(&books_.iq1)}};
   std::vector<size_t> offsets;
   for (const auto& book : books) offsets.push_back(room(book.size_bytes));
-  const size_t grids = room(grid_tables_bytes()), counters = room(kMatmulCounters * sizeof(int32_t));
+  const size_t grids = room(grid_tables_bytes()), counters = room(kMatmulCounters * sizeof(int32_t)),
+               index_counts = room(kIndexCountBytes);
   tables_ = allocate(total, "tables");
   std::vector<std::byte> host(total, std::byte{0});
   for (size_t i = 0; i < std::size(books); ++i) {
@@ -174,6 +176,7 @@ void CudaBackend::upload_tables() {
   matmul_.stream = stream_;
   matmul_.grids = tables_->data() + grids;
   matmul_.counters = reinterpret_cast<int32_t*>(tables_->data() + counters);
+  index_counts_ = reinterpret_cast<int32_t*>(tables_->data() + index_counts);
 }
 
 void CudaBackend::upload_weights(std::byte* to, const std::byte* from_host, DType dtype, int64_t n_rows,
@@ -250,7 +253,7 @@ void CudaBackend::record(Recording& recording, std::span<const Node> nodes) {
 }
 
 void CudaBackend::run(std::span<const Node> nodes) {
-  const OpContext c{stream_, workspace_->data(), books_};
+  const OpContext c{stream_, workspace_->data(), books_, index_counts_};
   QuantizedRows rows;  // `rows_of` in int8, as long as that holds the same
   Tensor rows_of;
   size_t next_rows = 0;  // where the next such rows go: what is being read may still be read while they are written

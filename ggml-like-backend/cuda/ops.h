@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "core/node.h"
 #include "cuda/codebooks.h"
@@ -15,6 +16,7 @@ struct OpContext {
   Stream stream;
   std::byte* workspace;  ///< at least the operation's *_workspace bytes, 256-byte aligned
   Codebooks books;
+  int32_t* index_counts = nullptr;  ///< kIndexCountBytes of zeros on the device; every call leaves them zero
 };
 
 void take_rows(const TakeRowsArgs& a, const OpContext& c);
@@ -52,6 +54,8 @@ void expand_streams(const ExpandStreamsArgs& a, const OpContext& c);
 void compress_rows(const CompressRowsArgs& a, const OpContext& c);
 size_t compress_rows_shared_bytes(const CompressRowsArgs& a);
 
+constexpr int64_t kIndexCountedTokens = 16;  ///< up to here a step's blocks choose together for each token
+constexpr size_t kIndexCountBytes = kIndexCountedTokens * (2048 + 32) * sizeof(int32_t);
 void index_rows(const IndexRowsArgs& a, const OpContext& c);
 /// The same of queries that are rotated on the way: a.q is rotate.out.
 void rotate_and_index(const RotateHeadsArgs& rotate, const IndexRowsArgs& a, const OpContext& c);

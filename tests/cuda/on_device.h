@@ -33,6 +33,8 @@ class OnDevice {
     c.stream = stream;
     c.books = {table(kIQ2XXSGrid), table(kIQ2XSGrid), table(kIQ2SGrid),
                table(kIQ3XXSGrid), table(kIQ3SGrid),  table(kIQ1SGrid)};
+    c.index_counts = reinterpret_cast<int32_t*>(bytes(cuda::kIndexCountBytes));
+    check_cuda(cudaMemsetAsync(c.index_counts, 0, cuda::kIndexCountBytes, stream));
   }
   ~OnDevice() {
     cudaStreamSynchronize(c.stream);
