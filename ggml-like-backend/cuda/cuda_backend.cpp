@@ -281,11 +281,10 @@ void CudaBackend::run(std::span<const Node> nodes) {
       if (group.kind == NodeGroup::kWithSum) args.out = group.sum;
       return args;
     };
+    auto beside = [&] { side_by_side(nodes.subspan(i, group.n_nodes), c); };
     std::visit(Overload{
                    [&](const RmsNormArgs& a) {
-                     group.kind == NodeGroup::kNormAndRotate
-                         ? norm_and_rotate(a, std::get<RotateHeadsArgs>(nodes[last].args), c)
-                         : rms_norm_quantized(a, wanted_rows, c);
+                     group.kind == NodeGroup::kSideBySide ? beside() : rms_norm_quantized(a, wanted_rows, c);
                    },
                    [&](const GroupedLinearArgs& a) { grouped_linear(a, matmul_, options(a.x)); },
                    [&](const CollapseStreamsArgs& a) {
@@ -297,7 +296,8 @@ void CudaBackend::run(std::span<const Node> nodes) {
                      collapse_streams(a, norm, c);
                    },
                    [&](const ExpandStreamsArgs& a) { expand_streams(a, c); },
-                   [&](const CompressRowsArgs& a) { compress_rows(a, c); },
+                   [&](const CompressRowsArgs&) { beside(); },
+                   [&](const RotateHeadsArgs&) { beside(); },
                    [&](const CompressedAttentionArgs& a) {
                      group.kind == NodeGroup::kAttendAndRotate
                          ? attend_and_rotate(a, std::get<RotateHeadsArgs>(nodes[last].args), wanted_rows, c)
@@ -321,14 +321,9 @@ void CudaBackend::run(std::span<const Node> nodes) {
                      moe_ffn(summed(a), matmul_, o);
                    },
                    [&](const StoreLatentArgs& a) {
-                     if (group.kind == NodeGroup::kStoreRotateAndAttend) {
-                       store_rotate_and_attend(a, std::get<RotateHeadsArgs>(nodes[i + 1].args),
-                                               std::get<LatentAttentionArgs>(nodes[last].args), wanted_rows, c);
-                     } else if (group.kind == NodeGroup::kStoreAndRotate) {
-                       store_and_rotate(a, std::get<RotateHeadsArgs>(nodes[last].args), c);
-                     } else {
-                       store_latent(a, c);
-                     }
+                     if (group.kind != NodeGroup::kStoreRotateAndAttend) return beside();
+                     store_rotate_and_attend(a, std::get<RotateHeadsArgs>(nodes[i + 1].args),
+                                             std::get<LatentAttentionArgs>(nodes[last].args), wanted_rows, c);
                    },
                    [&](const RouteExpertsArgs& a) {
                      const auto* next = i + 1 < nodes.size() ? std::get_if<MoeFfnArgs>(&nodes[i + 1].args) : nullptr;
@@ -340,17 +335,7 @@ void CudaBackend::run(std::span<const Node> nodes) {
                    [&](const ConcatRowsArgs& a) { concat_rows(a, c); },
                    [&](const AddArgs& a) { add(a, c); },
                    [&](const RopeTableArgs& a) { rope_table(a, c); },
-                   [&](const RotateHeadsArgs& a) {
-                     group.kind == NodeGroup::kRotateAndIndex
-                         ? rotate_and_index(a, std::get<IndexRowsArgs>(nodes[last].args), c)
-                         : rotate_heads(a, c);
-                   },
-                   [&](const LayerNormArgs& a) {
-                     group.kind == NodeGroup::kStoreIndexKey
-                         ? store_index_key(a, std::get<RotateHeadsArgs>(nodes[i + 1].args),
-                                           std::get<StoreRowsArgs>(nodes[last].args), c)
-                         : layer_norm(a, c);
-                   },
+                   [&](const LayerNormArgs& a) { group.kind == NodeGroup::kSideBySide ? beside() : layer_norm(a, c); },
                    [&](const StoreRowsArgs& a) { store_rows(a, c); },
                    [&](const IndexRowsArgs& a) { index_rows(a, c); },
                    [&](const StoreKeyValueArgs& a) { store_key_value(a, c); },

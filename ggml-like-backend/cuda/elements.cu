@@ -1,8 +1,7 @@
-// Operations that treat each row by itself: row choice, sum, norm, rotation. Every kernel may start before its
+// Operations that treat each row by itself: row choice, sum, norm. Every kernel may start before its
 // predecessor has ended, and waits for that end before it touches activations.
 #include "cuda/norm.cuh"
 #include "cuda/ops.h"
-#include "cuda/rotate.cuh"
 
 namespace fathom::cuda {
 namespace {
@@ -56,33 +55,6 @@ rope_table_kernel(const int* positions, const float* frequencies, float* out, in
   out[2 * i + 1] = static_cast<float>(sin(angle));
 }
 
-/// Block (chunk of a token's heads, token).
-FATHOM_KERNEL(kThreads, 1) rotate_heads_kernel(const float* x, const float* table, float* out, int n, Rotation r) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int i = static_cast<int>(blockIdx.x * kThreads + threadIdx.x);
-  if (i < n)
-    out[blockIdx.y * static_cast<int64_t>(n) + i] = rotated(
-        x + blockIdx.y * static_cast<int64_t>(n), i, table + blockIdx.y * static_cast<int64_t>(2 * r.n_pairs), r);
-}
-
-/// A block for each head of a token, [T * H] of them: its norm without weights, then the rotation.
-FATHOM_KERNEL(kNormShares, 1)
-norm_and_rotate_kernel(const float* x, const float* table, float* out, int n_heads, float eps, Rotation r) {
-  FATHOM_SHARED(float, scratch, kNormShares / 32);
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int64_t at = static_cast<int64_t>(blockIdx.x) * r.head_dim;
-  norm_row(x + at, nullptr, out + at, r.head_dim, eps, nullptr, nullptr, scratch);
-  const float* pairs = table + static_cast<int64_t>(blockIdx.x) / n_heads * 2 * r.n_pairs;
-  for (int i = static_cast<int>(threadIdx.x); i < r.n_pairs; i += kNormShares) {
-    const int first = r.first_dim + (r.is_adjacent ? 2 * i : i), second = first + (r.is_adjacent ? 1 : r.n_pairs);
-    const float left = rotated(out + at, first, pairs, r), right = rotated(out + at, second, pairs, r);
-    out[at + first] = left;
-    out[at + second] = right;
-  }
-}
-
 }  // namespace
 
 void take_rows(const TakeRowsArgs& a, const OpContext& c) {
@@ -114,23 +86,10 @@ void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, co
                     weight, a.out.as<float>(), n, a.eps, quantized.q, quantized.scales);
 }
 
-void norm_and_rotate(const RmsNormArgs& norm, const RotateHeadsArgs& rotate, const OpContext& c) {
-  FATHOM_CHECK(!norm.weight && norm.x.dim(1) == rotate.x.dim(2), "a norm of each head");
-  launch_overlapped(norm_and_rotate_kernel, static_cast<unsigned>(norm.x.dim(0)), kNormShares, 0, c.stream,
-                    norm.x.as<const float>(), rotate.table.as<const float>(), rotate.out.as<float>(),
-                    static_cast<int>(rotate.x.dim(1)), norm.eps, rotation_of(rotate));
-}
-
 void rope_table(const RopeTableArgs& a, const OpContext& c) {
   const int n_pairs = static_cast<int>(a.frequencies.dim(0)), n = static_cast<int>(a.positions.dim(0)) * n_pairs;
   launch_overlapped(rope_table_kernel, blocks_for(n, kThreads), kThreads, 0, c.stream, a.positions.as<const int>(),
                     a.frequencies.as<const float>(), a.out.as<float>(), n_pairs, n);
-}
-
-void rotate_heads(const RotateHeadsArgs& a, const OpContext& c) {
-  const int n = static_cast<int>(a.x.dim(1) * a.x.dim(2));
-  launch_overlapped(rotate_heads_kernel, dim3(blocks_for(n, kThreads), static_cast<unsigned>(a.x.dim(0))), kThreads, 0,
-                    c.stream, a.x.as<const float>(), a.table.as<const float>(), a.out.as<float>(), n, rotation_of(a));
 }
 
 }  // namespace fathom::cuda

@@ -293,7 +293,17 @@ void launch_scores(const IndexRowsArgs& a, const ScoreTask& task, dim3 grid, con
   });
 }
 
-void choose(const IndexRowsArgs& a, const RotateHeadsArgs* rotate, const OpContext& c) {
+static_assert(kIndexCountBytes == sizeof(TokenCounts) * kIndexCountedTokens);
+
+}  // namespace
+
+size_t index_rows_shared_bytes(const IndexRowsArgs& a) {
+  return kBins * sizeof(int) + (use_mma(a) ? size_t{IndexShared::kBytes} : plain_index_bytes(a.q.dim(1), a.q.dim(2)));
+}
+
+size_t index_rows_workspace(const IndexRowsArgs& a) { return Plan(a).total(); }
+
+void index_rows(const IndexRowsArgs& a, const OpContext& c) {
   const int64_t n_tokens = a.q.dim(0), at_once = tokens_at_once(a), stride = score_stride(a);
   const int top_k = static_cast<int>(a.chosen.dim(1));
   const Plan plan(a);
@@ -312,10 +322,8 @@ void choose(const IndexRowsArgs& a, const RotateHeadsArgs* rotate, const OpConte
                     reinterpret_cast<Candidate*>(take(plan.candidate_bytes)),
                     reinterpret_cast<int*>(take(plan.row_bytes)),
                     reinterpret_cast<int*>(take(plan.count_bytes))};
-  ScoreTask task{(rotate != nullptr ? rotate->x : a.q).as<const float>(),
-                 rotate != nullptr ? rotate->table.as<const float>() : nullptr,
+  ScoreTask task{a.q.as<const float>(),
                  a.head_weights.as<const float>(),
-                 rotate != nullptr ? rotation_of(*rotate) : Rotation{},
                  CachePages(a.cache),
                  select.step,
                  static_cast<int>(a.q.dim(1)),
@@ -343,22 +351,6 @@ void choose(const IndexRowsArgs& a, const RotateHeadsArgs* rotate, const OpConte
       launch_overlapped(select_rows_kernel, n, kSelectThreads, 0, c.stream, select);
     }
   }
-}
-
-static_assert(kIndexCountBytes == sizeof(TokenCounts) * kIndexCountedTokens);
-
-}  // namespace
-
-size_t index_rows_shared_bytes(const IndexRowsArgs& a) {
-  return kBins * sizeof(int) + (use_mma(a) ? size_t{IndexShared::kBytes} : plain_index_bytes(a.q.dim(1), a.q.dim(2)));
-}
-
-size_t index_rows_workspace(const IndexRowsArgs& a) { return Plan(a).total(); }
-
-void index_rows(const IndexRowsArgs& a, const OpContext& c) { choose(a, nullptr, c); }
-
-void rotate_and_index(const RotateHeadsArgs& rotate, const IndexRowsArgs& a, const OpContext& c) {
-  choose(a, &rotate, c);
 }
 
 }  // namespace fathom::cuda

@@ -14,7 +14,6 @@
 #pragma once
 
 #include "cuda/paged_rows.cuh"
-#include "cuda/rotate.cuh"
 #include "cuda/split_plan.h"
 
 namespace fathom::cuda {
@@ -51,9 +50,7 @@ struct TokenCounts {
 /// What a step's scores are made of.
 struct ScoreTask {
   const float* q;        ///< [T, HI, DI]
-  const float* table;    ///< null, or q is rotated by it on the way
   const float* weights;  ///< [T, HI]
-  Rotation rotation;
   CachePages rows;
   StepRows step;
   int n_heads, dim;
@@ -64,11 +61,6 @@ struct ScoreTask {
   TokenCounts* counts;  ///< [tokens of the launch], or null
 
   FATHOM_DEVICE int n_visible(int64_t t) const { return (step.positions[t] + 1) / tokens_per_row; }
-  FATHOM_DEVICE float query(int64_t t, int h, int d) const {
-    const float* x = q + t * n_heads * dim;
-    if (table == nullptr) return x[h * dim + d];
-    return rotated(x, h * dim + d, table + t * 2 * rotation.n_pairs, rotation);
-  }
 };
 
 /// How a query's value is cut into operands.
@@ -174,13 +166,15 @@ template <DType kType> FATHOM_KERNEL(32 * kMostIndexWarps, 1) index_scores_kerne
   for (int half = 0; half < 2; ++half) {
     const int h = kIndexHeads * warp + g + 8 * half;
     const bool is_there = h < task.n_heads;
-    float x[kIndexDim / 4];
+    const float* from = task.q + (t * task.n_heads + min(h, task.n_heads - 1)) * kIndexDim;
+    float2 x[kIndexDim / 8];  // elements 8 i + 2 c and the next
     float most = 0;
 #pragma unroll
-    for (int i = 0; i < kIndexDim / 4; ++i) {
-      const int d = i / 4 * 16 + i % 4 / 2 * 8 + 2 * c + i % 2;
-      x[i] = is_there ? task.query(t, h, d) : 0.0F;
-      most = fmaxf(most, fabsf(x[i]));
+    for (int i = 0; i < kIndexDim / 8; ++i) x[i] = *reinterpret_cast<const float2*>(from + 8 * i + 2 * c);
+#pragma unroll
+    for (int i = 0; i < kIndexDim / 8; ++i) {
+      if (!is_there) x[i] = make_float2(0, 0);
+      most = fmaxf(most, fmaxf(fabsf(x[i].x), fabsf(x[i].y)));
     }
     most = fmaxf(most, __shfl_xor_sync(0xffffffffU, most, 1));
     most = fmaxf(most, __shfl_xor_sync(0xffffffffU, most, 2));
@@ -189,13 +183,13 @@ template <DType kType> FATHOM_KERNEL(32 * kMostIndexWarps, 1) index_scores_kerne
     weight[half] = is_there ? task.weights[t * task.n_heads + h] : 0.0F;
     if (Operands::kHalf) weight[half] *= __uint_as_float((exponent - 10U) << 23);
 #pragma unroll
-    for (int i = 0; i < kIndexDim / 4; i += 2) {
-      float left = x[i] * scale, right = x[i + 1] * scale;
+    for (int i = 0; i < kIndexDim / 8; ++i) {
+      float left = x[i].x * scale, right = x[i].y * scale;
 #pragma unroll
       for (int part = 0; part < Operands::kParts; ++part) {
         const uint16_t a = Operands::round(left), b = Operands::round(right);
         left -= Operands::value(a), right -= Operands::value(b);
-        q[i / 4][part][i % 4 / 2 * 2 + half] = a | static_cast<uint32_t>(b) << 16;
+        q[i / 2][part][i % 2 * 2 + half] = a | static_cast<uint32_t>(b) << 16;
       }
     }
   }
@@ -280,7 +274,7 @@ template <DType kType> FATHOM_KERNEL(kPlainIndexThreads, 1) plain_index_scores_k
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int* pages = pages_of(task.step, t);
   for (int i = thread; i < task.n_heads * task.dim; i += kPlainIndexThreads)
-    q[i] = task.query(t, i / task.dim, i % task.dim);
+    q[i] = task.q[t * task.n_heads * task.dim + i];
   const int heads_each = (task.n_heads + kWarps - 1) / kWarps;
   for (int first = begin; first < end; first += kPlainIndexRows) {
     __syncthreads();

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
+#include <vector>
 
 #include "cuda/matmul.h"
+#include "cuda/ops.h"
 
 namespace fathom::cuda {
 namespace {
@@ -65,6 +68,74 @@ NodeGroup products_of_one(std::span<const Node> nodes, size_t first) {
   return group.n_nodes > 1 ? group : NodeGroup{};
 }
 
+/// Nodes that make one row or set of heads, of those that may stand side by side, and what they read and write. Every
+/// row has a cache of its own.
+struct RowWork {
+  size_t n_nodes = 0;  ///< 0: none begins here
+  int* n_of_kind = nullptr;
+  int most = 1;
+  std::vector<Tensor> reads{}, writes{};
+
+  bool disturbs(const RowWork& other) const {
+    return std::any_of(writes.begin(), writes.end(), [&](const Tensor& w) {
+      const auto lies_over = [&](const Tensor& t) { return overlap(w, t); };
+      return std::any_of(other.reads.begin(), other.reads.end(), lies_over) ||
+             std::any_of(other.writes.begin(), other.writes.end(), lies_over);
+    });
+  }
+};
+
+/// How many of each kind stand side by side.
+struct KindCounts {
+  int latents = 0, compressed = 0, keys = 0, heads = 0;
+};
+
+template <typename T> const T* node_at(std::span<const Node> nodes, size_t i) {
+  return i < nodes.size() ? std::get_if<T>(&nodes[i].args) : nullptr;
+}
+
+RowWork row_work(std::span<const Node> nodes, size_t first, KindCounts& counts) {
+  const auto reads = [](auto args) {
+    std::vector<Tensor> all;
+    args.inputs([&](const Tensor& t) { all.push_back(t); });
+    return all;
+  };
+  if (const auto* a = node_at<StoreLatentArgs>(nodes, first)) return {1, &counts.latents, 1, reads(*a), {}};
+  if (const auto* a = node_at<CompressRowsArgs>(nodes, first))
+    return {1, &counts.compressed, kMostSideBySide, reads(*a), {}};
+  if (const auto* a = node_at<RotateHeadsArgs>(nodes, first))
+    return {1, &counts.heads, kMostSideBySide, reads(*a), {a->out}};
+  const auto* rotate = node_at<RotateHeadsArgs>(nodes, first + 1);
+  if (rotate == nullptr) return {};
+  if (const auto* norm = node_at<RmsNormArgs>(nodes, first);
+      norm != nullptr && !norm->weight && rotate->x.data == norm->out.data && rotate->x.dim(2) == norm->out.dim(1) &&
+      !overlap(rotate->out, norm->x))
+    return {2, &counts.heads, kMostSideBySide, {norm->x, rotate->table}, {rotate->out}};
+  const auto* norm = node_at<LayerNormArgs>(nodes, first);
+  const auto* store = node_at<StoreRowsArgs>(nodes, first + 2);
+  if (norm != nullptr && store != nullptr && rotate->x.data == norm->out.data && rotate->x.dim(1) == 1 &&
+      rotate->x.dim(2) == norm->out.dim(1) && store->x.data == rotate->out.data && store->x.dim(1) == norm->out.dim(1))
+    return {3, &counts.keys, 1, {norm->x, norm->weight, norm->bias, rotate->table, store->slots}, {}};
+  return {};
+}
+
+NodeGroup side_by_side(std::span<const Node> nodes, size_t first) {
+  KindCounts counts;
+  std::vector<RowWork> all;
+  NodeGroup group{.kind = NodeGroup::kSideBySide, .n_nodes = 0};
+  for (;;) {
+    RowWork next = row_work(nodes, first + group.n_nodes, counts);
+    if (next.n_nodes == 0 || ++*next.n_of_kind > next.most) break;
+    if (group.n_nodes + next.n_nodes > kMostGrouped + 1) break;
+    if (std::any_of(all.begin(), all.end(),
+                    [&](const RowWork& other) { return next.disturbs(other) || other.disturbs(next); }))
+      break;
+    group.n_nodes += next.n_nodes;
+    all.push_back(std::move(next));
+  }
+  return group.n_nodes > 1 ? group : NodeGroup{};
+}
+
 }  // namespace
 
 NodeGroup next_group(std::span<const Node> nodes, size_t first) {
@@ -82,34 +153,14 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
           rotate->first_dim == attend->nope_dim() && !overlap(attend->out, rotate->x) &&
           !overlap(attend->out, store->kv_a))
         return {.kind = NodeGroup::kStoreRotateAndAttend, .n_nodes = 3};
-      return {.kind = NodeGroup::kStoreAndRotate, .n_nodes = 2};
     }
   }
-  if (const auto* norm = std::get_if<LayerNormArgs>(&node.args)) {
-    const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
-    const auto* store = first + 2 < nodes.size() ? std::get_if<StoreRowsArgs>(&nodes[first + 2].args) : nullptr;
-    if (rotate != nullptr && store != nullptr && rotate->x.data == norm->out.data && rotate->x.dim(1) == 1 &&
-        rotate->x.dim(2) == norm->out.dim(1) && store->x.data == rotate->out.data &&
-        store->x.dim(1) == norm->out.dim(1))
-      return {.kind = NodeGroup::kStoreIndexKey, .n_nodes = 3};
-  }
-  if (const auto* rotate = std::get_if<RotateHeadsArgs>(&node.args)) {
-    const auto* index = std::get_if<IndexRowsArgs>(&next.args);
-    if (index != nullptr && same(index->q, rotate->out) && !overlap(index->chosen, rotate->x) &&
-        !overlap(index->chosen, rotate->table))
-      return {.kind = NodeGroup::kRotateAndIndex, .n_nodes = 2};
-  }
+  if (const NodeGroup group = side_by_side(nodes, first); group.kind != NodeGroup::kSingle) return group;
   if (const auto* collapse = std::get_if<CollapseStreamsArgs>(&node.args)) {
     const auto* norm = std::get_if<RmsNormArgs>(&next.args);
     if (norm != nullptr && norm->weight && same(norm->x, collapse->out) && !overlap(norm->out, collapse->out) &&
         !overlap(norm->out, collapse->streams) && !overlap(norm->out, collapse->products))
       return {.kind = NodeGroup::kCollapseAndNorm, .n_nodes = 2};
-  }
-  if (const auto* norm = std::get_if<RmsNormArgs>(&node.args)) {
-    const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
-    if (rotate != nullptr && !norm->weight && rotate->x.data == norm->out.data &&
-        rotate->x.dim(2) == norm->out.dim(1) && !overlap(rotate->out, norm->x))
-      return {.kind = NodeGroup::kNormAndRotate, .n_nodes = 2};
   }
   if (const auto* attend = std::get_if<CompressedAttentionArgs>(&node.args)) {
     const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);

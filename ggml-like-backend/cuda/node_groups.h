@@ -17,12 +17,9 @@ struct NodeGroup {
     kProductsOfOne,         ///< n_products linear nodes with the same x
     kWithSum,               ///< linear, gated_ffn or moe_ffn, then the add of its result: written to `sum`, on top of
                             ///< `add`
-    kStoreAndRotate,        ///< store_latent, then rotate_heads by the same table
-    kStoreRotateAndAttend,  ///< the same, then latent_attention of the rotated heads
-    kStoreIndexKey,         ///< layer_norm, rotate_heads of its result as one head, store_rows of that
-    kRotateAndIndex,        ///< rotate_heads, then index_rows of the rotated heads
+    kStoreRotateAndAttend,  ///< store_latent, rotate_heads by the same table, latent_attention of the rotated heads
+    kSideBySide,            ///< what side_by_side() of ops.h takes
     kCollapseAndNorm,       ///< collapse_streams, then rms_norm of its result
-    kNormAndRotate,         ///< rms_norm without weights of heads, then their rotate_heads
     kAttendAndRotate,       ///< compressed_attention, then rotate_heads of its result
   } kind = kSingle;
   size_t n_nodes = 1;

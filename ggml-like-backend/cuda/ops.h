@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "core/node.h"
 #include "cuda/codebooks.h"
@@ -25,19 +26,19 @@ void add(const AddArgs& a, const OpContext& c);
 void rms_norm(const RmsNormArgs& a, const OpContext& c);
 /// The same, and its result in int8 for the products that follow, if that has memory; rows then of a multiple of 32.
 void rms_norm_quantized(const RmsNormArgs& a, const QuantizedRows& quantized, const OpContext& c);
-/// A norm without weights of each head, [T * H, N], and their rotation in one launch.
-void norm_and_rotate(const RmsNormArgs& norm, const RotateHeadsArgs& rotate, const OpContext& c);
 void rope_table(const RopeTableArgs& a, const OpContext& c);
-void rotate_heads(const RotateHeadsArgs& a, const OpContext& c);
-void store_latent(const StoreLatentArgs& a, const OpContext& c);
-/// Both at once: the key's way into the cache and the query's rotation.
-void store_and_rotate(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const OpContext& c);
 void store_key_value(const StoreKeyValueArgs& a, const OpContext& c);
 void layer_norm(const LayerNormArgs& a, const OpContext& c);
 void store_rows(const StoreRowsArgs& a, const OpContext& c);
-/// All three in one launch: a key of the indexer, normed, rotated as one head, stored.
-void store_index_key(const LayerNormArgs& norm, const RotateHeadsArgs& rotate, const StoreRowsArgs& store,
-                     const OpContext& c);
+
+/// What stands before attention, in one launch; none of these reads what another writes:
+///   at most one store_latent; two compress_rows; two of rotate_heads, or rms_norm without weights of heads and their
+///   rotate_heads; one layer_norm with the rotate_heads of its result as one head and the store_rows of that.
+/// Results between such neighbours are not written.
+constexpr int kMostSideBySide = 2;  ///< of a kind that there may be two of
+void side_by_side(std::span<const Node> nodes, const OpContext& c);
+size_t compress_rows_shared_bytes(const CompressRowsArgs& a);
+
 void route_experts(const RouteExpertsArgs& a, const OpContext& c);
 /// The same for the last block of the router's product.
 RouteByResult route_by_result(const RouteExpertsArgs& a);
@@ -51,22 +52,18 @@ constexpr size_t kMostShared = 99 * 1024;  ///< bytes that a block can have on e
 /// norm.out may be null; else it gets the norm of the result, in int8 too if that has memory.
 void collapse_streams(const CollapseStreamsArgs& a, const NormOfResult& norm, const OpContext& c);
 void expand_streams(const ExpandStreamsArgs& a, const OpContext& c);
-void compress_rows(const CompressRowsArgs& a, const OpContext& c);
-size_t compress_rows_shared_bytes(const CompressRowsArgs& a);
 
 constexpr int64_t kIndexCountedTokens = 16;  ///< up to here a step's blocks choose together for each token
 constexpr size_t kIndexCountBytes = kIndexCountedTokens * (2048 + 32) * sizeof(int32_t);
 void index_rows(const IndexRowsArgs& a, const OpContext& c);
-/// The same of queries that are rotated on the way: a.q is rotate.out.
-void rotate_and_index(const RotateHeadsArgs& rotate, const IndexRowsArgs& a, const OpContext& c);
 size_t index_rows_shared_bytes(const IndexRowsArgs& a);
 size_t index_rows_workspace(const IndexRowsArgs& a);
 
 size_t attention_shared_bytes(const LatentAttentionArgs& a);
 /// `quantized` may have no memory; else it gets the result in int8 as well, if heads have values in multiples of 32.
 void latent_attention(const LatentAttentionArgs& a, const QuantizedRows& quantized, const OpContext& c);
-/// store_and_rotate and the attention that follows, one launch less: a.q is rotate.out, and the dimensions that the
-/// rotation leaves alone are those before its first.
+/// store_latent, rotate_heads and the attention that follows, one launch less: a.q is rotate.out, and the dimensions
+/// that the rotation leaves alone are those before its first.
 void store_rotate_and_attend(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const LatentAttentionArgs& a,
                              const QuantizedRows& quantized, const OpContext& c);
 size_t latent_attention_workspace(const LatentAttentionArgs& a);

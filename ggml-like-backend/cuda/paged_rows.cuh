@@ -30,11 +30,12 @@ FATHOM_DEVICE Bytes cached_row(const CachePages& rows, const int* pages, int i) 
 
 /// Where each token of a step stands.
 struct StepRows {
-  const int* page_table;
-  const int* positions;
-  const int* sequence_of;
-  int table_width;
+  const int* page_table = nullptr;
+  const int* positions = nullptr;
+  const int* sequence_of = nullptr;
+  int table_width = 0;
 
+  StepRows() = default;
   explicit StepRows(const StepTensors& step)
       : page_table(step.page_table.as<const int>()),
         positions(step.positions.as<const int>()),

@@ -1,4 +1,4 @@
-// A token's row on its way into the cache: norm of the latent and rotation of the shared key, and the cache's types.
+// V1's keys and values on their way into the cache.
 #include "cuda/ops.h"
 #include "cuda/store_row.cuh"
 
@@ -6,19 +6,6 @@ namespace fathom::cuda {
 namespace {
 
 constexpr int kThreads = kStoreThreads;
-
-/// A block for each token.
-FATHOM_KERNEL(kThreads, 1) store_latent_kernel(LatentRow r) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  store_latent_row(r, blockIdx.x);
-}
-
-FATHOM_KERNEL(kThreads, 1) store_and_rotate_kernel(RowsAndHeads work) {
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  store_and_rotate_block(work, static_cast<int>(blockIdx.x));
-}
 
 /// Block (chunk of 8 groups, keys or values, token): the row's first half are keys.
 template <DType kType>
@@ -36,15 +23,6 @@ store_key_value_kernel(const float* k, const float* v, const int* slots, CacheRo
 }
 
 }  // namespace
-
-void store_latent(const StoreLatentArgs& a, const OpContext& c) {
-  launch_overlapped(store_latent_kernel, static_cast<unsigned>(a.kv_a.dim(0)), kThreads, 0, c.stream, LatentRow(a));
-}
-
-void store_and_rotate(const StoreLatentArgs& store, const RotateHeadsArgs& rotate, const OpContext& c) {
-  const RowsAndHeads work(store, rotate);
-  launch_overlapped(store_and_rotate_kernel, static_cast<unsigned>(work.n_blocks()), kThreads, 0, c.stream, work);
-}
 
 void store_key_value(const StoreKeyValueArgs& a, const OpContext& c) {
   const int n = static_cast<int>(a.k.dim(1) * a.k.dim(2));

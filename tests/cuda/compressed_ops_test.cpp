@@ -66,7 +66,7 @@ TEST_CASE("cuda: rows of several tokens are made as by the reference when their 
       OnDevice device;
       const CompressRowsArgs a = device.node(host);
       const std::vector<std::byte> before(host.cache.data, host.cache.data + host.cache.size_bytes());
-      cuda::compress_rows(a, device.c);
+      run_side_by_side(device, a);
       run_reference(host);
       const std::vector<float> pending = device.fetch<float>(a.pending);
       CHECK(std::equal(pending.begin(), pending.end(), host.pending.as<float>()));
@@ -101,7 +101,7 @@ TEST_CASE("cuda: a row is the same bits whether its tokens come in one step or o
   const CompressRowsArgs host = compress_problem(p, k, DType::kBF16);
   OnDevice together, apart;
   const CompressRowsArgs all = together.node(host), one = apart.node(host);
-  cuda::compress_rows(all, together.c);
+  run_side_by_side(together, all);
   for (int64_t t = 0; t < p.n_tokens(); ++t) {
     CompressRowsArgs a = one;
     for (Tensor* x : {&a.kv, &a.gate, &a.step.positions, &a.step.slots, &a.step.sequence_of}) {
@@ -109,9 +109,63 @@ TEST_CASE("cuda: a row is the same bits whether its tokens come in one step or o
       x->data += t * row;
       x->shape.dims[0] = 1;
     }
-    cuda::compress_rows(a, apart.c);
+    run_side_by_side(apart, a);
   }
   CHECK(together.fetch<std::byte>(all.cache) == apart.fetch<std::byte>(one.cache));
+}
+
+TEST_CASE("cuda: rows and heads that stand side by side are the bits that they are apart") {
+  const CompressCase wide{512, true, 4, 32, {{3, 1}, {62, 6}}}, narrow{128, true, 4, 32, {{3, 1}, {62, 6}}};
+  Paged p(wide.parts, 1, DType::kF32, 4);
+  const int64_t t = p.n_tokens(), heads = 3, n = 512;
+  const CompressRowsArgs rows = compress_problem(p, wide, DType::kBF16),
+                         index = compress_problem(p, narrow, DType::kF16);
+  const Tensor table = p.h.floats({t, 32, 2});
+  const StoreLatentArgs latent{p.h.floats({t, n}),
+                               p.h.floats({n}),
+                               table,
+                               index.step.slots,
+                               p.h.bytes(DType::kBF16, {p.cache.dim(0), 64, n}),
+                               1e-6F};
+  const RmsNormArgs norm{p.h.floats({t * heads, n}), {}, p.h.make(DType::kF32, {t * heads, n}), 1e-6F};
+  const RotateHeadsArgs rotate{norm.out.reshaped({t, heads, n}), table, p.h.make(DType::kF32, {t, heads, n}), 448};
+  const RotateHeadsArgs query{p.h.floats({t, 5, 128}), table, p.h.make(DType::kF32, {t, 5, 128}), 64};
+  const LayerNormArgs key_norm{p.h.floats({t, 128}), p.h.floats({128}), p.h.floats({128}),
+                               p.h.make(DType::kF32, {t, 128}), 1e-6F};
+  const RotateHeadsArgs key_rotate{key_norm.out.reshaped({t, 1, 128}), table, p.h.make(DType::kF32, {t, 1, 128}), 0,
+                                   RopePairing::kHalves};
+  const StoreRowsArgs key{key_rotate.out.reshaped({t, 128}), index.step.slots,
+                          p.h.bytes(DType::kBF16, {p.cache.dim(0), 64, 128})};
+  const auto run = [&](bool together) {
+    OnDevice device;
+    const CompressRowsArgs a = device.node(rows), b = device.node(index);
+    const StoreLatentArgs c = device.node(latent);
+    const RmsNormArgs d = device.node(norm);
+    RotateHeadsArgs e = device.node(rotate), g = device.node(key_rotate);
+    e.x = d.out.reshaped(e.x.shape);
+    const RotateHeadsArgs f = device.node(query);
+    const LayerNormArgs i = device.node(key_norm);
+    g.x = i.out.reshaped(g.x.shape);
+    StoreRowsArgs k = device.node(key);
+    k.x = g.out.reshaped(k.x.shape);
+    if (together) {
+      run_side_by_side(device, i, g, k, c, a, b, d, e, f);
+    } else {
+      run_side_by_side(device, a);
+      run_side_by_side(device, b);
+      run_side_by_side(device, c);
+      run_side_by_side(device, d, e);
+      run_side_by_side(device, f);
+      run_side_by_side(device, i, g, k);
+    }
+    std::vector<std::byte> all;
+    for (const Tensor& x : {a.pending, a.cache, b.pending, b.cache, c.cache, e.out, f.out, k.cache}) {
+      const std::vector<std::byte> bytes = device.fetch<std::byte>(x);
+      all.insert(all.end(), bytes.begin(), bytes.end());
+    }
+    return all;
+  };
+  CHECK(run(true) == run(false));
 }
 
 namespace {
@@ -225,7 +279,7 @@ TEST_CASE("cuda: the result is rotated on the way as rotate_heads does it, and w
     RotateHeadsArgs on = device.node(rotate);
     on.x = a.out.reshaped(heads.shape);
     cuda::compressed_attention(a, device.c);
-    cuda::rotate_heads(on, device.c);
+    run_side_by_side(device, on);
     const std::vector<float> apart = device.fetch<float>(on.out);
     on.out = device.poisoned(rotate.out);
     const Tensor q = device.poisoned(p.h.make(DType::kI8, {2, n_heads * n})),

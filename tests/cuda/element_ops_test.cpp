@@ -115,7 +115,7 @@ TEST_CASE("cuda: heads are rotated in both pairings, the rest of them copied") {
       const RotateHeadsArgs rotate{h.floats({3, n_heads, head_dim}), rope_rows(h, 3, pairs),
                                    h.make(DType::kF32, {3, n_heads, head_dim}), first, pairing};
       const RotateHeadsArgs on = device.node(rotate);
-      cuda::rotate_heads(on, device.c);
+      run_side_by_side(device, on);
       run_reference(rotate);
       CHECK(worst_difference(device.fetch<float>(on.out), rotate.out.as<float>()) < 2e-7);
     }
@@ -144,11 +144,11 @@ TEST_CASE("cuda: rows come into the cache as the reference stores them, and nowh
                                        h.make(DType::kF32, {n_tokens, 4, 2 * pairs + 8}), 8, RopePairing::kAdjacent};
           RotateHeadsArgs rotated = device.node(rotate);
           rotated.table = on.rope_table;
-          cuda::store_and_rotate(on, rotated, device.c);
+          run_side_by_side(device, on, rotated);
           run_reference(rotate);
           CHECK(worst_difference(device.fetch<float>(rotated.out), rotate.out.as<float>()) < 2e-7);
         } else {
-          cuda::store_latent(on, device.c);
+          run_side_by_side(device, on);
         }
         const std::vector<std::byte> got = device.fetch<std::byte>(on.cache);
         run_reference(store);

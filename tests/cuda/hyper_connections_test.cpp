@@ -100,19 +100,19 @@ TEST_CASE("cuda: heads are normed without weights and rotated, in one launch or 
       RotateHeadsArgs rotate_on = device.node(rotate);
       rotate_on.x = norm_on.out.reshaped({t, heads, n});
       cuda::rms_norm(norm_on, device.c);
-      cuda::rotate_heads(rotate_on, device.c);
+      run_side_by_side(device, rotate_on);
       run_reference(norm);
       run_reference(rotate);
       CHECK(worst_difference(device.fetch<float>(norm_on.out), norm.out.as<float>()) < 1e-6);
       const std::vector<float> apart = device.fetch<float>(rotate_on.out);
       CHECK(worst_difference(apart, rotate.out.as<float>()) < 1e-6);
       rotate_on.out = device.poisoned(rotate.out);
-      cuda::norm_and_rotate(norm_on, rotate_on, device.c);
+      run_side_by_side(device, norm_on, rotate_on);
       CHECK(device.fetch<float>(rotate_on.out) == apart);
 
       RotateHeadsArgs back = rotate_on;
       back.x = rotate_on.out, back.out = device.poisoned(rotate.out), back.inverse = true;
-      cuda::rotate_heads(back, device.c);
+      run_side_by_side(device, back);
       CHECK(worst_difference(device.fetch<float>(back.out), norm.out.as<float>()) < 1e-6);
     }
   }
@@ -130,7 +130,7 @@ TEST_CASE("cuda: a row that is key and value is normed whole before its last dim
                                 h.bytes(type, {3, 64, n}), 1e-6F,
                                 RopePairing::kAdjacent};
     const StoreLatentArgs on = device.node(store);
-    cuda::store_latent(on, device.c);
+    run_side_by_side(device, on);
     const std::vector<std::byte> got = device.fetch<std::byte>(on.cache);
     run_reference(store);
     std::vector<float> device_row(n), reference_row(n);

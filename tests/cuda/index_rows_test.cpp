@@ -118,12 +118,12 @@ TEST_CASE("cuda: rows come into the cache as they are, and keys normed and rotat
       StoreRowsArgs store_on = device.node(store);
       store_on.x = rotate_on.out.reshaped({t, n});
       cuda::layer_norm(norm_on, device.c);
-      cuda::rotate_heads(rotate_on, device.c);
+      run_side_by_side(device, rotate_on);
       cuda::store_rows(store_on, device.c);
       const std::vector<std::byte> apart = device.fetch<std::byte>(store_on.cache);
       // All at once.
       const StoreRowsArgs store_whole = whole.node(store);
-      cuda::store_index_key(whole.node(norm), whole.node(rotate), store_whole, whole.c);
+      run_side_by_side(whole, whole.node(norm), whole.node(rotate), store_whole);
       CHECK(whole.fetch<std::byte>(store_whole.cache) == apart);
       // The same float rows by the reference: every byte, around them too.
       const std::vector<float> rotated = device.fetch<float>(rotate_on.out);
@@ -178,26 +178,6 @@ TEST_CASE("cuda: queries of any size choose as exactly as in f32") {
     const IndexRowsArgs a = index_problem(p, parts, 16, 128, DType::kF16, 1, 20, false);
     for (int64_t i = 0; i < a.q.shape.n_elements(); ++i) a.q.as<float>()[i] *= size;
     check_choice(a, run_index(a), 2e-6);
-  }
-}
-
-TEST_CASE("cuda: queries are rotated on the way as rotate_heads does it") {
-  for (const DType type : {DType::kF16, DType::kF32}) {
-    const std::vector<Part> parts = {{80, 2}};
-    Paged p(parts, 8, DType::kF32, 8);
-    const IndexRowsArgs host = index_problem(p, parts, 16, 128, type, 1, 9, false);
-    const RotateHeadsArgs rotate{host.q, p.h.floats({2, 32, 2}), p.h.make(DType::kF32, host.q.shape), 0,
-                                 RopePairing::kHalves};
-    OnDevice device;
-    IndexRowsArgs apart = device.node(host);
-    const IndexRowsArgs together = device.node(host);
-    const RotateHeadsArgs rotate_on = device.node(rotate);
-    device.workspace(cuda::index_rows_workspace(apart));
-    apart.q = rotate_on.out;
-    cuda::rotate_heads(rotate_on, device.c);
-    cuda::index_rows(apart, device.c);
-    cuda::rotate_and_index(rotate_on, together, device.c);
-    CHECK(device.fetch<int32_t>(apart.chosen) == device.fetch<int32_t>(together.chosen));
   }
 }
 

@@ -130,37 +130,68 @@ TEST_CASE("cuda: cache row, rotation and attention run together if attention rea
   LatentAttentionArgs others = attend;
   others.q = rotate.x;
   const std::vector<Node> not_rotated = {{store}, {rotate}, {others}};
-  CHECK(cuda::next_group(not_rotated, 0).kind == NodeGroup::kStoreAndRotate);
+  CHECK(cuda::next_group(not_rotated, 0).kind == NodeGroup::kSideBySide);
   rotate.first_dim = 0;
   const std::vector<Node> all_rotated = {{store}, {rotate}, {attend}};
-  CHECK(cuda::next_group(all_rotated, 0).kind == NodeGroup::kStoreAndRotate);
+  CHECK(cuda::next_group(all_rotated, 0).kind == NodeGroup::kSideBySide);
 }
 
-TEST_CASE("cuda: an index key is made in one launch, and queries are rotated where the indexer reads them") {
+TEST_CASE("cuda: rows and heads stand side by side up to the first that needs what another makes") {
   auto tensor = [](uintptr_t address, Shape shape) {
     return Tensor(DType::kF32, shape, reinterpret_cast<void*>(address));
   };
   const Tensor table = tensor(0x9000, {2, 16, 2});
   const LayerNormArgs norm{tensor(0x1000, {2, 64}), tensor(0x2000, {64}), tensor(0x2400, {64}),
                            tensor(0x3000, {2, 64})};
-  RotateHeadsArgs rotate{tensor(0x3000, {2, 1, 64}), table, tensor(0x4000, {2, 1, 64})};
+  const RotateHeadsArgs of_key{tensor(0x3000, {2, 1, 64}), table, tensor(0x4000, {2, 1, 64})};
   StoreRowsArgs store{tensor(0x4000, {2, 64}), {}, tensor(0x100000, {1, 64, 64})};
-  const std::vector<Node> key = {{norm}, {rotate}, {store}}, cut = {{norm}, {rotate}};
-  CHECK(cuda::next_group(key, 0).kind == NodeGroup::kStoreIndexKey);
+  const std::vector<Node> key = {{norm}, {of_key}, {store}}, cut = {{norm}, {of_key}};
+  CHECK(cuda::next_group(key, 0).kind == NodeGroup::kSideBySide);
   CHECK(cuda::next_group(key, 0).n_nodes == 3);
   CHECK(cuda::next_group(cut, 0).kind == NodeGroup::kSingle);
-  store.x = norm.out;  // not what was rotated
-  const std::vector<Node> other = {{norm}, {rotate}, {store}};
+  StoreRowsArgs unrotated = store;
+  unrotated.x = norm.out;
+  const std::vector<Node> other = {{norm}, {of_key}, {unrotated}};
   CHECK(cuda::next_group(other, 0).kind == NodeGroup::kSingle);
 
-  rotate = {tensor(0x5000, {2, 4, 64}), table, tensor(0x6000, {2, 4, 64})};
+  // V3.2's: key, latent, query, the indexer's query; then the choice, which is not of them.
+  const StoreLatentArgs latent{tensor(0x5000, {2, 64}), tensor(0x2800, {64}), table, {}, tensor(0x200000, {1, 64, 64})};
+  const RotateHeadsArgs query{tensor(0x6000, {2, 4, 32}), table, tensor(0x7000, {2, 4, 32})},
+      index_query{tensor(0xa000, {2, 4, 32}), table, tensor(0xb000, {2, 4, 32})};
   IndexRowsArgs index;
-  index.q = rotate.out, index.chosen = tensor(0x7000, {2, 8});
-  const std::vector<Node> choice = {{rotate}, {index}};
-  CHECK(cuda::next_group(choice, 0).kind == NodeGroup::kRotateAndIndex);
-  index.chosen = tensor(0x5000, {2, 8});  // over what is still to be rotated
-  const std::vector<Node> unsafe = {{rotate}, {index}};
-  CHECK(cuda::next_group(unsafe, 0).kind == NodeGroup::kSingle);
+  index.q = index_query.out, index.chosen = tensor(0x8000, {2, 8});
+  std::vector<Node> all = {{norm}, {of_key}, {store}, {latent}, {query}, {index_query}, {index}};
+  CHECK(cuda::next_group(all, 0).n_nodes == 6);
+  CHECK(cuda::next_group(all, 6).kind == NodeGroup::kSingle);
+  RotateHeadsArgs third = query;
+  third.out = tensor(0xc000, {2, 4, 32});
+  all[6] = {third};  // no room for a third of a kind
+  CHECK(cuda::next_group(all, 0).n_nodes == 6);
+  RotateHeadsArgs over = index_query;
+  over.out = query.x;  // still to be read
+  all[5] = {over};
+  CHECK(cuda::next_group(all, 0).n_nodes == 5);
+  over.out = query.out;
+  all[5] = {over};
+  CHECK(cuda::next_group(all, 0).n_nodes == 5);
+  over = index_query, over.x = query.out;
+  all[5] = {over};
+  CHECK(cuda::next_group(all, 0).n_nodes == 5);
+
+  // V4's: row, compressed rows, heads normed and rotated.
+  CompressRowsArgs compress;
+  compress.kv = tensor(0xd000, {2, 64});
+  const RmsNormArgs of_heads{tensor(0x10000, {8, 32}), {}, tensor(0x20000, {8, 32}), 1e-6F};
+  RotateHeadsArgs rotate{tensor(0x20000, {2, 4, 32}), table, tensor(0x30000, {2, 4, 32})};
+  std::vector<Node> v4 = {{latent}, {compress}, {compress}, {of_heads}, {rotate}, {index_query}};
+  CHECK(cuda::next_group(v4, 0).n_nodes == 6);
+  CHECK(cuda::next_group(v4, 3).n_nodes == 3);
+  rotate.out = of_heads.x.reshaped({2, 4, 32});  // heads that others still read
+  v4[4] = {rotate};
+  CHECK(cuda::next_group(v4, 0).n_nodes == 3);
+  const RmsNormArgs weighted{of_heads.x, tensor(0x2c00, {32}), of_heads.out, 1e-6F};
+  v4[3] = {weighted};
+  CHECK(cuda::next_group(v4, 0).n_nodes == 3);
 }
 
 TEST_CASE("cuda: V4's products of one x are one group with the norm of the last") {
@@ -176,7 +207,7 @@ TEST_CASE("cuda: V4's products of one x are one group with the norm of the last"
   CHECK(group.n_nodes - 1 <= cuda::kMostGrouped);
 }
 
-TEST_CASE("cuda: streams are collapsed with their norm, heads normed with their rotation, attention with its own") {
+TEST_CASE("cuda: streams are collapsed with their norm, attention is rotated") {
   auto tensor = [](uintptr_t address, Shape shape) {
     return Tensor(DType::kF32, shape, reinterpret_cast<void*>(address));
   };
@@ -191,11 +222,7 @@ TEST_CASE("cuda: streams are collapsed with their norm, heads normed with their 
   CHECK(cuda::next_group(unsafe, 0).kind == NodeGroup::kSingle);
 
   const Tensor table = tensor(0x9000, {2, 8, 2});
-  const RmsNormArgs of_heads{tensor(0x10000, {8, 32}), {}, tensor(0x20000, {8, 32}), 1e-6F};
   RotateHeadsArgs rotate{tensor(0x20000, {2, 4, 32}), table, tensor(0x30000, {2, 4, 32})};
-  const std::vector<Node> normed = {{of_heads}, {rotate}};
-  CHECK(cuda::next_group(normed, 0).kind == NodeGroup::kNormAndRotate);
-
   CompressedAttentionArgs attend;
   attend.q = tensor(0x10000, {2, 4, 32}), attend.out = tensor(0x20000, {2, 4 * 32});
   const GroupedLinearArgs grouped{tensor(0x30000, {2, 4 * 32}), matrix(DType::kQ8_0, 16, 64), tensor(0x70000, {2, 16})};

@@ -98,6 +98,12 @@ class OnDevice {
   std::vector<std::shared_ptr<Buffer>> buffers_;
 };
 
+/// side_by_side() of these nodes' arguments.
+template <typename... Args> void run_side_by_side(const OnDevice& device, const Args&... args) {
+  const Node nodes[] = {Node{args}...};
+  cuda::side_by_side(nodes, device.c);
+}
+
 /// Host tensors of random numbers, all from one seed.
 class HostTensors {
  public:

@@ -1,26 +1,25 @@
-// Rows that each stand for several tokens, made by the block of the last of them.
-#include "cuda/ops.h"
+// A row that stands for several tokens, made by the block of the last of them.
+#pragma once
+
 #include "cuda/paged_rows.cuh"
 #include "cuda/store_row.cuh"
 
 namespace fathom::cuda {
-namespace {
-
-constexpr int kThreads = 512, kWarps = kThreads / 32;
 
 struct CompressTask {
-  const float* kv;          ///< [T, channels]
-  const float* gate;        ///< [T, channels]
-  const float* positional;  ///< [ratio, channels]
-  const float* norm_weight;
-  const float* frequencies;
-  const int* slots;
-  CacheRows pending, rows;
-  StepRows step;
-  DType type;
-  int n, channels, ratio, n_pairs;
-  float eps;
+  const float* kv = nullptr;          ///< [T, channels]
+  const float* gate = nullptr;        ///< [T, channels]
+  const float* positional = nullptr;  ///< [ratio, channels]
+  const float* norm_weight = nullptr;
+  const float* frequencies = nullptr;
+  const int* slots = nullptr;
+  CacheRows pending{}, rows{};
+  StepRows step{};
+  DType type{};
+  int n = 0, channels = 0, ratio = 0, n_pairs = 0;
+  float eps = 0;
 
+  CompressTask() = default;
   explicit CompressTask(const CompressRowsArgs& a)
       : kv(a.kv.as<const float>()),
         gate(a.gate.as<const float>()),
@@ -47,21 +46,18 @@ struct Source {
   const float* positional;  ///< null: already in the gate
 };
 
-/// Bytes of dynamic shared memory: sources of the window, the row.
-size_t shared_bytes(const CompressRowsArgs& a) {
+/// Bytes of shared memory: sources of the window, the row.
+inline size_t compress_shared_bytes(const CompressRowsArgs& a) {
   return static_cast<size_t>(a.ratio) * (a.overlaps() ? 2 : 1) * sizeof(Source) +
          static_cast<size_t>(a.row_dim()) * sizeof(float);
 }
 
-/// A block for each token: leaves what the token gives to rows that are not made yet, and makes the row that it ends.
-/// Tokens of the step itself are read where the step has them, so that no block waits for another.
-FATHOM_KERNEL(kThreads, 1) compress_rows_kernel(CompressTask task) {
-  FATHOM_DYNAMIC_SHARED(shared);
+/// By a block for each token: leaves what the token gives to rows that are not made yet, and makes the row that it
+/// ends. Tokens of the step itself are read where the step has them, so that no block waits for another.
+FATHOM_DEVICE void compress_row(const CompressTask& task, int64_t t, unsigned char* shared) {
+  constexpr int kThreads = kStoreThreads, kWarps = kThreads / 32;
   FATHOM_SHARED(float, scratch, kWarps);
   auto* sources = reinterpret_cast<Source*>(shared);
-  wait_for_previous_kernel();
-  let_next_kernel_start();
-  const int64_t t = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const int last = task.step.positions[t], sequence = task.step.sequence_of[t], n = task.n;
   const float* positional = task.positional + static_cast<int64_t>(last % task.ratio) * task.channels;
@@ -132,15 +128,6 @@ FATHOM_KERNEL(kThreads, 1) compress_rows_kernel(CompressTask task) {
     const int i = 32 * group + lane;
     store_element(task.type, to, group, lane, n, i < n ? row[i] : 0.0F);
   }
-}
-
-}  // namespace
-
-size_t compress_rows_shared_bytes(const CompressRowsArgs& a) { return shared_bytes(a); }
-
-void compress_rows(const CompressRowsArgs& a, const OpContext& c) {
-  launch_overlapped(compress_rows_kernel, static_cast<unsigned>(a.kv.dim(0)), kThreads, shared_bytes(a), c.stream,
-                    CompressTask(a));
 }
 
 }  // namespace fathom::cuda
