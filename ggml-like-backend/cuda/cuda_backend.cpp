@@ -273,6 +273,13 @@ void CudaBackend::run(std::span<const Node> nodes) {
         const auto& norm = std::get<RmsNormArgs>(nodes[last].args);
         o.norm = {norm.weight.as<const float>(), norm.out.as<float>(), norm.eps, wanted_rows};
       }
+      if (group.last == NodeGroup::kCollapse) {
+        const auto& norm = std::get<RmsNormArgs>(nodes[last].args);
+        o.collapse = collapse_by_result(std::get<CollapseStreamsArgs>(nodes[last - 1].args));
+        o.collapse.norm = {norm.weight.as<const float>(), norm.out.as<float>(), norm.eps, wanted_rows};
+      }
+      if (group.kind == NodeGroup::kWithExpansion)
+        o.expand = expand_result(std::get<ExpandStreamsArgs>(nodes[last].args));
       if (group.last == NodeGroup::kRoute) o.route = route_by_result(std::get<RouteExpertsArgs>(nodes[last].args));
       return o;
     };

@@ -11,6 +11,7 @@
 #include "cuda/last_block.cuh"
 #include "cuda/norm.cuh"
 #include "cuda/route.cuh"
+#include "cuda/streams.cuh"
 
 namespace fathom::cuda {
 
@@ -109,6 +110,10 @@ linear_gemv_kernel(LinearLaunch l, int lanes_log2) {
       for (int r = 0; r < kRowPair; ++r) {
         const int row = first_row + r;
         if (c >= n || row >= n_rows) continue;
+        if (l.expand.out != nullptr) {
+          expand_value(l.expand, c0 + c, row, n_rows, sum[r][c]);
+          continue;
+        }
         const float added = task.add != nullptr ? task.add[(c0 + c) * task.add_stride + row] : 0.0F;
         task.out[(c0 + c) * task.out_stride + head * task.out_head + row] = sum[r][c] + added;
       }
@@ -119,6 +124,7 @@ linear_gemv_kernel(LinearLaunch l, int lanes_log2) {
     if (!is_last_block(l.counter, (n_rows + rows_of_block - 1) / rows_of_block)) return;
     if (l.norm.out != nullptr) norm_result(task.out, n_rows, l.norm);
     if constexpr (Format::kIsFloat) {
+      if (l.collapse.out != nullptr) collapse_token(l.collapse, 0);
       FATHOM_DYNAMIC_SHARED(shared);
       if (l.route.ids != nullptr && threadIdx.x < 32)
         route_token(task.out, l.route.bias, nullptr, l.route.ids, l.route.weights, reinterpret_cast<float*>(shared),
@@ -135,7 +141,10 @@ template <typename Format> void launch_linear_gemv(const LinearLaunch& l) {
   int threads = lanes;
   if (lanes <= 32) {  // small blocks where there are few, one share of a norm for each thread where there is one
     const int n_warps = (most_rows * lanes + 63) / 64 * l.n_tasks * l.n_heads;
-    threads = l.norm.out != nullptr ? kNormShares : n_warps >= 1024 ? 128 : n_warps >= 512 ? 64 : 32;
+    threads = l.norm.out != nullptr || l.collapse.out != nullptr ? kNormShares
+              : n_warps >= 1024                                  ? 128
+              : n_warps >= 512                                   ? 64
+                                                                 : 32;
   }
   const int rows_of_block = threads / lanes * kRowPair, lanes_log2 = std::countr_zero(static_cast<unsigned>(lanes));
   const dim3 grid((most_rows + rows_of_block - 1) / rows_of_block, l.n_tasks, l.n_heads);
@@ -216,8 +225,23 @@ inline int routed_slots(const FfnLaunch& l) {
   return l.expert_ids != nullptr ? l.n_used : std::min(l.n_experts, l.n_tokens * l.n_used);
 }
 
-template <typename Format, int kColumns>
-FATHOM_KERNEL(kFfnThreads, ffn_blocks(Format::kDType, kColumns))
+/// Blocks of a kernel for experts of one format and shared experts of another.
+template <typename Format, typename Shared> constexpr int mixed_blocks(int n_columns) {
+  return std::min(ffn_blocks(Format::kDType, n_columns), ffn_blocks(Shared::kDType, n_columns));
+}
+
+/// fn(format of the part's weights).
+template <typename Format, typename Shared, typename Fn> FATHOM_DEVICE void with_format(const FfnPart& part, Fn&& fn) {
+  if constexpr (std::is_same_v<Format, Shared>) {
+    fn(Format());
+  } else {
+    part.shared ? fn(Shared()) : fn(Format());
+  }
+}
+
+/// The shared experts' weights may be of another type.
+template <typename Format, typename Shared, int kColumns>
+FATHOM_KERNEL(kFfnThreads, (mixed_blocks<Format, Shared>(kColumns)))
 gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, tokens, kColumns);
   FATHOM_SHARED(int, hidden_rows, kColumns);
@@ -245,7 +269,9 @@ gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
     const int in_tile = warp * kRowsOfWarp + lane / kGateLanes, row = min(first_row + in_tile, width - 1);
     const uint8_t* rows[2] = {gate.data + row * gate.row_bytes, up.data + row * up.row_bytes};
     float sum[2][kColumns];
-    dot_rows<Format>(rows, gate.k, lane % kGateLanes, kGateLanes, l.x, ListedRows{tokens}, n, l.grids, sum);
+    with_format<Format, Shared>(part, [&](auto format) {
+      dot_rows<decltype(format)>(rows, gate.k, lane % kGateLanes, kGateLanes, l.x, ListedRows{tokens}, n, l.grids, sum);
+    });
     if (lane % kGateLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
@@ -268,15 +294,15 @@ gate_up_gemv_kernel(FfnLaunch l, int n_slots) {
   }
 }
 
-template <typename Format> void launch_gate_up_gemv(const FfnLaunch& l) {
+template <typename Format, typename Shared = Format> void launch_gate_up_gemv(const FfnLaunch& l) {
   const WeightRows& w = l.routed ? l.experts.gate : l.shared_weights.gate;
   const int tiles = (w.n_rows + kTileRows - 1) / kTileRows, slots = routed_slots(l);
   const int shared_tiles = l.shared ? (l.shared_weights.gate.n_rows + kTileRows - 1) / kTileRows : 0;
   const dim3 grid(tiles, slots + (shared_tiles + tiles - 1) / tiles);
   if (l.n_tokens == 1) {
-    launch_overlapped(&gate_up_gemv_kernel<Format, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
+    launch_overlapped(&gate_up_gemv_kernel<Format, Shared, 1>, grid, kFfnThreads, 0, l.stream, l, slots);
   } else {
-    launch_overlapped(&gate_up_gemv_kernel<Format, kFfnColumns>, grid, kFfnThreads, 0, l.stream, l, slots);
+    launch_overlapped(&gate_up_gemv_kernel<Format, Shared, kFfnColumns>, grid, kFfnThreads, 0, l.stream, l, slots);
   }
 }
 
@@ -293,14 +319,17 @@ FATHOM_DEVICE void sum_outputs(const FfnLaunch& l, int hidden_size, int first_ro
                  __ldcg(l.outputs + static_cast<int64_t>(t * l.n_used + j) * hidden_size + d), sum);
     }
     if (l.has_shared) sum += __ldcg(l.outputs + static_cast<int64_t>(n_routes + t) * hidden_size + d);
+    if (l.expand.out != nullptr) {
+      expand_value(l.expand, t, d, hidden_size, sum);
+      continue;
+    }
     if (l.add != nullptr) sum += l.add[t * l.add_stride + d];
     l.out[t * l.out_stride + d] = sum;
   }
 }
 
-/// The shared experts' weights may be of another type.
 template <typename Format, typename Shared, int kColumns>
-FATHOM_KERNEL(kFfnThreads, std::min(ffn_blocks(Format::kDType, kColumns), ffn_blocks(Shared::kDType, kColumns)))
+FATHOM_KERNEL(kFfnThreads, (mixed_blocks<Format, Shared>(kColumns)))
 down_gemv_kernel(FfnLaunch l, int n_slots) {
   FATHOM_SHARED(int, rows_of_x, kColumns);
   let_next_kernel_start();
@@ -331,15 +360,10 @@ down_gemv_kernel(FfnLaunch l, int n_slots) {
 #pragma unroll
     for (int r = 0; r < kRowPair; ++r) rows[r] = down.data + min(row + r, hidden_size - 1) * down.row_bytes;
     float sum[kRowPair][kColumns];
-    auto multiply = [&](auto format) {
+    with_format<Format, Shared>(part, [&](auto format) {
       dot_rows<decltype(format)>(rows, down.k, lane % kDownLanes, kDownLanes, x, ListedRows{rows_of_x}, n, l.grids,
                                  sum);
-    };
-    if constexpr (std::is_same_v<Format, Shared>) {
-      multiply(Format());
-    } else {
-      part.shared ? multiply(Shared()) : multiply(Format());
-    }
+    });
     if (lane % kDownLanes == 0) {
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {

@@ -237,6 +237,7 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
     l.add = options.add.as<const float>();
     l.add_stride = floats_between_rows(options.add);
   }
+  l.expand = options.expand;
   l.counters = c.counters;
   l.all_tiles = c.counters + kTileCounters;
   if (options.norm.out != nullptr) {
@@ -255,21 +256,31 @@ void run_ffn(const FfnProblem& p, const MatmulContext& c, const MatmulOptions& o
     launch_quantize(to_quantize, c.stream);
   }
   const bool tiles = p.in_tiles();
-  for_networks(p, l, &GatedFfnWeights::gate, !tiles, [&](FfnLaunch& launch, DType type) {
-    launch.x = act_rows(type, x, p.x);
-    if (!tiles) return launchers(type).gate_up_gemv(launch);
-    run_tiles(launch, type, ExpertSource::Half::kGateUp, options.source);
-    const int which = launch.routed ? 0 : 1;
-    const QuantizedRows& q = m.hidden_q[which];
-    if (q.q != nullptr)
-      launch_quantize({m.hidden[which], q.k, 0, launch.routed ? p.n_routes() : p.n_tokens(), 1, q}, c.stream);
-  });
-  const DownLauncher mixed = !tiles && p.routed != nullptr && p.shared != nullptr
-                                 ? mixed_down_launcher(p.routed->down.dtype, p.shared->down.dtype)
-                                 : nullptr;
-  if (mixed != nullptr) {
-    l.routed = l.shared = true;
-    mixed(l);
+  auto mixed_launcher = [&](auto find, const Tensor GatedFfnWeights::*weight) -> FfnLauncher {
+    if (tiles || p.routed == nullptr || p.shared == nullptr) return nullptr;
+    return find((p.routed->*weight).dtype, (p.shared->*weight).dtype);
+  };
+  auto run_mixed = [&](FfnLauncher launcher, const ActRows& rows) {
+    FfnLaunch launch = l;
+    launch.routed = launch.shared = true;
+    launch.x = rows;
+    launcher(launch);
+  };
+  if (const FfnLauncher mixed = mixed_launcher(mixed_gate_up_launcher, &GatedFfnWeights::gate)) {
+    run_mixed(mixed, act_rows(p.routed->gate.dtype, x, p.x));
+  } else {
+    for_networks(p, l, &GatedFfnWeights::gate, !tiles, [&](FfnLaunch& launch, DType type) {
+      launch.x = act_rows(type, x, p.x);
+      if (!tiles) return launchers(type).gate_up_gemv(launch);
+      run_tiles(launch, type, ExpertSource::Half::kGateUp, options.source);
+      const int which = launch.routed ? 0 : 1;
+      const QuantizedRows& q = m.hidden_q[which];
+      if (q.q != nullptr)
+        launch_quantize({m.hidden[which], q.k, 0, launch.routed ? p.n_routes() : p.n_tokens(), 1, q}, c.stream);
+    });
+  }
+  if (const FfnLauncher mixed = mixed_launcher(mixed_down_launcher, &GatedFfnWeights::down)) {
+    run_mixed(mixed, {});
   } else {
     for_networks(p, l, &GatedFfnWeights::down, !tiles, [&](FfnLaunch& launch, DType type) {
       tiles ? run_tiles(launch, type, ExpertSource::Half::kDown, options.source) : launchers(type).down_gemv(launch);
@@ -322,11 +333,13 @@ namespace {
 
 /// What the last block does; `a` is product `task` of the launch.
 void finish(LinearLaunch& l, int task, const LinearArgs& a, const MatmulContext& c, const MatmulOptions& options) {
-  if (options.norm.out == nullptr && options.route.ids == nullptr) return;
-  FATHOM_CHECK(l.n_columns == 1 && (options.route.ids == nullptr || !takes_quantized_rows(a.weight.dtype)),
-               "one token's result, and the choice of experts from plain weights");
+  const bool needs_plain = options.route.ids != nullptr || options.collapse.out != nullptr;
+  if (options.norm.out == nullptr && !needs_plain) return;
+  FATHOM_CHECK(l.n_columns == 1 && (!needs_plain || !takes_quantized_rows(a.weight.dtype)),
+               "one token's result; of plain weights for the choice of experts and the collapse of streams");
   l.norm = options.norm;
   l.route = options.route;
+  l.collapse = options.collapse;
   l.finished = task;
   l.counter = c.counters + kTileCounters;
 }
@@ -346,6 +359,8 @@ void linear(const LinearArgs& a, const MatmulContext& c, const MatmulOptions& op
     launch_quantize(rows_of(a.x, q), c.stream);
   }
   l.x = act_rows(a.weight.dtype, q, a.x);
+  FATHOM_CHECK(options.expand.out == nullptr || l.n_columns <= kGemvTokens, "few tokens' results on streams");
+  l.expand = options.expand;
   finish(l, 0, a, c, options);
   run_linear(l, a.weight.dtype);
 }

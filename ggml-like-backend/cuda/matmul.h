@@ -100,6 +100,28 @@ struct RouteByResult {
   float* weights = nullptr;
   RouterSizes sizes{};
 };
+/// Or the collapse of residual streams by the result's coefficients (collapse_streams) and its norm; of plain weights
+/// only.
+struct CollapseByResult {
+  const float* streams = nullptr;   ///< [T, M * D]
+  const float* products = nullptr;  ///< [T, (2 + M) * M] or [T, M]
+  const float* base = nullptr;
+  const float* scale = nullptr;
+  float* out = nullptr;     ///< [T, D]; null: no collapse
+  float* mixing = nullptr;  ///< [T, M + M * M] or null
+  int n_streams = 0, width = 0;
+  float norm_eps = 0, eps = 0;
+  int iterations = 0;
+  NormOfResult norm{};  ///< of out [D]
+};
+
+/// The result spread over residual streams (expand_streams) in place of being written; up to kGemvTokens tokens.
+struct ExpandResult {
+  const float* streams = nullptr;  ///< [T, M * D], may be `out` itself
+  const float* mixing = nullptr;   ///< [T, M + M * M]
+  float* out = nullptr;            ///< [T, M * D]; null: the result is written
+  int n_streams = 0;
+};
 
 /// Brings experts' weights to the device while moe_ffn runs, for steps of more than kGemvTokens tokens: all gates and
 /// ups, then all downs, in parts.
@@ -124,6 +146,8 @@ struct MatmulOptions {
   Tensor add{};                    ///< [T, O] f32, added to the result; may be `out` itself. Empty: nothing
   NormOfResult norm{};             ///< of a step of one token
   RouteByResult route{};           ///< likewise; of linear
+  CollapseByResult collapse{};     ///< likewise
+  ExpandResult expand{};           ///< of linear and moe_ffn; without `add` and `norm`
   bool has_groups = false;         ///< of moe_ffn: group_routes was called with this step's ids
   ExpertSource* source = nullptr;  ///< of moe_ffn: where experts come from; null: args.experts are on the device
 };

@@ -44,6 +44,8 @@ struct LinearLaunch {
   int n_columns = 0;
   NormOfResult norm;  ///< of one column: of task `finished`
   RouteByResult route;
+  CollapseByResult collapse;
+  ExpandResult expand;  ///< of the only task
   int finished = 0;
   int32_t* counter = nullptr;  ///< of its blocks
   const std::byte* grids = nullptr;
@@ -93,7 +95,8 @@ struct FfnLaunch {
   float* out = nullptr;                   ///< [T, D]
   const float* add = nullptr;             ///< [T, D] or null
   int64_t out_stride = 0, add_stride = 0, weights_stride = 0;
-  NormOfResult norm;             ///< of one token
+  NormOfResult norm;  ///< of one token
+  ExpandResult expand;
   int32_t* counters = nullptr;   ///< of the networks that have finished a tile of rows
   int32_t* all_tiles = nullptr;  ///< of the tiles that are finished
   const std::byte* grids = nullptr;
@@ -123,9 +126,10 @@ struct FormatLaunchers {
   void (*decode)(const DecodeLaunch&);
 };
 
-/// Down of experts of one type and of shared experts of another in one launch; null for most pairs.
-using DownLauncher = void (*)(const FfnLaunch&);
-DownLauncher mixed_down_launcher(DType routed, DType shared);
+/// One launch for experts and shared experts of two types; null: no kernel, two launches do it.
+using FfnLauncher = void (*)(const FfnLaunch&);
+FfnLauncher mixed_gate_up_launcher(DType routed, DType shared);
+FfnLauncher mixed_down_launcher(DType routed, DType shared);
 
 // Each knows the formats of its own file, null for others.
 const FormatLaunchers* simple_launchers(DType dtype);

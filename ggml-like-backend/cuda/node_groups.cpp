@@ -17,6 +17,12 @@ bool overlap(const Tensor& a, const Tensor& b) {
   return before(a.data, b.data + b.size_bytes()) && before(b.data, a.data + a.size_bytes());
 }
 
+bool reads(const Node& node, const Tensor& memory) {
+  bool found = false;
+  std::visit([&](auto args) { args.inputs([&](const Tensor& t) { found |= overlap(t, memory); }); }, node.args);
+  return found;
+}
+
 bool same(const Tensor& a, const Tensor& b) { return a.data == b.data && a.shape == b.shape; }
 
 /// Result of the nodes whose kernels can add to it, an empty tensor for others; `x` is what they read last.
@@ -34,6 +40,12 @@ namespace {
 bool is_norm_of(const Node& node, const Tensor& result) {
   const auto* a = std::get_if<RmsNormArgs>(&node.args);
   return a != nullptr && a->weight && same(a->x, result) && result.dim(0) == 1 && !overlap(a->out, result);
+}
+
+bool is_norm_of_streams(const CollapseStreamsArgs& collapse, const Node& node) {
+  const auto* norm = std::get_if<RmsNormArgs>(&node.args);
+  return norm != nullptr && norm->weight && same(norm->x, collapse.out) && !overlap(norm->out, collapse.out) &&
+         !overlap(norm->out, collapse.streams) && !overlap(norm->out, collapse.products);
 }
 
 /// Products of one x, and what their last block may do.
@@ -61,9 +73,19 @@ NodeGroup products_of_one(std::span<const Node> nodes, size_t first) {
       if (route != nullptr && group.n_products == 1 && same(route->logits, product.out) && product.out.dim(0) == 1 &&
           !route->table && !takes_quantized_rows(product.weight.dtype) && product.out.dim(1) <= kMostLastExperts)
         group.last = NodeGroup::kRoute;
+      const auto* collapse = std::get_if<CollapseStreamsArgs>(&next.args);
+      const bool has_norm = first + group.n_nodes + 1 < nodes.size();
+      if (collapse != nullptr && has_norm && group.n_products == 1 && same(collapse->products, product.out) &&
+          same(collapse->streams, product.x) && product.out.dim(0) == 1 &&
+          !takes_quantized_rows(product.weight.dtype) &&
+          is_norm_of_streams(*collapse, nodes[first + group.n_nodes + 1]) && !overlap(collapse->out, product.x) &&
+          !overlap(collapse->out, product.out) && !overlap(collapse->mixing, product.x) &&
+          !overlap(collapse->mixing, product.out))
+        group.last = NodeGroup::kCollapse;
       group.finished = i;
     }
     if (group.last != NodeGroup::kNothing) ++group.n_nodes;
+    if (group.last == NodeGroup::kCollapse) ++group.n_nodes;
   }
   return group.n_nodes > 1 ? group : NodeGroup{};
 }
@@ -156,17 +178,23 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
     }
   }
   if (const NodeGroup group = side_by_side(nodes, first); group.kind != NodeGroup::kSingle) return group;
-  if (const auto* collapse = std::get_if<CollapseStreamsArgs>(&node.args)) {
-    const auto* norm = std::get_if<RmsNormArgs>(&next.args);
-    if (norm != nullptr && norm->weight && same(norm->x, collapse->out) && !overlap(norm->out, collapse->out) &&
-        !overlap(norm->out, collapse->streams) && !overlap(norm->out, collapse->products))
-      return {.kind = NodeGroup::kCollapseAndNorm, .n_nodes = 2};
-  }
+  if (const auto* collapse = std::get_if<CollapseStreamsArgs>(&node.args);
+      collapse != nullptr && is_norm_of_streams(*collapse, next))
+    return {.kind = NodeGroup::kCollapseAndNorm, .n_nodes = 2};
   if (const auto* attend = std::get_if<CompressedAttentionArgs>(&node.args)) {
     const auto* rotate = std::get_if<RotateHeadsArgs>(&next.args);
     if (rotate != nullptr && rotate->x.data == attend->out.data && rotate->x.dim(2) == attend->q.dim(2) &&
         rotate->x.dim(0) == attend->q.dim(0))
       return {.kind = NodeGroup::kAttendAndRotate, .n_nodes = 2};
+  }
+  if (const auto* expand = std::get_if<ExpandStreamsArgs>(&next.args)) {
+    Tensor x;
+    const bool takes = std::holds_alternative<MoeFfnArgs>(node.args) ||
+                       (std::holds_alternative<LinearArgs>(node.args) && expand->y.dim(0) <= kGemvTokens);
+    if (takes && same(summable(node, x), expand->y) && !reads(node, expand->out) &&
+        !overlap(expand->out, expand->mixing) &&
+        (same(expand->out, expand->streams) || !overlap(expand->out, expand->streams)))
+      return {.kind = NodeGroup::kWithExpansion, .n_nodes = 2};
   }
   if (const auto* sum = std::get_if<AddArgs>(&next.args)) {
     Tensor x;
@@ -174,9 +202,8 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
     const bool is_a = out && same(sum->a, out), is_b = out && same(sum->b, out);
     if (is_a == is_b) return {};
     const Tensor& other = is_a ? sum->b : sum->a;
-    bool reads_sum = false;  // what the kernels still read while they write
-    std::visit([&](auto args) { args.inputs([&](const Tensor& t) { reads_sum |= overlap(t, sum->out); }); }, node.args);
-    if (!reads_sum && (same(other, sum->out) || !overlap(other, sum->out))) {
+    // Not over what the kernels still read while they write.
+    if (!reads(node, sum->out) && (same(other, sum->out) || !overlap(other, sum->out))) {
       NodeGroup group{.kind = NodeGroup::kWithSum, .n_nodes = 2, .add = other, .sum = sum->out};
       if (first + 2 < nodes.size() && is_norm_of(nodes[first + 2], sum->out)) {
         group.last = NodeGroup::kNorm;

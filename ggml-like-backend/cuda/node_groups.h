@@ -18,6 +18,7 @@ struct NodeGroup {
     kWithSum,               ///< linear, gated_ffn or moe_ffn, then the add of its result: written to `sum`, on top of
                             ///< `add`
     kStoreRotateAndAttend,  ///< store_latent, rotate_heads by the same table, latent_attention of the rotated heads
+    kWithExpansion,         ///< linear of few tokens or moe_ffn, then expand_streams of its result
     kSideBySide,            ///< what side_by_side() of ops.h takes
     kCollapseAndNorm,       ///< collapse_streams, then rms_norm of its result
     kAttendAndRotate,       ///< compressed_attention, then rotate_heads of its result
@@ -25,9 +26,9 @@ struct NodeGroup {
   size_t n_nodes = 1;
   Tensor add{}, sum{};
   size_t n_products = 0;
-  /// In steps of one token the last node may be what the last block of a product does: the norm or the choice of
-  /// experts of its result, kWithSum's or that of product `finished`.
-  enum Last { kNothing, kNorm, kRoute } last = kNothing;
+  /// In steps of one token the last nodes may be what the last block of a product does with its result, kWithSum's or
+  /// that of product `finished`: its norm, the choice of experts, or the collapse of streams with the norm of that.
+  enum Last { kNothing, kNorm, kRoute, kCollapse } last = kNothing;
   size_t finished = 0;
 };
 

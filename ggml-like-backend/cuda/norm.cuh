@@ -9,6 +9,7 @@
 namespace fathom::cuda {
 
 constexpr int kNormShares = 256;
+constexpr int kNormFours = 8;  ///< of a share, where a thread keeps them
 
 namespace detail {
 
@@ -21,21 +22,27 @@ FATHOM_DEVICE float4 load_four(const float* x, int i, int n) {
 
 }  // namespace detail
 
-/// norm_row by a share for each thread, which keeps its values: read once, all loads under way together.
-template <int kFours>
-FATHOM_DEVICE void norm_short_row(const float* x, const float* weight, float* out, int n, float eps, int8_t* q,
-                                  ActScale* scales, float* scratch) {
+/// Whether norm_fours takes rows of n in this block.
+FATHOM_DEVICE bool is_normed_in_fours(int n) {
+  return n % 4 == 0 && n <= 4 * kNormShares * kNormFours && blockDim.x == kNormShares;
+}
+
+/// norm_row by a share for each thread, which keeps its values: made once, all loads under way together. value_at(i)
+/// gives elements i .. i + 3.
+template <typename ValueAt>
+FATHOM_DEVICE void norm_fours(ValueAt&& value_at, const float* weight, float* out, int n, float eps, int8_t* q,
+                              ActScale* scales, float* scratch) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32;
   const float4 zero = make_float4(0, 0, 0, 0);
-  float4 v[kFours];
+  float4 v[kNormFours];
 #pragma unroll
-  for (int j = 0; j < kFours; ++j) {
+  for (int j = 0; j < kNormFours; ++j) {
     const int i = 4 * (thread + j * kNormShares);
-    v[j] = i < n ? __ldcg(reinterpret_cast<const float4*>(x + i)) : zero;
+    v[j] = i < n ? value_at(i) : zero;
   }
   float squares = 0;
 #pragma unroll
-  for (int j = 0; j < kFours; ++j)
+  for (int j = 0; j < kNormFours; ++j)
     squares = fmaf(v[j].w, v[j].w, fmaf(v[j].z, v[j].z, fmaf(v[j].y, v[j].y, fmaf(v[j].x, v[j].x, squares))));
   squares = warp_sum(squares);
   if (lane == 0) scratch[thread / 32] = squares;
@@ -43,7 +50,7 @@ FATHOM_DEVICE void norm_short_row(const float* x, const float* weight, float* ou
   const float total = warp_sum(lane < kNormShares / 32 ? scratch[lane] : 0.0F);
   const float scale = 1.0F / sqrtf(total / static_cast<float>(n) + eps);
 #pragma unroll
-  for (int j = 0; j < kFours; ++j) {
+  for (int j = 0; j < kNormFours; ++j) {
     const int i = 4 * (thread + j * kNormShares);
     if (i - 4 * lane >= n) break;  // whole warps
     const float4 w = weight == nullptr ? make_float4(1, 1, 1, 1)
@@ -62,9 +69,9 @@ FATHOM_DEVICE void norm_short_row(const float* x, const float* weight, float* ou
 /// [kNormShares / 32] can be used again afterwards.
 FATHOM_DEVICE void norm_row(const float* x, const float* weight, float* out, int n, float eps, int8_t* q,
                             ActScale* scales, float* scratch) {
-  constexpr int kFours = 8;
-  if (n % 4 == 0 && n <= 4 * kNormShares * kFours && blockDim.x == kNormShares)
-    return norm_short_row<kFours>(x, weight, out, n, eps, q, scales, scratch);
+  if (is_normed_in_fours(n))
+    return norm_fours([x](int i) { return __ldcg(reinterpret_cast<const float4*>(x + i)); }, weight, out, n, eps, q,
+                      scales, scratch);
   const int step = static_cast<int>(blockDim.x), lane = static_cast<int>(threadIdx.x % 32);
   for (int share = static_cast<int>(threadIdx.x); share < kNormShares; share += step) {
     float squares = 0;

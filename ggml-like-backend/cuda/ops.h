@@ -52,6 +52,9 @@ constexpr size_t kMostShared = 99 * 1024;  ///< bytes that a block can have on e
 /// norm.out may be null; else it gets the norm of the result, in int8 too if that has memory.
 void collapse_streams(const CollapseStreamsArgs& a, const NormOfResult& norm, const OpContext& c);
 void expand_streams(const ExpandStreamsArgs& a, const OpContext& c);
+/// The same for kernels that make what is expanded, or the coefficients.
+CollapseByResult collapse_by_result(const CollapseStreamsArgs& a);
+ExpandResult expand_result(const ExpandStreamsArgs& a);
 
 constexpr int64_t kIndexCountedTokens = 16;  ///< up to here a step's blocks choose together for each token
 constexpr size_t kIndexCountBytes = kIndexCountedTokens * (2048 + 32) * sizeof(int32_t);

@@ -193,6 +193,24 @@ TEST_CASE("experts and shared experts whose down matrices are of two types, as c
   }
 }
 
+TEST_CASE("experts of V4's files beside shared experts of Q8_0") {
+  unsigned seed = 220;
+  for (const auto& [gate, down] : {std::pair{DType::kMXFP4, DType::kMXFP4},
+                                   {DType::kQ4_K, DType::kQ6_K},
+                                   {DType::kQ4_K, DType::kQ4_K},
+                                   {DType::kIQ2_XXS, DType::kQ2_K}}) {
+    std::mt19937 rng(++seed);
+    const int64_t hidden = 256, width = gate == DType::kMXFP4 ? 96 : 256;
+    const Network experts(gate, down, 5, hidden, width, rng), shared(DType::kQ8_0, DType::kQ8_0, 1, hidden, 288, rng);
+    for (const int64_t n_tokens : {1, 3, 16, 18}) {
+      CAPTURE(name_of(gate));
+      CAPTURE(name_of(down));
+      CAPTURE(n_tokens);
+      check_moe(MoeProblem(n_tokens, 2, 5, hidden, rng), experts, &shared);
+    }
+  }
+}
+
 TEST_CASE("many tokens with few experts fill several tiles of an expert") {
   std::mt19937 rng(201);
   const Network experts(DType::kQ8_0, DType::kQ8_0, 3, 32, 32, rng);

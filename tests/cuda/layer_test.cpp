@@ -32,3 +32,23 @@ TEST_CASE("cuda: a layer's nodes together, one by one and played back give the s
     }
   }
 }
+
+TEST_CASE(
+    "cuda: streams collapsed and spread where their coefficients and values are made have the bits of one by one") {
+  const std::unique_ptr<Backend> backend = cuda::make_backend(0, "a test");
+  uint64_t key = 0;
+  for (const int64_t n_tokens : {1, 3, 17}) {
+    for (const DType mixing : {DType::kF32, DType::kF16, DType::kQ8_0}) {
+      CAPTURE(n_tokens);
+      CAPTURE(dtype_name(mixing));
+      StreamNodes layer(*backend, n_tokens, mixing);
+      const std::vector<std::byte> apart = layer.run(1);
+      CHECK(layer.run(layer.nodes.size()) == apart);
+      for (int i = 0; i < 2; ++i) {
+        backend->replay(key, layer.nodes);
+        CHECK(layer.fetch() == apart);
+      }
+      ++key;
+    }
+  }
+}
