@@ -131,26 +131,32 @@ bench() {
   done <"$logs/${name// /_}.log"
   while IFS= read -r line; do result "  all layers" "${line##*extrapolated: }"; done < <(grep 'all layers, extrapolated' "$logs/${name// /_}.log")
 }
-step "the machine" 60 $fathom bench --machine
+# The most telling first: what no time is left for is said so.
+step "the machine" 45 $fathom bench --machine
 sed -n 's/^cuda 0: /  /p' "$logs/the_machine.log"
 result "  device memory, links" "$(sed -n 's/^cuda 0: [^,]*, //p' "$logs/the_machine.log" | cut -c1-110)"
-step "what fits" 60 $fathom fit -m models/tiny/tiny-q8_0.gguf --backend cuda
-result "  fit" "$(sed -n 's/^total *//p' "$logs/what_fits.log" | cut -c1-110)"
-bench "v2-lite q4_k_m" 150 6 --shape v2-lite --type q4_k_m -n 64 -b 1,4,16 -d 0
+bench "v2-lite q4_k_m" 120 6 --shape v2-lite --type q4_k_m -n 64 -b 1,4,16 -d 0
 if [ "${1:-}" != --quick ]; then
-  bench "v2-lite, 13 layers of experts on the CPU" 60 6 --shape v2-lite --type q4_k_m --cpu-moe 13 -n 32 -b 1 -d 0
-  # A prompt long enough to be streamed, and places for a quarter of the experts.
-  bench "v2-lite, experts streamed and cached" 60 6 --shape v2-lite --type q4_k_m --cpu-moe all --moe-cache 2 -p 2048 -n 64 -b 1 -d 0
-  bench "v2-lite q4_k_m at 32K" 150 6 --shape v2-lite --type q4_k_m -n 32 -b 1 -d 32768
   if command -v compute-sanitizer >/dev/null; then
     # Test cases that take milliseconds on a device: the tools slow kernels down a hundred times.
     few='cuda: a norm*,cuda: rows come*,cuda: experts*,cuda: multi-head*,cuda: a token*,a mixture adds*,products of one x in a group*'
-    small="$few,cuda: a layer*,cuda: heads*,cuda: keys*,every number of tokens*,up to 16 tokens*,weights are arranged*"
-    step "memcheck" 90 compute-sanitizer --tool memcheck --error-exitcode 9 --print-limit 5 $build/test_cuda -tc="$small"
-    step "racecheck" 90 compute-sanitizer --tool racecheck --error-exitcode 9 --print-limit 5 $build/test_cuda -tc="$few"
+    small="$few,cuda: a layer*,cuda: heads*,cuda: keys*,cuda: streams*,every number of tokens*,up to 16 tokens*,weights are arranged*"
+    step "memcheck" 75 compute-sanitizer --tool memcheck --error-exitcode 9 --print-limit 5 $build/test_cuda -tc="$small"
   else
     result "compute-sanitizer" "not installed"
   fi
-  bench "v3 q4_k_m" 120 2 --shape v3 --type q4_k_m --layers 5 -n 16 -b 1 -d 0
+  # Of V3.2 three dense layers and one of experts, of V4 one of each kind: what a layer costs at once and after long prompts.
+  bench "v3 q4_k_m" 75 4 --shape v3 --type q4_k_m --layers 5 -n 16 -b 1 -d 0
+  bench "v4-flash mxfp4" 75 3 --shape v4-flash --type mxfp4 --layers 4 -n 32 -b 1 -d 0,32768
+  bench "v3.2 q4_k_m" 75 4 --shape v3.2 --type q4_k_m --layers 4 -n 32 -b 1 -d 0,32768
+  bench "v2-lite q4_k_m at 32K" 75 6 --shape v2-lite --type q4_k_m -n 32 -b 1 -d 32768
+  # A prompt long enough to be streamed, and places for a quarter of the experts.
+  bench "v2-lite, experts streamed and cached" 60 6 --shape v2-lite --type q4_k_m --cpu-moe all --moe-cache 2 -p 2048 -n 64 -b 1 -d 0
+  if command -v compute-sanitizer >/dev/null; then
+    step "racecheck" 75 compute-sanitizer --tool racecheck --error-exitcode 9 --print-limit 5 $build/test_cuda -tc="$few"
+  fi
+  bench "v2-lite, 13 layers of experts on the CPU" 60 6 --shape v2-lite --type q4_k_m --cpu-moe 13 -n 32 -b 1 -d 0
 fi
+step "what fits" 30 $fathom fit -m models/tiny/tiny-q8_0.gguf --backend cuda
+result "  fit" "$(sed -n 's/^total *//p' "$logs/what_fits.log" | cut -c1-110)"
 finish
