@@ -114,6 +114,9 @@ FATHOM_DEVICE uint32_t choose_bytes(uint32_t a, uint32_t b, uint32_t selector) {
   return bytes;
 }
 
+FATHOM_DEVICE void keep_value(int& x) { asm volatile("" : "+r"(x)); }
+FATHOM_DEVICE void keep_value(float& x) { asm volatile("" : "+f"(x)); }
+
 // ---- memory ----
 
 FATHOM_DEVICE int4 load_streaming(const int4* p) {

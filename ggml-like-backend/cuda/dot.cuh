@@ -47,13 +47,14 @@ struct ActChunk {
   float weight[2];  ///< of the minima: d * sum of q
 };
 
+/// at: the first of the block's activations, a multiple of 32.
 template <typename Format>
-FATHOM_DEVICE ActChunk load_act_chunk(const int8_t* q, const ActScale* scales, int block, int sub) {
+FATHOM_DEVICE ActChunk load_act_chunk(const int8_t* q, const ActScale* scales, uint32_t at, int sub) {
   ActChunk a;
   const int first = Format::first(sub);
-  const auto at = static_cast<uint64_t>(static_cast<uint32_t>(block));
-  q += at * Format::kBlock + first;
-  scales += at * (Format::kBlock / 32) + first / 32;
+  at += static_cast<uint32_t>(first);
+  q += at;
+  scales += at / 32;
   a.q[0] = load_q16(q);
   a.q[1] = load_q16(q + Format::kSecond);
   uint32_t sums[2];
@@ -77,6 +78,13 @@ FATHOM_DEVICE ActChunk load_act_chunk(const int8_t* q, const ActScale* scales, i
   return a;
 }
 
+/// Before several columns meet a chunk, whose number is not known: or the compiler takes it apart again for each.
+template <typename Format> FATHOM_DEVICE void take_apart_once(Chunk& w) {
+#pragma unroll
+  for (int& q : w.q) keep_value(q);
+  if constexpr (Format::kHasMin && Format::kTwoScales) keep_value(w.min[0]), keep_value(w.min[1]);
+}
+
 /// sum + the product of a chunk with its activations.
 template <typename Format> FATHOM_DEVICE float add_chunk(const Chunk& w, const ActChunk& a, float sum) {
   const int p0 = dot16(w.q, a.q[0], a.start[0]), p1 = dot16(w.q + 4, a.q[1], a.start[1]);
@@ -89,7 +97,7 @@ template <typename Format> FATHOM_DEVICE float add_chunk(const Chunk& w, const A
     sum = fmaf(w.d, products, sum);
   }
   if constexpr (Format::kHasMin) {
-    const float minima = fmaf(a.weight[1], static_cast<float>(w.min[1]), a.weight[0] * static_cast<float>(w.min[0]));
+    const float minima = fmaf(a.weight[1], w.min[1], a.weight[0] * w.min[0]);
     sum = fmaf(-w.dmin, minima, sum);
   }
   return sum;
@@ -184,7 +192,8 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
         for (int i = 0; i < 2; ++i) {
 #pragma unroll
           for (int r = 0; r < kRows; ++r) w[i][r] = Format::load(rows[r], n_blocks, block + i * step, sub, grids);
-          a[i] = detail::load_act_chunk<Format>(q, scales, block + i * step, sub);
+          a[i] =
+              detail::load_act_chunk<Format>(q, scales, static_cast<uint32_t>(block + i * step) * Format::kBlock, sub);
         }
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
@@ -193,15 +202,23 @@ FATHOM_DEVICE void dot_rows(const uint8_t* const (&rows)[kRows], int k, int lane
         }
       }
     }
+    uint32_t begin[kColumns];  // of the columns, in activations: a step of few rows has less than 2^32
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c)
+      begin[c] = static_cast<uint32_t>(row_of(min(c, n_columns - 1))) * static_cast<uint32_t>(x.stride);
     for (; block < n_blocks; block += step) {
       Chunk w[kRows];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) w[r] = Format::load(rows[r], n_blocks, block, sub, grids);
+      if constexpr (kColumns > 1) {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) detail::take_apart_once<Format>(w[r]);
+      }
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         if (kColumns > 1 && c >= n_columns) continue;
-        const int64_t at = row_of(c) * x.stride;
-        const detail::ActChunk a = detail::load_act_chunk<Format>(x.q + at, x.scales + at / 32, block, sub);
+        const detail::ActChunk a = detail::load_act_chunk<Format>(
+            x.q, x.scales, begin[c] + static_cast<uint32_t>(block) * Format::kBlock, sub);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) sum[r][c] = detail::add_chunk<Format>(w[r], a, sum[r][c]);
       }

@@ -33,10 +33,11 @@ struct GridTables {
 struct Chunk {
   int q[8];
   float d, dmin;
-  int scale[2], min[2];
+  int scale[2];
+  float min[2];  ///< whole numbers
 
   FATHOM_DEVICE float scale_of(int h) const { return d * static_cast<float>(scale[h]); }
-  FATHOM_DEVICE float minimum_of(int h) const { return -dmin * static_cast<float>(min[h]); }
+  FATHOM_DEVICE float minimum_of(int h) const { return -dmin * min[h]; }
 };
 
 namespace detail {
@@ -252,7 +253,7 @@ struct Q2_K : FormatTraits<DType::kQ2_K, true, true, 0, 32, 16> {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       r.scale[h] = static_cast<int>(scales >> (16 * h) & 15u);
-      r.min[h] = static_cast<int>(scales >> (16 * h + 4) & 15u);
+      r.min[h] = static_cast<float>(scales >> (16 * h + 4) & 15u);
     }
     return r;
   }
@@ -299,7 +300,7 @@ FATHOM_DEVICE void set_six_bit_scales(Chunk& c, const uint4& head, int g) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     c.scale[h] = static_cast<int>(byte_of(all, h));
-    c.min[h] = static_cast<int>(byte_of(all, 2 + h));
+    c.min[h] = static_cast<float>(byte_of(all, 2 + h));
   }
 }
 

@@ -110,9 +110,11 @@ linear_gemv_kernel(LinearLaunch l, int lanes_log2) {
       for (int r = 0; r < kRowPair; ++r) {
         const int row = first_row + r;
         if (c >= n || row >= n_rows) continue;
-        if (l.expand.out != nullptr) {
-          expand_value(l.expand, c0 + c, row, n_rows, sum[r][c]);
-          continue;
+        if constexpr (kColumns == 1) {
+          if (l.expand.out != nullptr) {
+            expand_value(l.expand, 0, row, n_rows, sum[r][c]);
+            continue;
+          }
         }
         const float added = task.add != nullptr ? task.add[(c0 + c) * task.add_stride + row] : 0.0F;
         task.out[(c0 + c) * task.out_stride + head * task.out_head + row] = sum[r][c] + added;
@@ -208,10 +210,10 @@ FATHOM_DEVICE bool find_part(const FfnLaunch& l, int n_slots, FfnPart& part) {
     part = {false, l.expert_ids[y], y, 1, static_cast<int>(blockIdx.x)};
     return true;
   }
-  if (y >= *l.groups.n_groups) return false;
-  const int first = l.groups.first[y];
-  part = {false, l.groups.expert[y], first, l.groups.first[y + 1] - first, static_cast<int>(blockIdx.x)};
-  return true;
+  // All loads under way together: there is room for as many groups as blocks count.
+  const int n_groups = *l.groups.n_groups, first = l.groups.first[y], end = l.groups.first[y + 1];
+  part = {false, l.groups.expert[y], first, end - first, static_cast<int>(blockIdx.x)};
+  return y < n_groups;
 }
 
 /// Column c of a part: the token for the shared experts, else the route.
@@ -335,10 +337,12 @@ down_gemv_kernel(FfnLaunch l, int n_slots) {
   let_next_kernel_start();
   if (is_shared(n_slots)) {
     prefetch_tile(l.shared_weights.down, {}, shared_tile(n_slots));
-  } else if (l.expert_ids != nullptr) {
+  } else {
     // The kernel before waited for them; were they a step old, other weights would be asked for, and nothing worse.
-    const int expert = min(max(__ldcg(l.expert_ids + blockIdx.y), 0), l.n_experts - 1);
-    prefetch_tile(matrix_of(l.experts.down, expert), {}, static_cast<int>(blockIdx.x));
+    const bool is_one = l.expert_ids != nullptr;
+    const int expert = min(max(__ldcg((is_one ? l.expert_ids : l.groups.expert) + blockIdx.y), 0), l.n_experts - 1);
+    if (is_one || static_cast<int>(blockIdx.y) < __ldcg(l.groups.n_groups))
+      prefetch_tile(matrix_of(l.experts.down, expert), {}, static_cast<int>(blockIdx.x));
   }
   wait_for_previous_kernel();
   FfnPart part;
@@ -347,7 +351,6 @@ down_gemv_kernel(FfnLaunch l, int n_slots) {
   const int hidden_size = w.down.n_rows, first_row = part.tile * kTileRows, n_routes = l.n_tokens * l.n_used;
   const int tid = static_cast<int>(threadIdx.x), lane = tid % 32, warp = tid / 32;
   const WeightRows down = matrix_of(w.down, part.expert);
-  if (!part.shared && l.expert_ids == nullptr) prefetch_tile(down, {}, part.tile);
   const int which = part.shared ? 1 : 0;
   const ActRows x{l.hidden_q[which].q, l.hidden_q[which].scales, l.hidden[which], down.k};
 

@@ -115,7 +115,7 @@ struct CollapseByResult {
   NormOfResult norm{};  ///< of out [D]
 };
 
-/// The result spread over residual streams (expand_streams) in place of being written; up to kGemvTokens tokens.
+/// The result spread over residual streams (expand_streams) in place of being written.
 struct ExpandResult {
   const float* streams = nullptr;  ///< [T, M * D], may be `out` itself
   const float* mixing = nullptr;   ///< [T, M + M * M]
@@ -147,7 +147,7 @@ struct MatmulOptions {
   NormOfResult norm{};             ///< of a step of one token
   RouteByResult route{};           ///< likewise; of linear
   CollapseByResult collapse{};     ///< likewise
-  ExpandResult expand{};           ///< of linear and moe_ffn; without `add` and `norm`
+  ExpandResult expand{};           ///< of linear of one token and of moe_ffn; without `add` and `norm`
   bool has_groups = false;         ///< of moe_ffn: group_routes was called with this step's ids
   ExpertSource* source = nullptr;  ///< of moe_ffn: where experts come from; null: args.experts are on the device
 };

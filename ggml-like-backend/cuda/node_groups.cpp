@@ -190,7 +190,7 @@ NodeGroup next_group(std::span<const Node> nodes, size_t first) {
   if (const auto* expand = std::get_if<ExpandStreamsArgs>(&next.args)) {
     Tensor x;
     const bool takes = std::holds_alternative<MoeFfnArgs>(node.args) ||
-                       (std::holds_alternative<LinearArgs>(node.args) && expand->y.dim(0) <= kGemvTokens);
+                       (std::holds_alternative<LinearArgs>(node.args) && expand->y.dim(0) == 1);
     if (takes && same(summable(node, x), expand->y) && !reads(node, expand->out) &&
         !overlap(expand->out, expand->mixing) &&
         (same(expand->out, expand->streams) || !overlap(expand->out, expand->streams)))

@@ -18,7 +18,7 @@ struct NodeGroup {
     kWithSum,               ///< linear, gated_ffn or moe_ffn, then the add of its result: written to `sum`, on top of
                             ///< `add`
     kStoreRotateAndAttend,  ///< store_latent, rotate_heads by the same table, latent_attention of the rotated heads
-    kWithExpansion,         ///< linear of few tokens or moe_ffn, then expand_streams of its result
+    kWithExpansion,         ///< linear of one token or moe_ffn, then expand_streams of its result
     kSideBySide,            ///< what side_by_side() of ops.h takes
     kCollapseAndNorm,       ///< collapse_streams, then rms_norm of its result
     kAttendAndRotate,       ///< compressed_attention, then rotate_heads of its result
