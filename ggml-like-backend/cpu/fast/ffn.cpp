@@ -31,23 +31,18 @@ struct Mixture {
   int64_t n_hidden_rows() const { return n_routes() + (shared ? n_tokens() : 0); }
   int64_t expert_width() const { return experts ? experts->gate.dim(1) : 0; }
   int64_t shared_width() const { return shared ? shared->gate.dim(0) : 0; }
-  int64_t width() const { return std::max(expert_width(), shared_width()); }
 };
 
 struct Layout {
   std::byte* groups;
   std::byte* acts[4];  ///< x quantized for experts.gate, experts.up, shared.gate, shared.up; equal formats share
   size_t act_bytes[4];
-  float* hidden;         ///< [hidden rows, width] silu(gate) * up
-  float* up;             ///< [hidden rows, width]
   std::byte* down_acts;  ///< [hidden rows] quantized for the down matrices
   size_t down_act_bytes;
   float* outputs;          ///< [hidden rows, D]
   const void** act_rows;   ///< [gate, up][hidden rows] in group order
   const void** down_rows;  ///< [hidden rows] in group order
-  float** gate_rows;       ///< [hidden rows] in group order: where gate results go
-  float** up_rows;         ///< likewise
-  float** output_rows;     ///< likewise
+  float** output_rows;     ///< [hidden rows] in group order: where down results go
   size_t total_bytes;
 
   Layout(const Mixture& m, const MatmulKernels& k, std::byte* base) {
@@ -70,18 +65,43 @@ struct Layout {
       act_bytes[i] = k.act_row_bytes(weights[i]->dtype, m.hidden_size());
       acts[i] = carver.take<std::byte>(m.n_tokens() * static_cast<int64_t>(act_bytes[i]));
     }
-    hidden = carver.take<float>(rows * m.width());
-    up = carver.take<float>(rows * m.width());
     down_act_bytes = std::max(m.experts ? k.act_row_bytes(m.experts->down.dtype, m.expert_width()) : 0,
                               m.shared ? k.act_row_bytes(m.shared->down.dtype, m.shared_width()) : 0);
     down_acts = carver.take<std::byte>(rows * static_cast<int64_t>(down_act_bytes));
     outputs = carver.take<float>(rows * m.hidden_size());
     act_rows = carver.take<const void*>(2 * rows);
     down_rows = carver.take<const void*>(rows);
-    gate_rows = carver.take<float*>(rows);
-    up_rows = carver.take<float*>(rows);
     output_rows = carver.take<float*>(rows);
     total_bytes = carver.used();
+  }
+};
+
+/// Where a thread has a piece of its task's gate and up results until they are quantized for the down matrix: they need
+/// never leave its second-level cache, of which they take a quarter of 1 MiB.
+struct Piece {
+  static constexpr int64_t kFloats = 32 * 1024;
+  static constexpr int64_t kColumns = kFloats / 32;  ///< the most tokens of a piece
+  float* gate;                                       ///< [tokens][rows] silu(gate) * up
+  float* up;                                         ///< [tokens][rows]
+  float** gate_rows;                                 ///< [tokens]
+  float** up_rows;
+  size_t total_bytes;
+
+  explicit Piece(std::byte* base) {
+    Carver carver(base);
+    gate = carver.take<float>(kFloats);
+    up = carver.take<float>(kFloats);
+    gate_rows = carver.take<float*>(kColumns);
+    up_rows = carver.take<float*>(kColumns);
+    total_bytes = carver.used();
+  }
+
+  /// Divides n_rows of so many tokens into pieces of almost equal height; returns it, a multiple of 32.
+  int64_t divide(int64_t n_tokens, int64_t n_rows) const {
+    const int64_t most = kFloats / n_tokens / 32 * 32, n_pieces = (n_rows + most - 1) / most;
+    const int64_t height = ((n_rows + n_pieces - 1) / n_pieces + 31) / 32 * 32;
+    for (int64_t i = 0; i < n_tokens; ++i) gate_rows[i] = gate + i * height, up_rows[i] = up + i * height;
+    return height;
   }
 };
 
@@ -103,7 +123,7 @@ struct TaskGrid {
 };
 
 Workspace mixture_workspace(const Mixture& m, const MatmulKernels& kernels) {
-  return {Layout(m, kernels, nullptr).total_bytes, 0};
+  return {Layout(m, kernels, nullptr).total_bytes, Piece(nullptr).total_bytes};
 }
 
 /// Experts whose weights are on disk, asked for a stretch before they are multiplied: a disk that has many requests
@@ -151,8 +171,9 @@ class ReadAhead {
 void run_mixture(const Mixture& m, OpContext& c) {
   const MatmulKernels& kernels = *c.matmul;
   const Layout l(m, kernels, c.shared);
+  const Piece results(c.own);
   const ExpertGroups groups = ExpertGroups::at(l.groups, m.n_experts(), m.n_routes());
-  const int64_t n_tokens = m.n_tokens(), hidden_size = m.hidden_size(), width = m.width();
+  const int64_t n_tokens = m.n_tokens(), hidden_size = m.hidden_size();
   const Tensor* const gates[2] = {m.experts ? &m.experts->gate : nullptr, m.shared ? &m.shared->gate : nullptr};
 
   // 1. Group the routes (one thread, a few thousand integers) beside quantizing the activations.
@@ -184,8 +205,6 @@ void run_mixture(const Mixture& m, OpContext& c) {
         const int slot = (routed ? 0 : 2) + i;
         l.act_rows[i * m.n_hidden_rows() + p] = l.acts[slot] + static_cast<size_t>(token) * l.act_bytes[slot];
       }
-      l.gate_rows[p] = l.hidden + row * width;
-      l.up_rows[p] = l.up + row * width;
       l.down_rows[p] = l.down_acts + static_cast<size_t>(row) * l.down_act_bytes;
       l.output_rows[p] = l.outputs + row * hidden_size;
     }
@@ -237,7 +256,7 @@ void run_mixture(const Mixture& m, OpContext& c) {
     });
   };
 
-  // 3. gate and up, then SiLU(gate) * up over the rows just made, which are still in this core's cache, quantized for
+  // 3. gate and up, then SiLU(gate) * up over the piece just made, which is still in this core's cache, quantized for
   // the down matrix: the activation format is local to blocks of 32.
   auto stride = [](const Tensor* t) { return t ? t->strides_bytes[static_cast<size_t>(t->shape.rank - 2)] : 0; };
   const TaskGrid gate_grid(n_active, m.expert_width(), stride(gates[0]), m.shared_width(), stride(gates[1]),
@@ -247,19 +266,27 @@ void run_mixture(const Mixture& m, OpContext& c) {
     if (t.is_first()) ahead.uses_gate_up(t.active);
     const Tensor gate = gate_of(t.expert);
     const Tensor up = t.expert == kShared ? m.shared->up : m.experts->up.slab(t.expert);
-    const std::byte* up_w = up.data + t.begin * up.strides_bytes[0];
-    kernels.matmul(gate.dtype, {gate.data, gate.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + t.first,
-                                static_cast<int>(t.count), l.gate_rows + t.first, up_w});
-    kernels.matmul(up.dtype,
-                   {up.data, up.strides_bytes[0], t.begin, t.end, hidden_size, l.act_rows + m.n_hidden_rows() + t.first,
-                    static_cast<int>(t.count), l.up_rows + t.first, next_w});
     const DType down_type = t.expert == kShared ? m.shared->down.dtype : m.experts->down.dtype;
-    const size_t act_offset = kernels.act_offset_bytes(down_type, t.begin);
-    for (int64_t p = t.first; p < t.first + t.count; ++p) {
-      c.elements->silu_times(l.gate_rows[p] + t.begin, l.up_rows[p] + t.begin,
-                             t.expert == kShared ? m.shared_clamp : m.clamp, t.end - t.begin);
-      kernels.quantize_act(down_type, l.gate_rows[p] + t.begin,
-                           static_cast<std::byte*>(const_cast<void*>(l.down_rows[p])) + act_offset, t.end - t.begin);
+    const float clamp = t.expert == kShared ? m.shared_clamp : m.clamp;
+    for (int64_t first = t.first, n; first < t.first + t.count; first += n) {
+      n = std::min(t.first + t.count - first, Piece::kColumns);
+      const int64_t height = results.divide(n, t.end - t.begin);
+      for (int64_t begin = t.begin, rows; begin < t.end; begin += rows) {
+        rows = std::min(t.end - begin, height);
+        const std::byte *gate_w = gate.row(begin), *up_w = up.row(begin);
+        const bool last = begin + rows == t.end;
+        kernels.matmul(gate.dtype, {gate_w, gate.strides_bytes[0], 0, rows, hidden_size, l.act_rows + first,
+                                    static_cast<int>(n), results.gate_rows, up_w});
+        kernels.matmul(up.dtype,
+                       {up_w, up.strides_bytes[0], 0, rows, hidden_size, l.act_rows + m.n_hidden_rows() + first,
+                        static_cast<int>(n), results.up_rows, last ? next_w : gate.row(begin + rows)});
+        const size_t act_offset = kernels.act_offset_bytes(down_type, begin);
+        for (int64_t i = 0; i < n; ++i) {
+          c.elements->silu_times(results.gate_rows[i], results.up_rows[i], clamp, rows);
+          kernels.quantize_act(down_type, results.gate_rows[i],
+                               static_cast<std::byte*>(const_cast<void*>(l.down_rows[first + i])) + act_offset, rows);
+        }
+      }
     }
   });
   c.worker.barrier();
