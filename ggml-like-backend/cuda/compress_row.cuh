@@ -39,11 +39,11 @@ struct CompressTask {
   FATHOM_DEVICE bool overlaps() const { return channels != n; }
 };
 
-/// What a token of a window gives: its channels, from the step itself or from what an earlier one left.
+/// What a token of a window gives, from the step itself or from what an earlier one left: where its channels are, in
+/// floats from the step's first, so that the compiler sees where the loads go.
 struct Source {
-  const float* kv;
-  const float* gate;
-  const float* positional;  ///< null: already in the gate
+  int64_t kv, gate;
+  int64_t positional;  ///< in CompressTask::positional; -1: already in the gate
 };
 
 /// Bytes of shared memory: sources of the window, the row.
@@ -71,17 +71,21 @@ FATHOM_DEVICE void compress_row(const CompressTask& task, int64_t t, unsigned ch
   const int first = last + 1 - task.ratio, begin = task.overlaps() ? max(0, first - task.ratio) : first,
             n_tokens = last + 1 - begin;
   const int* pages = pages_of(task.step, t);
+  auto from_kv = [&task](const float* p) {
+    return static_cast<int64_t>(reinterpret_cast<uintptr_t>(p) - reinterpret_cast<uintptr_t>(task.kv)) /
+           static_cast<int64_t>(sizeof(float));
+  };
   for (int i = thread; i < n_tokens; i += kThreads) {
     const int p = begin + i;
     const int64_t here = t - (last - p);  // tokens of a sequence are neighbours
     if (here >= 0 && task.step.sequence_of[here] == sequence) {
-      sources[i] = {task.kv + here * task.channels, task.gate + here * task.channels,
-                    task.positional + static_cast<int64_t>(p % task.ratio) * task.channels};
+      sources[i] = {here * task.channels, from_kv(task.gate + here * task.channels),
+                    static_cast<int64_t>(p % task.ratio) * task.channels};
     } else {
       const int page = pages[p / task.pending.page_tokens];
       const auto* kept = reinterpret_cast<const float*>(
           row_of(task.pending, page * task.pending.page_tokens + p % task.pending.page_tokens));
-      sources[i] = {kept, kept + task.channels, nullptr};
+      sources[i] = {from_kv(kept), from_kv(kept + task.channels), -1};
     }
   }
   __syncthreads();
@@ -91,8 +95,8 @@ FATHOM_DEVICE void compress_row(const CompressTask& task, int64_t t, unsigned ch
     auto channel = [&](int i) { return task.overlaps() && begin + i >= first ? n + j : j; };
     auto gate_of = [&](int i) {
       const Source& s = sources[i];
-      const float gate = s.gate[channel(i)];
-      return s.positional != nullptr ? gate + s.positional[channel(i)] : gate;
+      const float gate = task.kv[s.gate + channel(i)];
+      return s.positional >= 0 ? gate + task.positional[s.positional + channel(i)] : gate;
     };
     float largest = -INFINITY, total = 0, sum = 0;
 #pragma unroll 8
@@ -101,7 +105,7 @@ FATHOM_DEVICE void compress_row(const CompressTask& task, int64_t t, unsigned ch
     for (int i = 0; i < n_tokens; ++i) {
       const float weight = expf(gate_of(i) - largest);
       total += weight;
-      sum = fmaf(weight, sources[i].kv[channel(i)], sum);
+      sum = fmaf(weight, task.kv[sources[i].kv + channel(i)], sum);
     }
     row[j] = sum / total;
     squares = fmaf(row[j], row[j], squares);

@@ -11,7 +11,9 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 constexpr int kTokens = 8;     // that share a decoded weight; a step of one token has kernels of its own
-constexpr int kRowsEach = 32;  // results of a block for each of its tokens
+constexpr int kRowsEach = 32;  // results that a block makes at a time for each of its tokens
+/// Times that it does: where heads alone are blocks for all multiprocessors, fewer blocks merge the same pieces.
+constexpr int rounds_for(int n_heads, int n_tokens) { return n_heads >= 128 && n_tokens == 1 ? 2 : 1; }
 
 unsigned blocks_for(int64_t n, int64_t each) { return static_cast<unsigned>((n + each - 1) / each); }
 
@@ -28,9 +30,9 @@ struct HeadBlock {
   FATHOM_DEVICE HeadBlock(int block, int n_parts, int n_heads, int n_each)
       : part(block % n_parts), head(block / n_parts % n_heads), first(block / n_parts / n_heads * n_each) {}
 };
-constexpr int head_blocks(int n_results, int n_heads, int n_tokens) {
-  const int n_each = n_tokens == 1 ? 1 : kTokens;
-  return (n_results + kRowsEach - 1) / kRowsEach * n_heads * ((n_tokens + n_each - 1) / n_each);
+constexpr int head_blocks(int n_results, int n_heads, int n_tokens, int n_rounds = 1) {
+  const int n_each = n_tokens == 1 ? 1 : kTokens, rows_each = kRowsEach * n_rounds;
+  return (n_results + rows_each - 1) / rows_each * n_heads * ((n_tokens + n_each - 1) / n_each);
 }
 
 /// While an earlier kernel still runs: the blocks of a head ask for a part of its n_rows rows each.
@@ -110,22 +112,22 @@ absorb_rows_kernel(HeadWeights w, const float* q, int64_t q_token, int64_t q_hea
   out[((at.first + j) * n_heads + h) * n_columns + 32 * at.part + lane] = y;
 }
 
-/// out[t, h, r] = w[h, r, :] . x[t, h, :]. Blocks of 32 rows, four to a warp, four neighbouring columns to a lane. With
-/// kMerge x is folded from attention's pieces, and the result is also written in int8 if there is room for it (whole
-/// blocks of 32 rows); without, blocks behind its own do the work `beside`.
+/// out[t, h, r] = w[h, r, :] . x[t, h, :]. Blocks of 32 n_rounds rows, 32 at a time, four to a warp, four neighbouring
+/// columns to a lane. With kMerge x is folded from attention's pieces, and the result is also written in int8 if there
+/// is room for it (whole blocks of 32 rows); without, blocks behind its own do the work `beside`.
 template <DType kType, bool kMerge, int kEach>
 FATHOM_KERNEL(kThreads, 1)
 head_rows_kernel(HeadWeights w, const float* x, int64_t x_token, int64_t x_head, Partials pieces, const int* positions,
-                 float* out, int n_rows, int n_columns, int n_heads, int n_tokens, QuantizedRows quantized,
-                 Codebooks books, RowsAndHeads beside) {
+                 float* out, int n_rows, int n_columns, int n_heads, int n_tokens, int n_rounds,
+                 QuantizedRows quantized, Codebooks books, RowsAndHeads beside) {
   FATHOM_DYNAMIC_SHARED(shared);
   FATHOM_SHARED(float, results, kEach* kRowsEach);
   const int stride = (n_columns + 3) / 4 * 4;
   float* vectors = reinterpret_cast<float*>(shared);            // [kEach, stride], zeros behind a row
   float* totals = vectors + kEach * stride;                     // [kEach], kMerge
   float2* steps = reinterpret_cast<float2*>(totals + kTokens);  // [kEach, n_pieces], kMerge
-  const int block = static_cast<int>(blockIdx.x), n_own = head_blocks(n_rows, n_heads, n_tokens),
-            n_parts = (n_rows + kRowsEach - 1) / kRowsEach;
+  const int block = static_cast<int>(blockIdx.x), n_own = head_blocks(n_rows, n_heads, n_tokens, n_rounds),
+            n_parts = (n_rows + kRowsEach * n_rounds - 1) / (kRowsEach * n_rounds);
   const HeadBlock at(block, n_parts, n_heads, kEach);
   if (block < n_own) prefetch_head(w, at, n_parts, n_rows);
   wait_for_previous_kernel();
@@ -168,42 +170,48 @@ head_rows_kernel(HeadWeights w, const float* x, int64_t x_token, int64_t x_head,
   }
   __syncthreads();
   constexpr int kRowsOfWarp = kRowsEach / kWarps;
-  Bytes rows[kRowsOfWarp];
-  float sum[kRowsOfWarp][kEach] = {};
+  for (int round = 0; round < n_rounds; ++round) {
+    const int part = at.part * n_rounds + round;
+    if (part * kRowsEach >= n_rows) return;
+    Bytes rows[kRowsOfWarp];
+    float sum[kRowsOfWarp][kEach] = {};
 #pragma unroll
-  for (int i = 0; i < kRowsOfWarp; ++i)
-    rows[i] = w.data + h * w.head_bytes + min(at.part * kRowsEach + i * kWarps + warp, n_rows - 1) * w.row_bytes;
+    for (int i = 0; i < kRowsOfWarp; ++i)
+      rows[i] = w.data + h * w.head_bytes + min(part * kRowsEach + i * kWarps + warp, n_rows - 1) * w.row_bytes;
 #pragma unroll(kEach == 1 && decodes_fours(kType) ? 2 : 1)
-  for (int d = 4 * lane; d < n_columns; d += 128) {
-    float4 weight[kRowsOfWarp];
+    for (int d = 4 * lane; d < n_columns; d += 128) {
+      float4 weight[kRowsOfWarp];
 #pragma unroll
-    for (int i = 0; i < kRowsOfWarp; ++i) weight[i] = four_of_row<kType>(rows[i], d, n_columns, books);
+      for (int i = 0; i < kRowsOfWarp; ++i) weight[i] = four_of_row<kType>(rows[i], d, n_columns, books);
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const float4 v = *reinterpret_cast<const float4*>(vectors + j * stride + d);
+      for (int j = 0; j < kEach; ++j) {
+        const float4 v = *reinterpret_cast<const float4*>(vectors + j * stride + d);
 #pragma unroll
-      for (int i = 0; i < kRowsOfWarp; ++i)
-        sum[i][j] =
-            fmaf(weight[i].w, v.w, fmaf(weight[i].z, v.z, fmaf(weight[i].y, v.y, fmaf(weight[i].x, v.x, sum[i][j]))));
+        for (int i = 0; i < kRowsOfWarp; ++i)
+          sum[i][j] =
+              fmaf(weight[i].w, v.w, fmaf(weight[i].z, v.z, fmaf(weight[i].y, v.y, fmaf(weight[i].x, v.x, sum[i][j]))));
+      }
     }
-  }
 #pragma unroll
-  for (int i = 0; i < kRowsOfWarp; ++i) {
-    const int in_block = i * kWarps + warp, r = at.part * kRowsEach + in_block;
+    for (int i = 0; i < kRowsOfWarp; ++i) {
+      const int in_block = i * kWarps + warp, r = part * kRowsEach + in_block;
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-      const float y = warp_sum(sum[i][j]);
-      if (lane != 0 || j >= n_here) continue;
-      if (r < n_rows) out[((first + j) * n_heads + h) * n_rows + r] = y;
-      if constexpr (kMerge) results[j * kRowsEach + in_block] = y;
+      for (int j = 0; j < kEach; ++j) {
+        const float y = warp_sum(sum[i][j]);
+        if (lane != 0 || j >= n_here) continue;
+        if (r < n_rows) out[((first + j) * n_heads + h) * n_rows + r] = y;
+        if constexpr (kMerge) results[j * kRowsEach + in_block] = y;
+      }
     }
-  }
-  if constexpr (kMerge) {
-    if (quantized.q == nullptr) return;
-    __syncthreads();
-    if (warp >= n_here) return;  // a warp for each token
-    const int64_t to = (((first + warp) * n_heads + h) * n_rows) / kRowsEach + at.part;
-    quantize_block(results[warp * kRowsEach + lane], quantized.q + to * kRowsEach, quantized.scales + to);
+    if constexpr (kMerge) {
+      if (quantized.q == nullptr) continue;
+      __syncthreads();
+      if (warp < n_here) {  // a warp for each token
+        const int64_t to = (((first + warp) * n_heads + h) * n_rows) / kRowsEach + part;
+        quantize_block(results[warp * kRowsEach + lane], quantized.q + to * kRowsEach, quantized.scales + to);
+      }
+      __syncthreads();
+    }
   }
 }
 
@@ -290,7 +298,7 @@ void launch_attention(const LatentAttentionArgs& a, const float* unrotated, cons
       launch_overlapped(n_tokens == 1 ? head_rows_kernel<kType, false, 1> : head_rows_kernel<kType, false, kTokens>,
                         grid, kThreads, vector_bytes(nope, n_tokens), c.stream, head_weights(a.k_b, 0, latent),
                         unrotated, q_token, q_head, Partials{}, static_cast<const int*>(nullptr), query, latent, nope,
-                        n_heads, n_tokens, QuantizedRows{}, c.books, beside);
+                        n_heads, n_tokens, 1, QuantizedRows{}, c.books, beside);
     }
   });
 
@@ -320,7 +328,8 @@ void launch_attention(const LatentAttentionArgs& a, const float* unrotated, cons
 
   const Tensor& up_value = a.kv_b ? a.kv_b : a.v_b;
   with_weight_type(up_value.dtype, [&](auto type) {
-    const auto values_grid = static_cast<unsigned>(head_blocks(value, n_heads, n_tokens));
+    const int n_rounds = rounds_for(n_heads, n_tokens);
+    const auto values_grid = static_cast<unsigned>(head_blocks(value, n_heads, n_tokens, n_rounds));
     const HeadWeights w = a.kv_b ? head_weights(a.kv_b, nope, nope + value) : head_weights(a.v_b, 0, value);
     constexpr DType kType = decltype(type)::value;
     const size_t shared = vector_bytes(latent, n_tokens) + sizeof(float) * kTokens +
@@ -328,7 +337,8 @@ void launch_attention(const LatentAttentionArgs& a, const float* unrotated, cons
     launch_overlapped(n_tokens == 1 ? head_rows_kernel<kType, true, 1> : head_rows_kernel<kType, true, kTokens>,
                       values_grid, kThreads, shared, c.stream, w, static_cast<const float*>(nullptr), int64_t{0},
                       int64_t{0}, pieces, a.step.positions.as<const int>(), a.out.as<float>(), value, latent, n_heads,
-                      n_tokens, value % kRowsEach == 0 ? quantized : QuantizedRows{}, c.books, RowsAndHeads{});
+                      n_tokens, n_rounds, value % kRowsEach == 0 ? quantized : QuantizedRows{}, c.books,
+                      RowsAndHeads{});
   });
 }
 
