@@ -107,17 +107,28 @@ static inline void multiply_groups(const uint8_t (*u)[32], const uint8_t* const*
 }
 #endif
 
+/// Eight weight rows; rows past the end repeat the last one, their results are not stored.
+struct RowGroup {
+  const uint8_t* rows[8];
+  __m256i mask;
+  bool whole;  ///< all eight are there
+
+  __m256 load(const float* y) const { return whole ? _mm256_loadu_ps(y) : _mm256_maskload_ps(y, mask); }
+  /// Zen 2 and 3 take a masked store apart into dozens of operations (Agner Fog, instruction tables).
+  void store(float* y, __m256 x) const { whole ? _mm256_storeu_ps(y, x) : _mm256_maskstore_ps(y, mask, x); }
+};
+
 /// y[c][lane] += panel * act[c] over n_blocks blocks of 32; starts from zero if `first`.
 template <typename Format, int kC>
 static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t* const* act, float* const* y,
-                                 __m256i rows, bool first, Prefetcher& ahead) {
+                                 const RowGroup& group, bool first, Prefetcher& ahead) {
   constexpr int kHalves = 32 / Format::kSub;
   constexpr int kGroups = 8 / kHalves;
   const uint8_t* columns[kC];
   __m256 acc[kC];
   for (int c = 0; c < kC; ++c) {
     columns[c] = act[c];
-    acc[c] = first ? _mm256_setzero_ps() : _mm256_maskload_ps(y[c], rows);
+    acc[c] = first ? _mm256_setzero_ps() : group.load(y[c]);
   }
   for (int64_t b = 0; b < n_blocks; ++b) {
     const int64_t at = b * static_cast<int64_t>(sizeof(ActBlock));
@@ -149,14 +160,8 @@ static inline void multiply_tile(const Panel& panel, int n_blocks, const uint8_t
       acc[c] = _mm256_fmadd_ps(t[c], broadcast_float(columns[c] + at + offsetof(ActBlock, d)), acc[c]);
     }
   }
-  for (int c = 0; c < kC; ++c) _mm256_maskstore_ps(y[c], rows, acc[c]);
+  for (int c = 0; c < kC; ++c) group.store(y[c], acc[c]);
 }
-
-/// Eight weight rows; rows past the end repeat the last one, their results are not stored.
-struct RowGroup {
-  const uint8_t* rows[8];
-  __m256i mask;
-};
 
 #ifdef __AVXVNNI__
 /// Columns of a tile at most. Of two row groups as well: each load of activations then serves both of them. With one
@@ -176,7 +181,7 @@ static inline void multiply_pair(const Panel* panels, int n_blocks, const uint8_
   for (int c = 0; c < kC; ++c) {
     columns[c] = act[c];
     for (int r = 0; r < kR; ++r) {
-      acc[r][c] = first ? _mm256_setzero_ps() : _mm256_maskload_ps(y[c] + 8 * r, groups[r].mask);
+      acc[r][c] = first ? _mm256_setzero_ps() : groups[r].load(y[c] + 8 * r);
     }
   }
   for (int64_t b = 0; b < n_blocks; ++b) {
@@ -225,7 +230,7 @@ static inline void multiply_pair(const Panel* panels, int n_blocks, const uint8_
     }
   }
   for (int c = 0; c < kC; ++c) {
-    for (int r = 0; r < kR; ++r) _mm256_maskstore_ps(y[c] + 8 * r, groups[r].mask, acc[r][c]);
+    for (int r = 0; r < kR; ++r) groups[r].store(y[c] + 8 * r, acc[r][c]);
   }
 }
 #else
@@ -262,13 +267,13 @@ static inline void multiply_columns(const Panel* panels, const RowGroup* groups,
     for (; group < n_groups; ++group) {
       for (int c = 0; c < width; ++c) y[c] = task.y_rows[column + c] + row + 8 * group;
       const Panel& panel = panels[group];
-      const __m256i rows = groups[group].mask;
       switch (width) {
-        case 1: multiply_tile<Format, 1>(panel, n_blocks, act, y, rows, first, ahead); break;
-        case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, rows, first, ahead); break;
-        case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, rows, first, ahead); break;
+        case 1: multiply_tile<Format, 1>(panel, n_blocks, act, y, groups[group], first, ahead); break;
+        case 2: multiply_tile<Format, 2>(panel, n_blocks, act, y, groups[group], first, ahead); break;
+        case 3: multiply_tile<Format, 3>(panel, n_blocks, act, y, groups[group], first, ahead); break;
         case 4:
-          if constexpr (kTileColumns >= 4) multiply_tile<Format, 4>(panel, n_blocks, act, y, rows, first, ahead);
+          if constexpr (kTileColumns >= 4)
+            multiply_tile<Format, 4>(panel, n_blocks, act, y, groups[group], first, ahead);
           break;
       }
     }
@@ -303,6 +308,7 @@ template <typename Format> static inline void multiply_panels(const MatmulTask& 
       RowGroup& group = groups[n_groups];
       const int64_t first = row + 8 * n_groups;
       const int64_t n = task.row_end - first < 8 ? task.row_end - first : 8;
+      group.whole = n == 8;
       group.mask =
           _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
       for (int i = 0; i < 8; ++i) {

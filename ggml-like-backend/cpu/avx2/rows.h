@@ -113,7 +113,11 @@ static inline void add_blocks(const float* t, int64_t t_stride, const float* d, 
       }
     }
   }
-  _mm256_maskstore_ps(y, mask, acc);
+  if (n_rows == kRowsTogether) {  // a masked store is slow on Zen 2 and 3
+    _mm256_storeu_ps(y, acc);
+  } else {
+    _mm256_maskstore_ps(y, mask, acc);
+  }
 }
 
 }  // namespace fathom::cpu::FATHOM_ISA
