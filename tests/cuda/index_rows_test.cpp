@@ -18,6 +18,10 @@ std::vector<int32_t> run_index(const IndexRowsArgs& host) {
   const IndexRowsArgs a = device.node(host);
   device.workspace(cuda::index_rows_workspace(a));
   cuda::index_rows(a, device.c);
+  const Tensor counts(DType::kI32, {static_cast<int64_t>(cuda::kIndexCountBytes / sizeof(int32_t))},
+                      device.c.index_counts);
+  const std::vector<int32_t> left = device.fetch<int32_t>(counts);
+  REQUIRE(std::all_of(left.begin(), left.end(), [](int32_t n) { return n == 0; }));
   return device.fetch<int32_t>(a.chosen);
 }
 
@@ -203,6 +207,21 @@ TEST_CASE("cuda: a token chooses the same rows in any company, in any length of 
       const std::vector<int32_t> alone = run_index(one);
       CHECK(std::equal(alone.begin(), alone.end(), together.begin() + t * 11));
     }
+  }
+}
+
+TEST_CASE("cuda: tokens that choose in company and twice in a row choose what they choose alone") {
+  // Several stretches of rows, some tokens with nothing to choose; the second run meets what the first one left.
+  const std::vector<Part> parts = {{9000, 2}, {20, 1}, {4095, 1}};
+  Paged p(parts, 4, DType::kF32, 142);
+  IndexRowsArgs all = index_problem(p, parts, 2, 8, DType::kF16, 1, 100, true);
+  OnDevice device;
+  const IndexRowsArgs a = device.node(all);
+  device.workspace(cuda::index_rows_workspace(a));
+  run_reference(all);
+  for (int i = 0; i < 2; ++i) {
+    cuda::index_rows(a, device.c);
+    CHECK(device.fetch<int32_t>(a.chosen) == as_ints(all.chosen));
   }
 }
 
