@@ -17,6 +17,10 @@ bool has_nvidia_device() {
 
 ChosenBackend choose_backend(const EngineOptions& options, bool streams_experts) {
   auto cpu = [&](std::string note) {
+    if (options.isa == "auto" && cpu_isa_names().front() == "reference") {
+      note +=
+          (note.empty() ? "" : "; ") + std::string("no vector kernels for this processor: the plain ones run, slowly");
+    }
     return ChosenBackend{make_cpu_backend({options.n_threads, options.isa, streams_experts}), std::move(note), false};
   };
   if (options.backend == "cpu" || (options.backend == "auto" && options.isa != "auto")) return cpu("");
