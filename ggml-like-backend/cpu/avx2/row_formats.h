@@ -62,11 +62,10 @@ template <typename Format> struct UnpackedRow {
   }
 };
 
-/// How a format's stretches are loaded, load(p, stretch), and multiplied, products(stretch, j, q). Any format: by its
-/// block decoder.
+/// How a format's stretches are loaded, load(p, stretch), and multiplied, products(stretch, j, q); kColumns: up to so
+/// many columns rows are faster than panels. Blocks of 256 elements: by their block decoder.
 template <typename Format> struct RowFormat : UnpackedRow<Format> {
-  /// Up to so many columns rows are faster than panels: small blocks and tables of values cost more than they gain.
-  static constexpr int kColumns = Format::kElements == kSuperBlock && Format::kMaxU < 255 ? 1 : 0;
+  static constexpr int kColumns = 1;
 
   static inline __attribute__((always_inline)) void load(const uint8_t* p, Stretch<Format>& s) {
     constexpr int kScales = Format::kElements / Format::kSub, kCount = kStretchBlocks * 32 / Format::kElements;
@@ -77,12 +76,8 @@ template <typename Format> struct RowFormat : UnpackedRow<Format> {
       decode(*reinterpret_cast<const typename Format::Block*>(p + i * Format::kBytes), u + i * Format::kElements,
              scale + i * kScales, min + i * kScales);
     }
-    const Bytes flip = splat8(Format::kMaxU == 255 ? kFullRangeOffset ^ 128 : 0);
 #pragma GCC unroll 8
-    for (int j = 0; j < kStretchBlocks; ++j) {
-      s.u[j] = load32(u + 32 * j);
-      if constexpr (Format::kMaxU == 255) s.u[j] = bit_xor(s.u[j], flip);
-    }
+    for (int j = 0; j < kStretchBlocks; ++j) s.u[j] = load32(u + 32 * j);
     if constexpr (Format::kSub == 32) {
       s.scale[0] = _mm256_load_ps(scale);
       if constexpr (Format::kHasMin) s.min[0] = _mm256_load_ps(min);
