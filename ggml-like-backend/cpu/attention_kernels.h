@@ -19,8 +19,9 @@ struct MultiplyTask {
   const uint32_t* b;  ///< step k of panel p at b + p * b_panel_words + k * b_step_words: `lanes` words
   int64_t b_panel_words;
   int64_t b_step_words;
-  float* c;  ///< row m at c + m * c_stride; panel p fills columns p * lanes ..
+  float* c;  ///< row m of panel p at c + m * c_stride + p * c_panel_stride
   int64_t c_stride;
+  int64_t c_panel_stride;
   int64_t n_rows;
   int64_t n_panels;
   int64_t n_steps;

@@ -13,22 +13,28 @@
 namespace fathom::cpu {
 
 /// With the first panel the rows ahead are fetched into the second-level cache, a line of 64 bytes for every step: the
-/// cache's pages lie anywhere, and the processor does not foresee 16 streams of a few lines each.
+/// cache's pages lie anywhere, and the processor does not foresee 16 streams of a few lines each. (Half a tile of rows
+/// has half as many lines; a few rows that are left fetch for those after them.)
 template <typename S, int kRows, int kPanels>
 static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t panel) {
   const std::byte* a = t.a + row * t.a_stride_bytes;
   const int64_t stride = t.a_stride_bytes;
   const std::byte* ahead = panel == 0 && t.ahead != nullptr ? t.ahead + row * t.ahead_stride_bytes : nullptr;
   const uint32_t* b = t.b + panel * t.b_panel_words;
-  float* c = t.c + row * t.c_stride + panel * S::kLanes;
+  float* c = t.c + row * t.c_stride + panel * t.c_panel_stride;
+  constexpr int kAheadRows = kPanels == 2 ? kRows : 16;
+  const int64_t ahead_steps = kPanels == 2 ? t.n_steps * kRows / 16 : t.n_steps;
   typename S::F acc[kRows][kPanels];
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) acc[m][p] = t.add ? S::load(c + m * t.c_stride + p * S::kLanes) : S::zero();
+    for (int p = 0; p < kPanels; ++p) {
+      acc[m][p] = t.add ? S::load(c + m * t.c_stride + p * t.c_panel_stride) : S::zero();
+    }
   }
   for (int64_t k = 0; k < t.n_steps; ++k) {
-    if (ahead != nullptr) __builtin_prefetch(ahead + k % 16 * t.ahead_stride_bytes + k / 16 * 64, 0, 2);
+    if (ahead != nullptr && k < ahead_steps)
+      __builtin_prefetch(ahead + k % kAheadRows * t.ahead_stride_bytes + k / kAheadRows * 64, 0, 2);
     typename S::W words[kPanels];
 #pragma GCC unroll 4
     for (int p = 0; p < kPanels; ++p) words[p] = S::load_words(b + p * t.b_panel_words);
@@ -42,7 +48,7 @@ static inline void multiply_tile(const MultiplyTask& t, int64_t row, int64_t pan
 #pragma GCC unroll 16
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 4
-    for (int p = 0; p < kPanels; ++p) S::store(c + m * t.c_stride + p * S::kLanes, acc[m][p]);
+    for (int p = 0; p < kPanels; ++p) S::store(c + m * t.c_stride + p * t.c_panel_stride, acc[m][p]);
   }
 }
 
@@ -57,9 +63,16 @@ template <typename S, int kRows> static inline void multiply_rest(const Multiply
   }
 }
 
-/// Rows in the outer loop: a tile of A stays in the first-level cache while the panels of B pass.
+/// Rows in the outer loop: a tile of A stays in the first-level cache while the panels of B pass. Two panels at a time
+/// where there are two: a word of A is then read for two products, and loads keep up with multiplications.
 template <typename S> static void multiply(const MultiplyTask& t) {
+  constexpr int kHalf = S::kRowTile / 2;
   int64_t row = 0;
+  for (; t.n_panels > 1 && row + kHalf <= t.n_rows; row += kHalf) {
+    int64_t panel = 0;
+    for (; panel + 2 <= t.n_panels; panel += 2) multiply_tile<S, kHalf, 2>(t, row, panel);
+    if (panel < t.n_panels) multiply_tile<S, kHalf, 1>(t, row, panel);
+  }
   for (; row + S::kRowTile <= t.n_rows; row += S::kRowTile) {
     for (int64_t panel = 0; panel < t.n_panels; ++panel) multiply_tile<S, S::kRowTile, 1>(t, row, panel);
   }
@@ -121,6 +134,42 @@ static inline void mix_tile(const MixTask& t, int64_t lane, int64_t col, int64_t
   }
 }
 
+/// Two vectors of columns: a weight is read for two products.
+template <typename S, int kTile> static inline void mix_wide_tile(const MixTask& t, int64_t lane, int64_t col) {
+  typename S::F acc[kTile][2];
+#pragma GCC unroll 16
+  for (int m = 0; m < kTile; ++m) acc[m][0] = acc[m][1] = S::zero();
+  const uint32_t* p = t.p + lane;
+  // The columns are a line of kPack rows, or two lines of one.
+  const std::byte* ahead = lane == 0 && t.ahead != nullptr ? t.ahead + col * (4 / S::kPack) : nullptr;
+  const int64_t second = S::kPack == 2 ? t.ahead_stride_bytes : S::kLanes * 4;
+  for (int64_t row = 0; row < t.n_rows; row += S::kPack) {
+    if (ahead != nullptr) {
+      __builtin_prefetch(ahead + row * t.ahead_stride_bytes, 0, 2);
+      __builtin_prefetch(ahead + row * t.ahead_stride_bytes + second, 0, 2);
+    }
+    const typename S::W low = S::load_rows(t.rows + row, col), high = S::load_rows(t.rows + row, col + S::kLanes);
+#pragma GCC unroll 16
+    for (int m = 0; m < kTile; ++m) {
+      acc[m][0] = S::dot(acc[m][0], low, reinterpret_cast<const std::byte*>(p + m));
+      acc[m][1] = S::dot(acc[m][1], high, reinterpret_cast<const std::byte*>(p + m));
+    }
+    p += S::kLanes;
+  }
+#pragma GCC unroll 16
+  for (int m = 0; m < kTile; ++m) {
+    if (lane + m >= t.n_lanes) break;
+    float* out = t.out + (lane + m) * t.out_stride + col;
+    S::store(out, acc[m][0]), S::store(out + S::kLanes, acc[m][1]);
+  }
+}
+
+template <typename S, int kTile> static inline void mix_wide(const MixTask& t) {
+  for (int64_t lane = 0; lane < t.n_lanes; lane += kTile) {
+    for (int64_t col = 0; col < t.n_cols; col += 2 * S::kLanes) mix_wide_tile<S, kTile>(t, lane, col);
+  }
+}
+
 template <typename S, int kTile> static inline void mix_lanes(const MixTask& t) {
   for (int64_t lane = 0; lane < t.n_lanes; lane += kTile) {
     int64_t col = 0;
@@ -136,6 +185,8 @@ template <typename S> static void mix(const MixTask& t) {
     mix_lanes<S, 4>(t);
   } else if (t.n_lanes <= 8) {
     mix_lanes<S, 8>(t);
+  } else if (t.n_cols % (2 * S::kLanes) == 0) {
+    mix_wide<S, S::kMixTile / 2>(t);
   } else {
     mix_lanes<S, S::kMixTile>(t);
   }

@@ -183,7 +183,8 @@ class IndexRows {
     for (int64_t i = 0; i < group.n_tokens; ++i, ++slot) {
       const int64_t n = std::min(n_rows, visible_rows(a_.step, group.first_token + i, a_.tokens_per_row) - first);
       if (n <= 0) continue;
-      multiply_rows(kernels_, rows, n, queries_ + slot * query_words(), n_panels_, n_steps_, products_);
+      multiply_rows(kernels_, rows, n, queries_ + slot * query_words(), n_panels_, n_steps_, products_,
+                    n_panels_ * kernels_.lanes, kernels_.lanes);
       kernels_.weigh_heads({products_, n, n_panels_, head_weights_ + slot * n_panels_ * kernels_.lanes,
                             scores_ + slot * most_rows_ + first});
     }

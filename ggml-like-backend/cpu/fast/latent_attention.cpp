@@ -285,7 +285,7 @@ class Expanded {
   void expand(const SequenceRun& run, int64_t h, int64_t first, int64_t begin, int64_t n) {
     const RowPointers& latents = latents_.load(run.sequence, first + begin, n, 0, 0);
     const int64_t width = n_panels_ * kernels_.lanes;
-    multiply_rows(kernels_, latents, n, head_weights(h), n_panels_, n_steps_, product_);
+    multiply_rows(kernels_, latents, n, head_weights(h), n_panels_, n_steps_, product_, width, kernels_.lanes);
     for (int64_t i = 0; i < n; ++i) {
       const std::byte* cached = cached_row(a_.cache, a_.step, run.sequence, first + begin + i);
       uint32_t* row = expanded_row(h, begin + i);

@@ -86,7 +86,7 @@ void LatentProjections::latent_queries(int64_t h, int64_t begin, int64_t first, 
       decode_row(floats_, a_.kv_b.dtype, rows + (i + r) * stride, decoded_ + r * part_stride(), columns);
     }
     floats_.multiply({reinterpret_cast<const std::byte*>(x + i), x_stride * 4,
-                      reinterpret_cast<const uint32_t*>(decoded_), lanes, part_stride(), out, part_stride(), n,
+                      reinterpret_cast<const uint32_t*>(decoded_), lanes, part_stride(), out, part_stride(), lanes, n,
                       (columns + lanes - 1) / lanes, n_rows, i > 0, nullptr, 0});
   }
 }

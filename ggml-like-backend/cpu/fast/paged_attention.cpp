@@ -18,6 +18,9 @@ constexpr int64_t kJobsPerThread = 3;
 
 constexpr int kMaxLanes = 16;
 
+/// Neighbouring blocks whose scores are computed together; their queries follow each other.
+constexpr int64_t kBlocksTogether = 2;
+
 /// Values of a block are folded in parts of so many columns, so that one block keeps several threads busy.
 constexpr int64_t kColumnPart = 64;
 
@@ -185,13 +188,23 @@ void attend_integer_slice(const AttentionKernels& k, const QueryBlock& block, co
 
 }  // namespace
 
-void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
-                  int64_t key_dim, int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
-  multiply_rows(k, rows, n, block.queries, 1, word_count(k, key_dim), scratch.scores);
+namespace {
+
+/// What follows the scores.
+void weigh_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
+                 int64_t value_dim, const float* scores, const SliceScratch& scratch, const PartialResult& result) {
   for (int i = 0; i < k.lanes; ++i) scratch.visible[i] = static_cast<int32_t>(block.visible[i] - first);
-  k.softmax({scratch.scores, n, scratch.visible, scratch.p, result.max, result.sum});
+  k.softmax({scores, n, scratch.visible, scratch.p, result.max, result.sum});
   k.mix({scratch.p, rows.values, n, value_dim, block.n_lanes, result.out, result.out_stride, rows.values_ahead,
          rows.ahead_stride_bytes});
+}
+
+}  // namespace
+
+void attend_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
+                  int64_t key_dim, int64_t value_dim, const SliceScratch& scratch, const PartialResult& result) {
+  multiply_rows(k, rows, n, block.queries, 1, word_count(k, key_dim), scratch.scores, k.lanes, 0);
+  weigh_slice(k, block, rows, first, n, value_dim, scratch.scores, scratch, result);
 }
 
 PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& cache, const StepTensors& step,
@@ -216,32 +229,45 @@ PagedAttention::PagedAttention(const AttentionKernels& kernels, const Tensor& ca
       partial_(own.take<float>(PartialResult::floats(kernels, value_dim))),
       rows_(kernels, cache, step, key_dim, value_dim, own, static_cast<bool>(chosen)),
       integer_rows_(kernels, cache, step, key_dim, value_dim, own),
-      scratch_(kernels, own) {}
+      scratch_(kernels, own, kBlocksTogether) {}
 
 void PagedAttention::attend_slices(const QueryBlock* blocks, int64_t n, int64_t first, int64_t last, float* results) {
   const PartialResult part(kernels_, value_dim_, partial_);
   for (int64_t slice = first; slice < last; ++slice) {
-    for (int64_t i = 0; i < n; ++i) {
-      const QueryBlock& block = blocks[i];
-      const int64_t row = slice * kSliceRows, n_rows = std::min(kSliceRows, block.n_visible - row);
+    const int64_t row = slice * kSliceRows;
+    const auto rows_of = [&](int64_t i) { return std::min(kSliceRows, blocks[i].n_visible - row); };
+    for (int64_t begin = 0, end; begin < n; begin = end) {
+      const int64_t n_rows = rows_of(begin);
+      end = begin + 1;
       if (n_rows <= 0) continue;
-      const PartialResult result(kernels_, value_dim_, results + i * PartialResult::floats(kernels_, value_dim_));
-      const PartialResult& to = slice == first ? result : part;
-      if (kernels_.integers != nullptr) {
-        attend_integer_slice(kernels_, block, integer_rows_.load(block.sequence, row, n_rows, block.chosen), n_rows,
-                             scratch_, to);
-      } else {
-        const RowPointers& rows =
-            rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset, block.chosen);
-        const QueryBlock& next = blocks[i + 1 < n ? i + 1 : 0];
-        const bool rows_again = i + 1 < n && same_rows(block, next);
+      while (end < n && end - begin < kBlocksTogether && rows_of(end) == n_rows &&
+             same_rows(blocks[begin], blocks[end]))
+        ++end;
+      const RowPointers* rows = nullptr;
+      if (kernels_.integers == nullptr) {
+        const QueryBlock &block = blocks[begin], &next = blocks[end < n ? end : 0];
+        rows = &rows_.load(block.sequence, row, n_rows, block.key_offset, block.value_offset, block.chosen);
+        const bool rows_again = end < n && same_rows(block, next);
         if (!rows_again && next.chosen == nullptr)
-          rows_.announce(next.sequence, i + 1 < n ? row : row + kSliceRows, next.key_offset, next.value_offset);
-        attend_slice(kernels_, block, rows, row, n_rows, key_dim_, value_dim_, scratch_, to);
+          rows_.announce(next.sequence, end < n ? row : row + kSliceRows, next.key_offset, next.value_offset);
+        multiply_rows(kernels_, *rows, n_rows, block.queries, end - begin, word_count(kernels_, key_dim_),
+                      scratch_.scores, kernels_.lanes, kSliceRows * kernels_.lanes);
       }
-      if (slice == first) continue;
-      kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out,
-                     part.out_stride, value_dim_, block.n_lanes, false, false});
+      for (int64_t i = begin; i < end; ++i) {
+        const QueryBlock& block = blocks[i];
+        const PartialResult result(kernels_, value_dim_, results + i * PartialResult::floats(kernels_, value_dim_));
+        const PartialResult& to = slice == first ? result : part;
+        if (rows == nullptr) {
+          attend_integer_slice(kernels_, block, integer_rows_.load(block.sequence, row, n_rows, block.chosen), n_rows,
+                               scratch_, to);
+        } else {
+          weigh_slice(kernels_, block, *rows, row, n_rows, value_dim_,
+                      scratch_.scores + (i - begin) * kSliceRows * kernels_.lanes, scratch_, to);
+        }
+        if (slice == first) continue;
+        kernels_.fold({result.max, result.sum, result.out, result.out_stride, part.max, part.sum, part.out,
+                       part.out_stride, value_dim_, block.n_lanes, false, false});
+      }
     }
   }
 }

@@ -49,16 +49,16 @@ inline int64_t word_count(const AttentionKernels& k, int64_t n) {
   return k.integers != nullptr ? n / 32 * kQueryBlockWords : (n + k.pack - 1) / k.pack;
 }
 
-/// c[i][lane] = row i . b for n rows: those at a constant distance together, a page or what is left of it. Meanwhile
-/// the next such rows are fetched, after the last ones the next slice's.
+/// c[i * c_stride + panel * c_panel_stride + lane] = row i . b for n rows: those at a constant distance together, a
+/// page or what is left of it. Meanwhile the next such rows are fetched, after the last ones the next slice's.
 inline void multiply_rows(const AttentionKernels& k, const RowPointers& rows, int64_t n, const uint32_t* b,
-                          int64_t n_panels, int64_t n_steps, float* c) {
+                          int64_t n_panels, int64_t n_steps, float* c, int64_t c_stride, int64_t c_panel_stride) {
   for (int64_t begin = 0; begin < n;) {
     int64_t end = begin + 1;
     const int64_t stride = end < n ? rows.keys[end] - rows.keys[begin] : 4 * n_steps;
     while (end < n && rows.keys[end] - rows.keys[end - 1] == stride) ++end;
-    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * n_panels * k.lanes,
-                n_panels * k.lanes, end - begin, n_panels, n_steps, false, end < n ? rows.keys[end] : rows.keys_ahead,
+    k.multiply({rows.keys[begin], stride, b, n_steps * k.lanes, k.lanes, c + begin * c_stride, c_stride, c_panel_stride,
+                end - begin, n_panels, n_steps, false, end < n ? rows.keys[end] : rows.keys_ahead,
                 end < n ? stride : rows.ahead_stride_bytes});
     begin = end;
   }
@@ -129,11 +129,11 @@ class IntegerRows {
 
 /// A thread's buffers for one slice and block.
 struct SliceScratch {
-  float* scores;     ///< [kSliceRows][lanes]
+  float* scores;     ///< [blocks][kSliceRows][lanes]
   uint32_t* p;       ///< [kSliceRows / pack][lanes]
   int32_t* visible;  ///< [lanes]
-  SliceScratch(const AttentionKernels& k, Carver& own)
-      : scores(own.take<float>(kSliceRows * k.lanes)),
+  SliceScratch(const AttentionKernels& k, Carver& own, int64_t n_blocks = 1)
+      : scores(own.take<float>(n_blocks * kSliceRows * k.lanes)),
         p(own.take<uint32_t>(kSliceRows * k.lanes)),
         visible(own.take<int32_t>(k.lanes)) {}
 };

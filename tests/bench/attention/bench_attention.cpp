@@ -76,19 +76,19 @@ double time_op(Args args, int n_layers, void (*op)(const Args&, cpu::OpContext&)
 
 /// Multiply-adds a second of one thread with everything in the first-level cache: the kernels' own score tile.
 double peak_flops(const cpu::AttentionKernels& k) {
-  constexpr int64_t kSteps = 128, kRows = 48;
+  constexpr int64_t kSteps = 128, kRows = 48, kPanels = 2;
   const std::vector<uint32_t> a(kRows * kSteps), b(static_cast<size_t>(kSteps * k.lanes));
-  std::vector<float> c(static_cast<size_t>(kRows * k.lanes));
+  std::vector<float> c(static_cast<size_t>(kRows * kPanels * k.lanes));
   double best = HUGE_VAL;
   for (int rep = 0; rep < 20; ++rep) {
     const double start = thread_cpu_s();
     for (int i = 0; i < 200; ++i) {
-      k.multiply({reinterpret_cast<const std::byte*>(a.data()), kSteps * 4, b.data(), 0, k.lanes, c.data(), k.lanes,
-                  kRows, 1, kSteps, false, nullptr, 0});
+      k.multiply({reinterpret_cast<const std::byte*>(a.data()), kSteps * 4, b.data(), 0, k.lanes, c.data(),
+                  kPanels * k.lanes, k.lanes, kRows, kPanels, kSteps, false, nullptr, 0});
     }
     best = std::min(best, thread_cpu_s() - start);
   }
-  return 2.0 * 200 * kRows * k.lanes * kSteps * k.pack / best;
+  return 2.0 * 200 * kRows * kPanels * k.lanes * kSteps * k.pack / best;
 }
 
 void measure_choice(testing::PagedStep& paged, const StepTensors& step, int64_t n_pages, int64_t tokens, int64_t depth,
