@@ -11,11 +11,6 @@
 namespace fathom {
 namespace {
 
-uint64_t peak_rss_bytes() {
-  rusage usage{};
-  return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<uint64_t>(usage.ru_maxrss) * 1024 : 0;
-}
-
 void give(const std::vector<ChatEvent>& events, const AnswerSink& sink) {
   for (const ChatEvent& event : events) {
     if (event.kind == ChatEvent::Kind::kReasoning && sink.reasoning) sink.reasoning(event.text);
@@ -24,6 +19,11 @@ void give(const std::vector<ChatEvent>& events, const AnswerSink& sink) {
 }
 
 }  // namespace
+
+uint64_t peak_rss_bytes() {
+  rusage usage{};
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<uint64_t>(usage.ru_maxrss) * 1024 : 0;
+}
 
 std::string Answer::finish_reason() const {
   return is_chat && !parsed.finish_reason.empty() ? parsed.finish_reason : std::string(name_of(generation.finish));

@@ -47,6 +47,9 @@ std::vector<int32_t> encode_raw(const Engine& engine, std::string_view text);
 /// Of the cache's pages that hold rows, those of past answers included.
 uint64_t cache_bytes(Engine& engine, const Scheduler& scheduler);
 
+/// The most memory this process has held.
+uint64_t peak_rss_bytes();
+
 /// The object that --json prints.
 nlohmann::ordered_json answer_json(Engine& engine, const Scheduler& scheduler, const EngineFlags& flags,
                                    const Answer& answer, uint64_t seed, double load_ms);

@@ -1,10 +1,7 @@
 // fathom bench: what this machine does at best, and how near a model's prefill and decode come to it.
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
@@ -15,7 +12,7 @@
 #include "deepseek/deepseek.h"
 #include "engine/benchmark.h"
 #include "engine/synthetic.h"
-#include "main/commands.h"
+#include "main/answer.h"
 #include "main/options.h"
 #include "main/terminal.h"
 
@@ -30,12 +27,6 @@ struct BenchFlags {
   BenchOptions bench;
   bool machine_only = false, json = false, csv = false, markdown = false;
 };
-
-uint64_t peak_rss_bytes() {
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return static_cast<uint64_t>(usage.ru_maxrss) * 1024;
-}
 
 std::string format(const char* pattern, double a) {
   char text[64];
@@ -131,32 +122,29 @@ double whole_model_tok_s(const BenchRow& r, const StepCost& part, const StepCost
   return r.tok_s_median * ratio;
 }
 
-int run_bench(BenchFlags& f) {
-  const Console console = f.common.console();
-  const int n_threads = f.common.threads > 0 ? f.common.threads : usable_physical_cores();
+int tell_of_machine(const MachineFigures& machine, bool as_json) {
+  nlohmann::ordered_json json = to_json(machine);
+  json["devices"] = nlohmann::ordered_json::array();
+  std::string text = machine_text(machine) + "\n";
+  for (const CudaDevice& device : find_cuda_devices().devices) {
+    const CudaFigures figures = measure_cuda_device(device.index);
+    json["devices"].push_back(to_json(device, figures));
+    text += device_text(device, figures) + "\n";
+  }
+  write_answer(as_json ? json.dump(2) + "\n" : text);
+  return 0;
+}
+
+void check_has_rows(const BenchOptions& bench) {
   const auto all_zero = [](const std::vector<int64_t>& v) {
     return std::count(v.begin(), v.end(), 0) == std::ssize(v);
   };
-  if (all_zero(f.bench.prefill_tokens) && all_zero(f.bench.decode_tokens))
+  if (all_zero(bench.prefill_tokens) && all_zero(bench.decode_tokens))
     throw Error(ErrorCode::kUsage, "bench: nothing to measure; expected a prefill or decode length above 0");
-  const int64_t pool_tokens = f.bench.pool_tokens();
-  if (!f.machine_only) console.detail("measuring the machine");
-  const MachineFigures machine = measure_machine(n_threads);
-  if (f.machine_only) {
-    nlohmann::ordered_json json = to_json(machine);
-    json["devices"] = nlohmann::ordered_json::array();
-    std::string text = machine_text(machine) + "\n";
-    for (const CudaDevice& device : find_cuda_devices().devices) {
-      const CudaFigures figures = measure_cuda_device(device.index);
-      json["devices"].push_back(to_json(device, figures));
-      text += device_text(device, figures) + "\n";
-    }
-    write_answer(f.json ? json.dump(2) + "\n" : text);
-    return 0;
-  }
+}
 
-  const auto start = std::chrono::steady_clock::now();
-  if (!f.engine.context) f.engine.context = pool_tokens;
+/// The model of the file, or one of random weights.
+std::unique_ptr<Engine> make_engine(const BenchFlags& f, const Console& console) {
   std::unique_ptr<Engine> engine;
   if (f.shape.shape.empty()) {
     const std::string path = f.model.choose(console);
@@ -167,49 +155,64 @@ int run_bench(BenchFlags& f) {
   }
   if (!engine->note().empty()) console.warn(engine->note());
   warn_of_unused(f.engine, *engine, console);
-  const double load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  SpeedBounds bounds{machine.read_gb_s, machine.int8_gop_s};
-  std::string bounded_by = "machine: " + machine_text(machine);
-  if (engine->on_device()) {
-    const CudaFigures figures = measure_cuda_device(f.engine.device);
-    bounds = {figures.read_gb_s, figures.bf16_gop_s};
-    bounded_by =
-        "device: " + device_text(find_cuda_devices().devices.at(static_cast<size_t>(f.engine.device)), figures);
+  return engine;
+}
+
+/// What bounds the speed, and how that is told.
+struct Bounds {
+  SpeedBounds speed;
+  std::string text;
+};
+
+Bounds bounds_of(const Engine& engine, const MachineFigures& machine, int device) {
+  if (!engine.on_device()) return {{machine.read_gb_s, machine.int8_gop_s}, "machine: " + machine_text(machine)};
+  const CudaFigures figures = measure_cuda_device(device);
+  return {{figures.read_gb_s, figures.bf16_gop_s},
+          "device: " + device_text(find_cuda_devices().devices.at(static_cast<size_t>(device)), figures)};
+}
+
+/// For each row of a part of a shape what the whole would do; nothing where the whole was measured.
+std::vector<double> whole_model_figures(const BenchFlags& f, const Engine& part, const std::vector<BenchRow>& rows) {
+  if (f.shape.shape.empty() || !f.shape.n_layers) return {};
+  SyntheticOptions all = f.shape;
+  all.n_layers.reset();
+  all.only_shapes = true;
+  EngineOptions options = f.engine.engine_options("", f.common);
+  options.backend = "cpu";  // nothing is computed
+  const std::unique_ptr<Engine> whole = Engine::from_source(synthetic_model(all), options);
+  std::vector<double> tok_s;
+  for (const BenchRow& r : rows) {
+    const int64_t each = r.test == "decode" ? 1 : r.tokens;
+    tok_s.push_back(whole_model_tok_s(r, part.cost(r.batch, each, r.depth), whole->cost(r.batch, each, r.depth)));
   }
-  const Table table(f);
+  return tok_s;
+}
+
+int run_bench(BenchFlags& f) {
+  const Console console = f.common.console();
+  const int n_threads = f.common.threads > 0 ? f.common.threads : usable_physical_cores();
+  if (f.machine_only) return tell_of_machine(measure_machine(n_threads), f.json);
+  check_has_rows(f.bench);
+  if (!f.engine.context) f.engine.context = f.bench.pool_tokens();
+  console.detail("measuring the machine");
+  const MachineFigures machine = measure_machine(n_threads);
+
+  const auto start = std::chrono::steady_clock::now();
+  const std::unique_ptr<Engine> engine = make_engine(f, console);
+  const double load_ms = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  const Bounds bounds = bounds_of(*engine, machine, f.engine.device);
   if (!f.json && !f.csv) {
-    console.note(bounded_by);
+    console.note(bounds.text);
     console.note("model: " + engine->info().path + ", " +
                  format("%.2f", static_cast<double>(engine->info().size_bytes) / 1e9) + " GB, " +
                  engine->backend_description());
   }
+  const Table table(f);
   table.header();
   const std::vector<BenchRow> rows = run_benchmark(
-      *engine, f.bench, bounds, [&](const BenchRow& r) { table.row(r); },
+      *engine, f.bench, bounds.speed, [&](const BenchRow& r) { table.row(r); },
       [&](const std::string& text) { console.debug(text); });
-
-  // A part of a shape also says what the whole would do.
-  std::vector<double> whole;
-  if (!f.shape.shape.empty() && f.shape.n_layers) {
-    SyntheticOptions all = f.shape;
-    all.n_layers.reset();
-    all.only_shapes = true;
-    EngineOptions options = f.engine.engine_options("", f.common);
-    options.backend = "cpu";  // nothing is computed
-    const std::unique_ptr<Engine> shape_only = Engine::from_source(synthetic_model(all), options);
-    for (const BenchRow& r : rows) {
-      const int64_t each = r.test == "decode" ? 1 : r.tokens;
-      whole.push_back(
-          whole_model_tok_s(r, engine->cost(r.batch, each, r.depth), shape_only->cost(r.batch, each, r.depth)));
-    }
-    if (!f.json) {
-      for (size_t i = 0; i < rows.size(); ++i) {
-        console.note("all layers, extrapolated: " + rows[i].test + " " + std::to_string(rows[i].tokens) + " at depth " +
-                     std::to_string(rows[i].depth) + ", batch " + std::to_string(rows[i].batch) + ": " +
-                     format("%.2f", whole[i]) + " tok/s");
-      }
-    }
-  }
+  const std::vector<double> whole = whole_model_figures(f, *engine, rows);
   const uint64_t peak = peak_rss_bytes();
   if (f.json) {
     nlohmann::ordered_json out{{"machine", to_json(machine)},
@@ -226,10 +229,15 @@ int run_bench(BenchFlags& f) {
       out["rows"].push_back(row);
     }
     write_answer(out.dump(2) + "\n");
-  } else {
-    console.note("load " + format("%.0f", load_ms) + " ms, peak memory " +
-                 format("%.2f", static_cast<double>(peak) / 1e9) + " GB");
+    return 0;
   }
+  for (size_t i = 0; i < whole.size(); ++i) {
+    console.note("all layers, extrapolated: " + rows[i].test + " " + std::to_string(rows[i].tokens) + " at depth " +
+                 std::to_string(rows[i].depth) + ", batch " + std::to_string(rows[i].batch) + ": " +
+                 format("%.2f", whole[i]) + " tok/s");
+  }
+  console.note("load " + format("%.0f", load_ms) + " ms, peak memory " +
+               format("%.2f", static_cast<double>(peak) / 1e9) + " GB");
   return 0;
 }
 

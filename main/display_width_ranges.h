@@ -1,7 +1,6 @@
 // Code points that take no column or two; increasing, both ends included.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <span>
 

@@ -8,7 +8,9 @@
 #include <memory>
 #include <set>
 #include <sstream>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 
@@ -62,65 +64,92 @@ std::string chosen(const std::string& choices) {
                                                                 : choices.substr(begin + 1, end - begin - 1);
 }
 
+struct Machine {
+  std::string processor, huge_pages, governor, folder;
+  std::vector<std::string> features, isas;
+  int n_cores = 0;
+  unsigned n_threads = 0;
+  size_t n_nodes = 1;
+  uint64_t memory_bytes = 0, available_bytes = 0, swap_bytes = 0, free_swap_bytes = 0, free_disk_bytes = 0;
+  CudaDevices cuda;
+};
+
+/// Of the processor's flags those that kernels ask for, or may one day.
+std::vector<std::string> known_features(const std::string& flags) {
+  std::set<std::string> all;
+  std::istringstream words(flags);
+  for (std::string flag; words >> flag;) all.insert(flag);
+  std::vector<std::string> known;
+  for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512vbmi", "gfni", "avx512_bf16",
+                           "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}) {
+    if (all.contains(flag)) known.emplace_back(flag);
+  }
+  return known;
+}
+
+Machine look_at_machine() {
+  std::map<std::string, std::string> processor = first_processor();
+  Machine m;
+  m.processor = processor["model name"];
+  m.features = known_features(processor["flags"]);
+  m.isas = cpu_isa_names();
+  m.n_cores = usable_physical_cores();
+  m.n_threads = std::thread::hardware_concurrency();
+  m.n_nodes = count_nodes();
+  m.governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
+  m.huge_pages = chosen(first_line("/sys/kernel/mm/transparent_hugepage/enabled"));
+  m.memory_bytes = memory_field("MemTotal");
+  m.available_bytes = available_memory_bytes().value_or(0);
+  m.swap_bytes = memory_field("SwapTotal");
+  m.free_swap_bytes = memory_field("SwapFree");
+  std::error_code ignored;
+  m.folder = std::filesystem::current_path(ignored).string();
+  struct statvfs disk {};
+  if (::statvfs(".", &disk) == 0) m.free_disk_bytes = static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize;
+  m.cuda = find_cuda_devices(true);
+  return m;
+}
+
 struct Finding {
   bool is_good;
   std::string text;
 };
 
-int run(bool as_json) {
-  const std::map<std::string, std::string> processor = first_processor();
-  const auto field = [&](const char* key) {
-    const auto at = processor.find(key);
-    return at == processor.end() ? std::string() : at->second;
-  };
-  std::set<std::string> flags;
-  std::istringstream words(field("flags"));
-  for (std::string flag; words >> flag;) flags.insert(flag);
-  std::vector<std::string> found;
-  for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512vbmi", "gfni", "avx512_bf16",
-                           "avx_vnni", "amx_tile", "amx_int8", "amx_bf16"}) {
-    if (flags.contains(flag)) found.emplace_back(flag);
-  }
-  const std::vector<std::string> isas = cpu_isa_names();
-  const int cores = usable_physical_cores();
-  const unsigned threads = std::thread::hardware_concurrency();
-  const uint64_t total = memory_field("MemTotal"), available = available_memory_bytes().value_or(0),
-                 swap_total = memory_field("SwapTotal"), swap_free = memory_field("SwapFree");
-  const std::string huge = chosen(first_line("/sys/kernel/mm/transparent_hugepage/enabled"));
-  const std::string governor = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor");
-  const size_t nodes = count_nodes();
-  std::error_code ignored;
-  const std::string here = std::filesystem::current_path(ignored).string();
-  struct statvfs disk {};
-  const uint64_t free_disk = ::statvfs(".", &disk) == 0 ? static_cast<uint64_t>(disk.f_bavail) * disk.f_frsize : 0;
-
+std::vector<Finding> judge(const Machine& m) {
   std::vector<Finding> findings;
-  findings.push_back({isas.front() != "reference",
-                      isas.front() == "reference"
-                          ? "no vector kernels for this processor: everything runs on the plain ones, slowly"
-                          : "kernels: " + isas.front()});
-  if (huge == "never")
-    findings.push_back({false,
-                        "transparent huge pages are off; echo madvise > /sys/kernel/mm/transparent_hugepage/enabled "
-                        "makes large buffers faster"});
+  const auto helps = [&](std::string text) { findings.push_back({true, std::move(text)}); };
+  const auto hinders = [&](std::string text) { findings.push_back({false, std::move(text)}); };
+  if (m.isas.front() == "reference")
+    hinders("no vector kernels for this processor: everything runs on the plain ones, slowly");
   else
-    findings.push_back({true, "transparent huge pages: " + huge});
-  if (available * 10 < total) findings.push_back({false, "less than a tenth of the memory is free"});
-  if (memory_field("MemAvailable") > available + available / 8)
-    findings.push_back({false, "a control group (container) limits this process to " + human_bytes(available) +
-                                   " of the " + human_bytes(memory_field("MemAvailable")) +
-                                   " that the machine has free"});
-  if (swap_total > 0 && swap_free < swap_total / 2)
-    findings.push_back({false, "more than half of the swap is in use: something else is short of memory"});
-  if (!governor.empty() && governor != "performance")
-    findings.push_back({false, "frequency governor is " + governor + "; performance is steadier"});
-  if (nodes > 1)
-    findings.push_back(
-        {false, std::to_string(nodes) + " memory nodes: try numactl --interleave=all, weights are not placed by node"});
-  const CudaDevices cuda = find_cuda_devices(true);
-  nlohmann::ordered_json devices = nlohmann::ordered_json::array();
-  std::string device_text;
-  for (const CudaDevice& d : cuda.devices) {
+    helps("kernels: " + m.isas.front());
+  if (m.huge_pages == "never")
+    hinders(
+        "transparent huge pages are off; echo madvise > /sys/kernel/mm/transparent_hugepage/enabled makes large "
+        "buffers faster");
+  else
+    helps("transparent huge pages: " + m.huge_pages);
+  if (m.available_bytes * 10 < m.memory_bytes) hinders("less than a tenth of the memory is free");
+  const uint64_t free_in_machine = memory_field("MemAvailable");
+  if (free_in_machine > m.available_bytes + m.available_bytes / 8)
+    hinders("a control group (container) limits this process to " + human_bytes(m.available_bytes) + " of the " +
+            human_bytes(free_in_machine) + " that the machine has free");
+  if (m.swap_bytes > 0 && m.free_swap_bytes < m.swap_bytes / 2)
+    hinders("more than half of the swap is in use: something else is short of memory");
+  if (!m.governor.empty() && m.governor != "performance")
+    hinders("frequency governor is " + m.governor + "; performance is steadier");
+  if (m.n_nodes > 1)
+    hinders(std::to_string(m.n_nodes) + " memory nodes: try numactl --interleave=all, weights are not placed by node");
+  if (!m.cuda.devices.empty())
+    helps("models that fit run on cuda 0 unless told otherwise (--backend cpu, --device N)");
+  else if (has_nvidia_device())
+    hinders("an NVIDIA device is there, but cannot be used: " + m.cuda.why_none);
+  return findings;
+}
+
+nlohmann::ordered_json to_json(const Machine& m, const std::vector<Finding>& findings) {
+  nlohmann::ordered_json devices = nlohmann::ordered_json::array(), list = nlohmann::ordered_json::array();
+  for (const CudaDevice& d : m.cuda.devices) {
     devices.push_back({{"kind", "cuda"},
                        {"index", d.index},
                        {"name", d.name},
@@ -128,48 +157,51 @@ int run(bool as_json) {
                        {"multiprocessors", d.n_multiprocessors},
                        {"memory_bytes", d.memory_bytes},
                        {"free_bytes", d.free_bytes}});
-    device_text += (device_text.empty() ? "" : "\n             ") + std::string("cuda ") + std::to_string(d.index) +
-                   ": " + d.name + ", " + human_bytes(d.memory_bytes) + ", " + human_bytes(d.free_bytes) + " free";
   }
-  if (cuda.devices.empty()) device_text = "none: " + cuda.why_none;
-  if (!cuda.devices.empty())
-    findings.push_back({true, "models that fit run on cuda 0 unless told otherwise (--backend cpu, --device N)"});
-  if (has_nvidia_device() && cuda.devices.empty())
-    findings.push_back({false, "an NVIDIA device is there, but cannot be used: " + cuda.why_none});
+  for (const Finding& finding : findings) list.push_back({{"good", finding.is_good}, {"text", finding.text}});
+  return {{"cpu",
+           {{"name", m.processor},
+            {"physical_cores", m.n_cores},
+            {"threads", m.n_threads},
+            {"features", m.features},
+            {"isa", m.isas},
+            {"governor", m.governor},
+            {"nodes", m.n_nodes}}},
+          {"memory",
+           {{"total_bytes", m.memory_bytes},
+            {"available_bytes", m.available_bytes},
+            {"swap_total_bytes", m.swap_bytes},
+            {"swap_free_bytes", m.free_swap_bytes},
+            {"huge_pages", m.huge_pages}}},
+          {"devices", devices},
+          {"disk", {{"path", m.folder}, {"free_bytes", m.free_disk_bytes}}},
+          {"findings", list}};
+}
 
-  if (as_json) {
-    nlohmann::ordered_json list = nlohmann::ordered_json::array();
-    for (const Finding& finding : findings) list.push_back({{"good", finding.is_good}, {"text", finding.text}});
-    const nlohmann::ordered_json json = {{"cpu",
-                                          {{"name", field("model name")},
-                                           {"physical_cores", cores},
-                                           {"threads", threads},
-                                           {"features", found},
-                                           {"isa", isas},
-                                           {"governor", governor},
-                                           {"nodes", nodes}}},
-                                         {"memory",
-                                          {{"total_bytes", total},
-                                           {"available_bytes", available},
-                                           {"swap_total_bytes", swap_total},
-                                           {"swap_free_bytes", swap_free},
-                                           {"huge_pages", huge}}},
-                                         {"devices", devices},
-                                         {"disk", {{"path", here}, {"free_bytes", free_disk}}},
-                                         {"findings", list}};
-    write_answer(json.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
-    return 0;
-  }
-  std::string features, names;
-  for (const std::string& name : found) features += " " + name;
-  for (const std::string& name : isas) names += " " + name;
-  std::string text = "processor    " + visible_text(field("model name")) + ", " + std::to_string(cores) +
-                     " physical cores usable, " + std::to_string(threads) + " threads\nfeatures    " + features +
-                     "\nkernels     " + names + "\nmemory       " + human_bytes(total) + ", " + human_bytes(available) +
-                     " available, swap " + human_bytes(swap_total) + "\ndevices      " + visible_text(device_text) +
-                     "\ndisk         " + human_bytes(free_disk) + " free in " + visible_text(here) + "\n\n";
+std::string to_text(const Machine& m, const std::vector<Finding>& findings) {
+  std::string features, isas, devices;
+  for (const std::string& name : m.features) features += " " + name;
+  for (const std::string& name : m.isas) isas += " " + name;
+  for (const CudaDevice& d : m.cuda.devices)
+    devices += (devices.empty() ? "" : "\n             ") + std::string("cuda ") + std::to_string(d.index) + ": " +
+               d.name + ", " + human_bytes(d.memory_bytes) + ", " + human_bytes(d.free_bytes) + " free";
+  if (devices.empty()) devices = "none: " + m.cuda.why_none;
+  std::string text = "processor    " + visible_text(m.processor) + ", " + std::to_string(m.n_cores) +
+                     " physical cores usable, " + std::to_string(m.n_threads) + " threads\nfeatures    " + features +
+                     "\nkernels     " + isas + "\nmemory       " + human_bytes(m.memory_bytes) + ", " +
+                     human_bytes(m.available_bytes) + " available, swap " + human_bytes(m.swap_bytes) +
+                     "\ndevices      " + visible_text(devices) + "\ndisk         " + human_bytes(m.free_disk_bytes) +
+                     " free in " + visible_text(m.folder) + "\n\n";
   for (const Finding& finding : findings) text += (finding.is_good ? "helps    " : "hinders  ") + finding.text + "\n";
-  write_answer(text);
+  return text;
+}
+
+int run(bool as_json) {
+  const Machine machine = look_at_machine();
+  const std::vector<Finding> findings = judge(machine);
+  write_answer(
+      as_json ? to_json(machine, findings).dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n"
+              : to_text(machine, findings));
   return 0;
 }
 

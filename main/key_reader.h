@@ -1,7 +1,6 @@
 // The bytes a terminal sends for keys, made into keys.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <string_view>
 

@@ -3,9 +3,7 @@
 
 #include <termios.h>
 
-#include <functional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "main/edit_buffer.h"

@@ -54,7 +54,6 @@ class Console {
   void detail(std::string_view text) const;
 
   bool color_out() const { return color_out_; }
-  bool color_err() const { return color_err_; }
   bool progress_in_place() const { return err_is_terminal_ && level_ >= LogLevel::kWarn; }
   bool progress_as_lines() const { return force_progress_ && !err_is_terminal_; }
   LogLevel level() const { return level_; }

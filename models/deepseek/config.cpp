@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numbers>
-#include <optional>
 
 #include "core/error.h"
 #include "deepseek/config_reader.h"

@@ -22,7 +22,7 @@ namespace fathom {
 /// file. One thread at a time. Throws Error{kRuntime} where the system refuses.
 class DiskStore {
  public:
-  /// Makes the folder if needed, and private. `fingerprint` as for save_sequence; files of others are left alone and
+  /// Makes the folder if needed, and private. `fingerprint` as for SequenceWriter; files of others are left alone and
   /// not found. Throws Error{kRuntime} if the folder cannot be made or belongs to another user.
   DiskStore(std::filesystem::path folder, uint64_t max_bytes, std::string fingerprint);
 

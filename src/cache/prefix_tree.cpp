@@ -1,7 +1,6 @@
 #include "cache/prefix_tree.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "core/error.h"
 

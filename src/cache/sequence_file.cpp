@@ -217,14 +217,6 @@ SequenceWriter::Status SequenceWriter::write_page(const Sequence& sequence) {
   return Status::kSaved;
 }
 
-bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
-                   const Sequence& sequence, uint64_t max_file_bytes) {
-  SequenceWriter writer(path, fingerprint, tokens, sequence, max_file_bytes);
-  auto status = SequenceWriter::Status::kMore;
-  while (status == SequenceWriter::Status::kMore) status = writer.write_page(sequence);
-  return status == SequenceWriter::Status::kSaved;
-}
-
 SequenceFile::SequenceFile(std::filesystem::path path) : path_(std::move(path)) {
   // Without O_NONBLOCK opening a pipe would wait for a writer for ever.
   fd_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);

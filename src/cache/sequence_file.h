@@ -68,10 +68,6 @@ class SequenceWriter {
   const std::unique_ptr<Compressor> compressor_;
 };
 
-/// Writes all pages at once. False, and nothing is left behind, if the file would be larger than max_file_bytes.
-bool save_sequence(const std::filesystem::path& path, std::string_view fingerprint, std::span<const int32_t> tokens,
-                   const Sequence& sequence, uint64_t max_file_bytes = std::numeric_limits<uint64_t>::max());
-
 /// A saved sequence, opened: the header is read and verified, pages are read on demand. Keeps the file open, so that it
 /// stays readable when someone removes or replaces it. One thread at a time.
 class SequenceFile {

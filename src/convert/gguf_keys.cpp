@@ -1,6 +1,5 @@
 // The keys of a GGUF file that a checkpoint's configuration becomes: those llama.cpp's converter writes.
 #include <filesystem>
-#include <map>
 #include <nlohmann/json.hpp>
 
 #include "convert/hf_config.h"

@@ -1,6 +1,5 @@
 #include "convert/tensor_plan.h"
 
-#include <algorithm>
 #include <set>
 
 #include "convert/checkpoint_rows.h"

@@ -1,6 +1,5 @@
 #include "convert/type_mix.h"
 
-#include <algorithm>
 #include <charconv>
 #include <optional>
 #include <string_view>

@@ -152,7 +152,7 @@ class Engine {
   /// The forms for a prompt of n tokens. One form throughout if the model has no latent attention or a form is forced.
   AttentionPlan attention_plan(int64_t n_prompt) const;
   /// Names all that cached rows depend on: weights (sampled), settings, cache type, kernels. For DiskStore and
-  /// save_sequence.
+  /// SequenceWriter.
   std::string cache_fingerprint() const;
   std::string backend_description() const;
   /// What its user should know about where it runs ("no device, runs on the CPU") and where from, or nothing.

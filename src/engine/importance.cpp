@@ -91,13 +91,6 @@ class Observed {
   Engine& engine_;
 };
 
-double negative_log_likelihood(std::span<const float> logits, int32_t token) {
-  const float max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(static_cast<double>(logit - max));
-  return static_cast<double>(max) + std::log(sum) - static_cast<double>(logits[static_cast<size_t>(token)]);
-}
-
 Reading read_text(Engine& engine, std::span<const int32_t> tokens, const ReadingOptions& options,
                   const Progress& progress, const std::function<bool()>& stop) {
   const int64_t window = options.window, n_tokens = static_cast<int64_t>(tokens.size());
@@ -125,8 +118,11 @@ Reading read_text(Engine& engine, std::span<const int32_t> tokens, const Reading
       if (engine.step({&part, 1}, {}, engine.has_mtp()) == StepStatus::kNoPages)
         throw Error(ErrorCode::kRuntime,
                     "no page left in the cache; expected room for " + std::to_string(window) + " tokens");
-      for (int64_t i = 0; i < n && at + i + 1 < window; ++i)
-        nll += negative_log_likelihood(engine.logits(i), ids[static_cast<size_t>(at + i + 1)]);
+      for (int64_t i = 0; i < n && at + i + 1 < window; ++i) {
+        const std::span<const float> logits = engine.logits(i);
+        const int32_t next = ids[static_cast<size_t>(at + i + 1)];
+        nll += log_sum_exp(logits) - static_cast<double>(logits[static_cast<size_t>(next)]);
+      }
       const int64_t n_next = std::min(n, window - at - 1);  // the MTP block's inputs: the last token has none after it
       if (engine.has_mtp() && n_next > 0) {
         const DraftPart after{

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <memory>
 
 #include "core/atomic_file.h"
 #include "core/error.h"
@@ -12,14 +11,6 @@
 
 namespace fathom {
 namespace {
-
-/// ln of the sum of e^logit.
-double log_sum_exp(std::span<const float> logits) {
-  const float max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - max);
-  return static_cast<double>(max) + std::log(sum);
-}
 
 size_t top_of(std::span<const float> logits) {
   return static_cast<size_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <utility>
 
 #include "core/error.h"
 #include "core/quant/quantize.h"

@@ -1,5 +1,7 @@
 #include "engine/text_windows.h"
 
+#include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "core/error.h"
@@ -18,6 +20,13 @@ void check_windows(const Engine& engine, int64_t window, int64_t n_tokens) {
                                        " tokens, got " + std::to_string(n_tokens) +
                                        (window > kMinWindow ? "; try a smaller --ctx" : "; try a longer text"));
   }
+}
+
+double log_sum_exp(std::span<const float> logits) {
+  const float max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - max);
+  return static_cast<double>(max) + std::log(sum);
 }
 
 }  // namespace fathom

@@ -1,7 +1,6 @@
 #include "io/gguf.h"
 
 #include <cstdio>
-#include <utility>
 
 #include "core/error.h"
 #include "core/printable.h"

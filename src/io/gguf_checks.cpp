@@ -3,7 +3,6 @@
 #include <initializer_list>
 #include <optional>
 #include <string>
-#include <string_view>
 
 #include "core/error.h"
 #include "core/printable.h"

@@ -137,9 +137,6 @@ void GgufWriter::set_texts(const std::string& key, std::vector<std::string> valu
 void GgufWriter::set_i32s(const std::string& key, std::vector<int64_t> values) {
   set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kI32});
 }
-void GgufWriter::set_f32s(const std::string& key, std::vector<double> values) {
-  set(key, std::move(values), {GgufValueType::kArray, GgufValueType::kF32});
-}
 
 void GgufWriter::copy_metadata(const GgufFile& from) {
   for (const auto& [key, value] : from.metadata.all()) {

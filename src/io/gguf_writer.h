@@ -48,13 +48,11 @@ class GgufWriter {
   void set(const std::string& key, const MetadataValue& value, GgufStoredType stored);
   /// The types that other readers expect: u32 for counts and ids, i32 in arrays.
   void set_u32(const std::string& key, uint32_t value) { set(key, static_cast<int64_t>(value), {GgufValueType::kU32}); }
-  void set_u64(const std::string& key, uint64_t value) { set(key, value, {GgufValueType::kU64}); }
   void set_f32(const std::string& key, double value) { set(key, value, {GgufValueType::kF32}); }
   void set_bool(const std::string& key, bool value) { set(key, value, {GgufValueType::kBool}); }
   void set_text(const std::string& key, std::string value) { set(key, std::move(value), {GgufValueType::kString}); }
   void set_texts(const std::string& key, std::vector<std::string> values);
   void set_i32s(const std::string& key, std::vector<int64_t> values);
-  void set_f32s(const std::string& key, std::vector<double> values);
   /// Every key of another file with its type, without those of split files.
   void copy_metadata(const GgufFile& from);
 

@@ -171,9 +171,8 @@ MappedFile::~MappedFile() {
 void MappedFile::advise(Access access, uint64_t offset, uint64_t n_bytes) const {
   FATHOM_CHECK(offset <= size_bytes_ && n_bytes <= size_bytes_ - offset, "advice for bytes outside " + path_);
   if (n_bytes == 0) return;
-  constexpr int kAdvice[] = {MADV_NORMAL, MADV_SEQUENTIAL, MADV_RANDOM, MADV_WILLNEED, MADV_HUGEPAGE, MADV_DONTNEED};
   const uint64_t begin = offset & ~static_cast<uint64_t>(::sysconf(_SC_PAGESIZE) - 1);
-  ::madvise(data_ + begin, offset + n_bytes - begin, kAdvice[static_cast<int>(access)]);
+  ::madvise(data_ + begin, offset + n_bytes - begin, access == Access::kHugePages ? MADV_HUGEPAGE : MADV_DONTNEED);
 }
 
 double MappedFile::resident_fraction(uint64_t offset, uint64_t n_bytes, int n_samples) const {

@@ -27,17 +27,11 @@ class MappedFile final : public Buffer {
 
   BufferKind kind() const override { return BufferKind::kMappedFile; }
   const std::string& path() const { return path_; }
-  /// For pread or O_DIRECT readers that want the bytes without the mapping; open as long as this object lives.
-  int file_descriptor() const { return fd_; }
 
   /// How the bytes [offset, offset + n) will be read. Hints: the system may ignore them.
   enum class Access {
-    kNormal,
-    kSequential,  ///< read ahead far, forget soon
-    kRandom,      ///< no read-ahead: experts picked by a router
-    kWillNeed,    ///< start reading now, in the background
-    kHugePages,   ///< what is not yet in memory comes in 2 MiB pages (xfs, ext4 from Linux 6.16, tmpfs)
-    kDontNeed,    ///< the pages may leave memory
+    kHugePages,  ///< what is not yet in memory comes in 2 MiB pages (xfs, ext4 from Linux 6.16, tmpfs)
+    kDontNeed,   ///< the pages may leave memory
   };
   void advise(Access access) const { advise(access, 0, size_bytes()); }
   void advise(Access access, uint64_t offset, uint64_t n_bytes) const;

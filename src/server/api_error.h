@@ -1,7 +1,6 @@
 // What went wrong, in the words of each API.
 #pragma once
 
-#include <exception>
 #include <optional>
 #include <stdexcept>
 #include <string>

@@ -3,7 +3,6 @@
 
 #include <functional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "server/answer_run.h"

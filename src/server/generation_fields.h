@@ -1,8 +1,6 @@
 // The fields of a request that say how to generate: the same names in the OpenAI endpoints.
 #pragma once
 
-#include <optional>
-
 #include "engine/request.h"
 #include "server/json_fields.h"
 #include "server/service.h"

@@ -1,5 +1,4 @@
 // Endpoints about the model and the server itself.
-#include <algorithm>
 
 #include "core/error.h"
 #include "server/chat_question.h"

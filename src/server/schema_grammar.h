@@ -1,7 +1,6 @@
 // JSON schemas as grammars.
 #pragma once
 
-#include <memory>
 #include <string>
 
 #include "sampling/byte_grammar.h"

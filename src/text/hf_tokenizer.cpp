@@ -1,6 +1,5 @@
 #include "text/hf_tokenizer.h"
 
-#include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>

@@ -1,7 +1,5 @@
 #include "text/pretokenize.h"
 
-#include <string>
-
 #include "core/error.h"
 #include "core/printable.h"
 #include "text/unicode_classes.h"

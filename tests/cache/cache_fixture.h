@@ -10,7 +10,6 @@
 #include <fstream>
 #include <iterator>
 #include <numeric>
-#include <optional>
 #include <string>
 #include <vector>
 

@@ -1,6 +1,5 @@
 // Recent rows of pages: who holds them, what is copied, where a text can go on, and what a tree keeps.
 #include <doctest/doctest.h>
-#include <cstring>
 #include <random>
 #include <utility>
 

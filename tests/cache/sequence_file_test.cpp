@@ -4,12 +4,12 @@
 #include <sys/stat.h>
 
 #include <cmath>
-#include <functional>
 #include <random>
 
 #include "cache/xxh64.h"
 #include "cache_fixture.h"
 #include "core/error.h"
+#include "support/save_sequence.h"
 
 namespace {
 
@@ -55,7 +55,7 @@ TEST_CASE("what is saved comes back byte for byte, for every type and around pag
       Sequence s(pool);
       const Tokens tokens = counting(n, 500);
       REQUIRE(extend(s, tokens));
-      REQUIRE(save_sequence(path, "model A", tokens, s));
+      REQUIRE(testing::save_sequence(path, "model A", tokens, s));
       const SequenceFile file(path);
       CHECK(file.tokens() == tokens);
       CHECK(file.fingerprint() == "model A");
@@ -83,7 +83,7 @@ TEST_CASE("a restored sequence goes on as the original would") {
   PagePool pool(two_layers(), 12);
   Sequence s(pool);
   REQUIRE(extend(s, counting(100)));
-  REQUIRE(save_sequence(folder.path / "s", "model A", counting(100), s));
+  REQUIRE(testing::save_sequence(folder.path / "s", "model A", counting(100), s));
   const SequenceFile file(folder.path / "s");
   std::optional<Sequence> back = file.read(pool, 100);
   REQUIRE(back.has_value());
@@ -102,7 +102,7 @@ TEST_CASE("a pool of another type gets the rows converted through float") {
       PagePool source(two_layers(from), 4), target(two_layers(to), 4);
       Sequence s(source);
       REQUIRE(extend(s, counting(70)));
-      REQUIRE(save_sequence(folder.path / "s", "model A", counting(70), s));
+      REQUIRE(testing::save_sequence(folder.path / "s", "model A", counting(70), s));
       const SequenceFile file(folder.path / "s");
       file.check_fits("model A", target.layout(), 70, 70);
       const std::optional<Sequence> back = file.read(target, 70);
@@ -140,7 +140,7 @@ TEST_CASE("rows like those of a real cache shrink") {
     }
   }
   s.advance(256);
-  REQUIRE(save_sequence(folder.path / "s", "", counting(256), s));
+  REQUIRE(testing::save_sequence(folder.path / "s", "", counting(256), s));
   CHECK(fs::file_size(folder.path / "s") < pool.used_bytes() * 80 / 100);
 }
 
@@ -150,7 +150,7 @@ TEST_CASE("a file of another model, row size, length or vocabulary is refused, n
   PagePool pool(two_layers(), 4);
   Sequence s(pool);
   REQUIRE(extend(s, counting(70)));
-  REQUIRE(save_sequence(path, "model A, rope 40", counting(70), s));
+  REQUIRE(testing::save_sequence(path, "model A, rope 40", counting(70), s));
   const std::string foreign = refusal(path, pool, "model B");
   CHECK(foreign.find("'model A, rope 40'") != std::string::npos);
   CHECK(foreign.find("'model B'") != std::string::npos);
@@ -170,7 +170,7 @@ TEST_CASE("a pool without room is no error and nothing changes") {
   PagePool pool(two_layers(), 4);
   Sequence s(pool);
   REQUIRE(extend(s, counting(150)));
-  REQUIRE(save_sequence(folder.path / "s", "", counting(150), s));
+  REQUIRE(testing::save_sequence(folder.path / "s", "", counting(150), s));
   const SequenceFile file(folder.path / "s");
   CHECK_FALSE(file.read(pool, 65).has_value());
   CHECK(file.read(pool, 64).has_value());
@@ -182,15 +182,15 @@ TEST_CASE("a size limit or a save that is ended leaves nothing behind, an unwrit
   PagePool pool(two_layers(), 4);
   Sequence s(pool);
   REQUIRE(extend(s, counting(150)));
-  CHECK_FALSE(save_sequence(folder.path / "s", "", counting(150), s, 1000));
+  CHECK_FALSE(testing::save_sequence(folder.path / "s", "", counting(150), s, 1000));
   {
     SequenceWriter writer(folder.path / "s", "", counting(150), s);
     CHECK(writer.write_page(s) == SequenceWriter::Status::kMore);
     CHECK(writer.write_page(s) == SequenceWriter::Status::kMore);
   }
   CHECK(folder.n_files() == 0);
-  CHECK_THROWS_AS(save_sequence(folder.path / "none" / "s", "", counting(150), s), Error);
-  CHECK_THROWS_AS(save_sequence(folder.path / "s", "", counting(151), s), BugError);
+  CHECK_THROWS_AS(testing::save_sequence(folder.path / "none" / "s", "", counting(150), s), Error);
+  CHECK_THROWS_AS(testing::save_sequence(folder.path / "s", "", counting(151), s), BugError);
   CHECK_THROWS_AS(SequenceFile(folder.path / "s"), Error);
   CHECK_THROWS_AS(SequenceFile(folder.path), Error);
 }
@@ -209,7 +209,7 @@ TEST_CASE("every truncation and every flipped bit is refused, with the live stat
     }
   }
   s.advance(70);
-  REQUIRE(save_sequence(good, "model A", tokens, s));
+  REQUIRE(testing::save_sequence(good, "model A", tokens, s));
   const std::vector<char> bytes = bytes_of(good);
   REQUIRE(refusal(good, pool).empty());
   for (size_t n = 0; n < bytes.size(); ++n) {
@@ -240,7 +240,7 @@ TEST_CASE("headers made to hurt are refused by the field, without allocating wha
   PagePool pool(two_layers(), 4);
   Sequence s(pool);
   REQUIRE(extend(s, counting(10)));
-  REQUIRE(save_sequence(path, "model A", counting(10), s));
+  REQUIRE(testing::save_sequence(path, "model A", counting(10), s));
   const std::vector<char> good = bytes_of(path);
   const size_t header_bytes = 40 + 7 + 2 * 8 + 10 * 4;
   // Changes a field and, unlike a bit flip, makes the checksums right again.

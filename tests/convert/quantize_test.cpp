@@ -1,5 +1,4 @@
 #include <functional>
-#include <optional>
 
 #include "checkpoint_fixture.h"
 #include "convert/convert.h"

@@ -12,6 +12,7 @@
 #include "cache/sequence_file.h"
 #include "cpu/cpu_backend.h"
 #include "engine_fixture.h"
+#include "support/save_sequence.h"
 
 using namespace fathom;
 using namespace fathom::testing;
@@ -190,8 +191,8 @@ TEST_CASE("compressed rows: a saved text goes on after a restart, from any token
       const auto engine = Engine::load(small_engine_options(kCompressedModel));
       Sequence sequence(engine->pool());
       evaluate(*engine, sequence, tokens, end, 96);
-      REQUIRE(save_sequence(path, engine->cache_fingerprint(), std::span(tokens).first(static_cast<size_t>(end)),
-                            sequence));
+      REQUIRE(testing::save_sequence(path, engine->cache_fingerprint(),
+                                     std::span(tokens).first(static_cast<size_t>(end)), sequence));
       sequence.clear();
       if (want.empty()) want = evaluate(*engine, sequence, tokens, kTextTokens, 96);
     }
@@ -219,7 +220,7 @@ TEST_CASE("compressed rows: damaged files are refused wherever the damage is") {
     const std::vector<int32_t> tokens = text(1, 70);
     Sequence sequence(engine->pool());
     evaluate(*engine, sequence, tokens, 70, 96);
-    REQUIRE(save_sequence(path, engine->cache_fingerprint(), tokens, sequence));
+    REQUIRE(testing::save_sequence(path, engine->cache_fingerprint(), tokens, sequence));
   }
   std::ifstream in(path, std::ios::binary);
   const std::string good{std::istreambuf_iterator<char>(in), {}};

@@ -1,6 +1,5 @@
 // The MTP block: its guesses against an independent program's, and as the model's own text bears them out.
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "engine_fixture.h"

@@ -32,12 +32,12 @@ TEST_CASE("what is written is read back: values, types, tensors") {
   writer.set_text("general.architecture", "deepseek2");
   writer.set_u32("deepseek2.block_count", 2);
   writer.set_u32("deepseek2.block_count", 3);
-  writer.set_u64("big", 1ull << 63);
+  writer.set("big", uint64_t{1} << 63, {GgufValueType::kU64});
   writer.set_f32("eps", 1e-6);
   writer.set_bool("yes", true);
   writer.set_texts("texts", {"a", "", "｜"});
   writer.set_i32s("ints", {-1, 2});
-  writer.set_f32s("floats", {0.5, 2.0});
+  writer.set("floats", std::vector<double>{0.5, 2.0}, {GgufValueType::kArray, GgufValueType::kF32});
   writer.set("flags", std::vector<int64_t>{1, 0}, {GgufValueType::kArray, GgufValueType::kBool});
   writer.set("small", int64_t{-3}, {GgufValueType::kI8});
   writer.add_tensor("a", DType::kF32, {2, 3});

@@ -4,7 +4,6 @@
 // together, and with operands rounded to bf16 one in some hundred rows would be another.
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <numeric>
 
 #include "cpu/fast/fast.h"

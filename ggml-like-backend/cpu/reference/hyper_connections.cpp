@@ -1,5 +1,4 @@
 // Hyper-connections: collapsing residual streams to a sublayer's input and spreading its output over them.
-#include <cmath>
 
 #include "cpu/reference/reference.h"
 #include "cpu/stream_mixing.h"

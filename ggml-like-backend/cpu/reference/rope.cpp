@@ -1,7 +1,6 @@
 // Rotary position embedding, and the ways of a token's row into the cache.
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include "cpu/reference/reference.h"
 #include "cpu/store_row.h"

@@ -8,6 +8,7 @@
 #include "cache/sequence_file.h"
 #include "core/error.h"
 #include "engine/engine.h"
+#include "support/save_sequence.h"
 
 using namespace fathom;
 
@@ -294,7 +295,7 @@ TEST_CASE("cuda: pages move to a file and back with every bit, in every cache ty
     const std::vector<int32_t> ids = prompt(70);
     Sequence sequence(engine->pool());
     REQUIRE(engine->prefill(sequence, ids, Outputs::kNone));
-    REQUIRE(save_sequence(path, "test", ids, sequence, uint64_t{1} << 30));
+    REQUIRE(testing::save_sequence(path, "test", ids, sequence, uint64_t{1} << 30));
     const std::vector<float> want = step(*engine, sequence, 3);
     std::optional<Sequence> read = SequenceFile(path).read(engine->pool(), 70);
     REQUIRE(read.has_value());
@@ -314,7 +315,7 @@ TEST_CASE(
   Sequence sequence(engine->pool());
   REQUIRE(engine->prefill(sequence, ids, Outputs::kNone));
   CHECK(sequence.first_recent() > 0);
-  REQUIRE(save_sequence(path, "test", ids, sequence, uint64_t{1} << 30));
+  REQUIRE(testing::save_sequence(path, "test", ids, sequence, uint64_t{1} << 30));
   Sequence fork = sequence.fork(), copy = sequence.fork();
   const std::vector<float> want = step(*engine, fork, 3);  // writes to a copy of the shared last page
   CHECK(step(*engine, copy, 3) == want);
