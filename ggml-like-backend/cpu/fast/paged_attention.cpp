@@ -186,10 +186,6 @@ void attend_integer_slice(const AttentionKernels& k, const QueryBlock& block, co
   k.integers->mix(rows, reinterpret_cast<const float*>(scratch.p), n, block.n_lanes, result.out, result.out_stride);
 }
 
-}  // namespace
-
-namespace {
-
 /// What follows the scores.
 void weigh_slice(const AttentionKernels& k, const QueryBlock& block, const RowPointers& rows, int64_t first, int64_t n,
                  int64_t value_dim, const float* scores, const SliceScratch& scratch, const PartialResult& result) {
